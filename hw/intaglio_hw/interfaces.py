@@ -1,0 +1,136 @@
+"""Signatures between the accelerator's components.
+
+*Streams* follow ``amaranth.lib.stream``: a transfer happens in each cycle with ``valid & ready``; ``valid`` does not wait for
+``ready`` and, once high, stays high with an unchanged payload until the transfer.
+
+*Units* take decoded instructions from a stream and answer each with one ``done`` pulse, in order:
+
+1. At most ``IN_FLIGHT`` instructions are accepted but not done.
+2. The unit copies the fields it needs when it accepts; the payload may change in the next cycle.
+3. ``done`` is high for one cycle when the last effect of the oldest instruction is visible to the other units;
+   ``error`` is valid in that cycle, ``Error.NONE`` if all went well.
+4. An access outside a buffer or the memory is not performed; the unit then ends the instruction early and reports the error.
+5. While ``stop`` is high the unit accepts nothing and ends what it does as soon as the bus allows (started bursts are
+   completed), with the usual ``done`` pulses.
+
+*Memory ports* of the scratchpads never stall: data is valid READ_LATENCY cycles after ``addr`` was presented.
+"""
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from intaglio.spec import isa
+from intaglio.spec.config import AcceleratorConfig
+
+__all__ = [
+    "ADDRESS_BITS",
+    "ERROR_BITS",
+    "IN_FLIGHT",
+    "READ_LATENCY",
+    "AxiReadSignature",
+    "AxiWriteSignature",
+    "ReadPortSignature",
+    "UnitSignature",
+    "WritePortSignature",
+    "address_width",
+    "instruction_layout",
+]
+
+#: Width of addresses on the memory bus.
+ADDRESS_BITS = 32
+#: Width of an error code on a unit's port.
+ERROR_BITS = 4
+#: Instructions that a unit may have accepted and not finished.
+IN_FLIGHT = 2
+#: Cycles from address to data of a scratchpad or accumulator read (a block RAM with its output register).
+READ_LATENCY = 2
+
+
+def address_width(depth: int) -> int:
+    """Return the bits of an address into ``depth`` rows, a power of two."""
+    return (depth - 1).bit_length()
+
+
+def instruction_layout(instruction: isa.Instruction) -> data.StructLayout:
+    """Return the layout of the fields of ``instruction`` after the header, in the order of the table."""
+    return data.StructLayout(
+        {f.name: signed(f.width) if f.signed else unsigned(f.width) for f in instruction.fields}
+    )
+
+
+class UnitSignature(wiring.Signature):
+    """The port through which the sequencer drives a unit, as the unit sees it.
+
+    Members: ``instruction`` (stream of :func:`instruction_layout`), ``done``, ``error``, ``stop``.
+    """
+
+    def __init__(self, instruction: isa.Instruction) -> None:
+        super().__init__(
+            {
+                "instruction": In(stream.Signature(instruction_layout(instruction))),
+                "done": Out(1),
+                "error": Out(ERROR_BITS),
+                "stop": In(1),
+            }
+        )
+
+
+class ReadPortSignature(wiring.Signature):
+    """A read port as the reader sees it: ``data`` is row ``addr`` of READ_LATENCY cycles ago."""
+
+    def __init__(self, *, depth: int, width: int) -> None:
+        super().__init__({"addr": Out(address_width(depth)), "data": In(width)})
+
+
+class WritePortSignature(wiring.Signature):
+    """A write port as the writer sees it: ``en`` has one bit for each ``granularity`` bits of ``data``."""
+
+    def __init__(self, *, depth: int, width: int, granularity: int | None = None) -> None:
+        granularity = width if granularity is None else granularity
+        if width % granularity:
+            raise ValueError(f"granularity must divide the width {width}, not {granularity}")
+        super().__init__(
+            {
+                "addr": Out(address_width(depth)),
+                "data": Out(width),
+                "en": Out(width // granularity),
+            }
+        )
+
+
+class AxiReadSignature(wiring.Signature):
+    """The read channels of an AXI4 manager: incrementing bursts of whole beats, one ID, one outstanding order.
+
+    ``ar``: ``addr`` (bus address, a multiple of the beat), ``len`` (beats minus one). ``r``: ``data``, ``resp``, ``last``.
+    A burst never crosses a 4096-byte boundary; beats arrive in the order of the bursts.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        super().__init__(
+            {
+                "ar": Out(stream.Signature(data.StructLayout({"addr": ADDRESS_BITS, "len": 8}))),
+                "r": In(
+                    stream.Signature(
+                        data.StructLayout({"data": 8 * config.bus_bytes, "resp": 2, "last": 1})
+                    )
+                ),
+            }
+        )
+
+
+class AxiWriteSignature(wiring.Signature):
+    """The write channels of an AXI4 manager, whole beats, as :class:`AxiReadSignature`.
+
+    ``aw``: ``addr``, ``len``. ``w``: ``data``, ``last``; all byte strobes are set. ``b``: ``resp``.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        super().__init__(
+            {
+                "aw": Out(stream.Signature(data.StructLayout({"addr": ADDRESS_BITS, "len": 8}))),
+                "w": Out(
+                    stream.Signature(data.StructLayout({"data": 8 * config.bus_bytes, "last": 1}))
+                ),
+                "b": In(stream.Signature(data.StructLayout({"resp": 2}))),
+            }
+        )

@@ -1,0 +1,1 @@
+"""Executors and test benches: golden machine, cycle model, RTL simulation, comparison."""

@@ -1,0 +1,108 @@
+"""The arithmetic that every executor shares: rounding shift, saturation, requantisation.
+
+The functions are polymorphic: they use only operators, so that they run on Python ``int`` (exact, unbounded),
+on numpy int64 and on torch int64. ``intaglio_hw.arith`` has functions of the same names for hardware values.
+"""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "ACC_MAX",
+    "ACC_MIN",
+    "BIAS_MAX",
+    "BIAS_MIN",
+    "CODE_MAX",
+    "CODE_MIN",
+    "MULTIPLIER_MAX",
+    "MULTIPLIER_MIN",
+    "RESIDUAL_SHIFT_MAX",
+    "SHIFT_MAX",
+    "SUM_BITS",
+    "SUM_MAX",
+    "SUM_MIN",
+    "ceil_log2",
+    "requantize",
+    "round_shift",
+    "saturate",
+    "wrap",
+]
+
+#: Range of an int8 code.
+CODE_MIN, CODE_MAX = -(1 << 7), (1 << 7) - 1
+#: Range of an accumulator, int32.
+ACC_MIN, ACC_MAX = -(1 << 31), (1 << 31) - 1
+#: Range of a requantisation multiplier, int16.
+MULTIPLIER_MIN, MULTIPLIER_MAX = -(1 << 15), (1 << 15) - 1
+#: Width of the sum ``acc * m + b + (residual << r)`` in bits; a bias has the same range.
+SUM_BITS = 48
+SUM_MIN, SUM_MAX = -(1 << (SUM_BITS - 1)), (1 << (SUM_BITS - 1)) - 1
+BIAS_MIN, BIAS_MAX = SUM_MIN, SUM_MAX
+#: Largest shift of a requantisation and of its residual.
+SHIFT_MAX = SUM_BITS - 1
+RESIDUAL_SHIFT_MAX = SUM_BITS - 9
+
+
+def round_shift(x: Any, shift: Any) -> Any:
+    """Divide by ``2**shift``, to nearest, ties towards +inf: ``floor(x / 2**shift + 1/2)``.
+
+    ``shift`` >= 0 and broadcasts against ``x``; 0 is the identity. Needs ``|x| < 2**62`` (``int`` has no bound).
+
+    >>> [round_shift(x, 1) for x in (-3, -1, 1, 3)]
+    [-1, 0, 1, 2]
+    """
+    return (x + ((1 << shift) >> 1)) >> shift
+
+
+def saturate(x: Any, low: int = CODE_MIN, high: int = CODE_MAX) -> Any:
+    """Limit ``x`` to ``[low, high]``; never wraps.
+
+    >>> [saturate(x) for x in (-200, 5, 200)]
+    [-128, 5, 127]
+    """
+    if isinstance(x, int):
+        return min(max(x, low), high)
+    return x.clip(low, high)
+
+
+def wrap(x: Any, bits: int) -> Any:
+    """Return the signed value of the lowest ``bits`` bits of ``x``, as a register of that width holds it.
+
+    >>> wrap(200, 8)
+    -56
+    """
+    half = 1 << (bits - 1)
+    return ((x + half) & ((1 << bits) - 1)) - half
+
+
+def requantize(
+    acc: Any,
+    multiplier: Any,
+    bias: Any,
+    shift: Any,
+    *,
+    residual: Any = 0,
+    residual_shift: int = 0,
+    low: int = CODE_MIN,
+    high: int = CODE_MAX,
+) -> Any:
+    """Return ``saturate(round_shift(acc * m + b + (residual << r), s), low, high)``.
+
+    The one way out of an accumulator. ``acc`` is int32, ``multiplier`` int16, ``bias`` int48, ``residual`` int8,
+    ``residual_shift`` in [0, RESIDUAL_SHIFT_MAX], ``shift`` in [0, SHIFT_MAX]. The sum must fit SUM_BITS bits;
+    :meth:`intaglio.spec.graph.Graph.verify` proves it for each layer. Arrays must be int64.
+    """
+    total = acc * multiplier + bias + (residual << residual_shift)
+    return saturate(round_shift(total, shift), low, high)
+
+
+def ceil_log2(x: Any) -> Any:
+    """Return the smallest ``n`` >= 0 with ``2**n >= x``, for integers ``x`` >= 0 (0 and 1 give 0).
+
+    >>> [ceil_log2(x) for x in (0, 1, 2, 3, 4, 5)]
+    [0, 0, 1, 2, 2, 3]
+    """
+    if isinstance(x, np.ndarray):
+        return np.array([ceil_log2(int(v)) for v in x.ravel()], np.int64).reshape(x.shape)
+    return max(int(x) - 1, 0).bit_length()
