@@ -1,24 +1,28 @@
 """Signatures between the accelerator's components.
 
-*Streams* follow ``amaranth.lib.stream``: a transfer happens in each cycle with ``valid & ready``; ``valid`` does not wait for
-``ready`` and, once high, stays high with an unchanged payload until the transfer.
+*Streams* follow ``amaranth.lib.stream``: a transfer happens in each cycle with ``valid & ready``;
+``valid`` does not wait for ``ready`` and, once high, stays high with an unchanged payload until the
+transfer.
 
 *Units* take decoded instructions from a stream and answer each with one ``done`` pulse, in order:
 
 1. At most ``IN_FLIGHT`` instructions are accepted but not done.
 2. The unit copies the fields it needs when it accepts; the payload may change in the next cycle.
-3. ``done`` is high for one cycle when the last effect of the oldest instruction is visible to the other units;
-   ``error`` is valid in that cycle, ``Error.NONE`` if all went well.
-4. An access outside a buffer or the memory is not performed; the unit then ends the instruction early and reports the error.
-5. While ``stop`` is high the unit accepts nothing and ends what it does as soon as the bus allows (started bursts are
-   completed), with the usual ``done`` pulses.
+3. ``done`` is high for one cycle when the last effect of the oldest instruction is visible to the
+   other units; ``error`` is valid in that cycle, ``Error.NONE`` if all went well.
+4. An access outside a buffer or the memory is not performed; the unit then ends the instruction
+   early and reports the error.
+5. While ``stop`` is high the unit accepts nothing and ends what it does as soon as the bus allows
+   (started bursts are completed), with the usual ``done`` pulses.
 
-*Memory ports* of the scratchpads never stall: data is valid READ_LATENCY cycles after ``addr`` was presented.
+*Memory ports* of the scratchpads never stall: data is valid READ_LATENCY cycles after ``addr`` was
+presented.
 """
 
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 
@@ -42,7 +46,8 @@ ADDRESS_BITS = 32
 ERROR_BITS = 4
 #: Instructions that a unit may have accepted and not finished.
 IN_FLIGHT = 2
-#: Cycles from address to data of a scratchpad or accumulator read (a block RAM with its output register).
+#: Cycles from address to data of a scratchpad or accumulator read (a block RAM with its output
+#: register).
 READ_LATENCY = 2
 
 
@@ -52,7 +57,9 @@ def address_width(depth: int) -> int:
 
 
 def instruction_layout(instruction: isa.Instruction) -> data.StructLayout:
-    """Return the layout of the fields of ``instruction`` after the header, in the order of the table."""
+    """Return the layout of the fields of ``instruction`` after the header, in the order of the
+    table.
+    """
     return data.StructLayout(
         {f.name: signed(f.width) if f.signed else unsigned(f.width) for f in instruction.fields}
     )
@@ -83,7 +90,9 @@ class ReadPortSignature(wiring.Signature):
 
 
 class WritePortSignature(wiring.Signature):
-    """A write port as the writer sees it: ``en`` has one bit for each ``granularity`` bits of ``data``."""
+    """A write port as the writer sees it: ``en`` has one bit for each ``granularity`` bits of
+    ``data``.
+    """
 
     def __init__(self, *, depth: int, width: int, granularity: int | None = None) -> None:
         granularity = width if granularity is None else granularity
@@ -99,10 +108,12 @@ class WritePortSignature(wiring.Signature):
 
 
 class AxiReadSignature(wiring.Signature):
-    """The read channels of an AXI4 manager: incrementing bursts of whole beats, one ID, one outstanding order.
+    """The read channels of an AXI4 manager: incrementing bursts of whole beats, one ID, one
+    outstanding order.
 
-    ``ar``: ``addr`` (bus address, a multiple of the beat), ``len`` (beats minus one). ``r``: ``data``, ``resp``, ``last``.
-    A burst never crosses a 4096-byte boundary; beats arrive in the order of the bursts.
+    ``ar``: ``addr`` (bus address, a multiple of the beat), ``len`` (beats minus one). ``r``:
+    ``data``, ``resp``, ``last``. A burst never crosses a 4096-byte boundary; beats arrive in the
+    order of the bursts.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

@@ -1,7 +1,8 @@
 """The arithmetic that every executor shares: rounding shift, saturation, requantisation.
 
-The functions are polymorphic: they use only operators, so that they run on Python ``int`` (exact, unbounded),
-on numpy int64 and on torch int64. ``intaglio_hw.arith`` has functions of the same names for hardware values.
+The functions are polymorphic: they use only operators, so that they run on Python ``int`` (exact,
+unbounded), on numpy int64 and on torch int64. ``intaglio_hw.arith`` has functions of the same names
+for hardware values.
 """
 
 from typing import Any
@@ -47,7 +48,8 @@ RESIDUAL_SHIFT_MAX = SUM_BITS - 9
 def round_shift(x: Any, shift: Any) -> Any:
     """Divide by ``2**shift``, to nearest, ties towards +inf: ``floor(x / 2**shift + 1/2)``.
 
-    ``shift`` >= 0 and broadcasts against ``x``; 0 is the identity. Needs ``|x| < 2**62`` (``int`` has no bound).
+    ``shift`` >= 0 and broadcasts against ``x``; 0 is the identity. Needs ``|x| < 2**62`` (``int``
+    has no bound).
 
     >>> [round_shift(x, 1) for x in (-3, -1, 1, 3)]
     [-1, 0, 1, 2]
@@ -67,7 +69,8 @@ def saturate(x: Any, low: int = CODE_MIN, high: int = CODE_MAX) -> Any:
 
 
 def wrap(x: Any, bits: int) -> Any:
-    """Return the signed value of the lowest ``bits`` bits of ``x``, as a register of that width holds it.
+    """Return the signed value of the lowest ``bits`` bits of ``x``, as a register of that width
+    holds it.
 
     >>> wrap(200, 8)
     -56
@@ -89,9 +92,10 @@ def requantize(
 ) -> Any:
     """Return ``saturate(round_shift(acc * m + b + (residual << r), s), low, high)``.
 
-    The one way out of an accumulator. ``acc`` is int32, ``multiplier`` int16, ``bias`` int48, ``residual`` int8,
-    ``residual_shift`` in [0, RESIDUAL_SHIFT_MAX], ``shift`` in [0, SHIFT_MAX]. The sum must fit SUM_BITS bits;
-    :meth:`intaglio.spec.graph.Graph.verify` proves it for each layer. Arrays must be int64.
+    The one way out of an accumulator. ``acc`` is int32, ``multiplier`` int16, ``bias`` int48,
+    ``residual`` int8, ``residual_shift`` in [0, RESIDUAL_SHIFT_MAX], ``shift`` in [0, SHIFT_MAX].
+    The sum must fit SUM_BITS bits; :meth:`intaglio.spec.graph.Graph.verify` proves it for each
+    layer. Arrays must be int64.
     """
     total = acc * multiplier + bias + (residual << residual_shift)
     return saturate(round_shift(total, shift), low, high)

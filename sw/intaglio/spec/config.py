@@ -1,4 +1,6 @@
-"""The accelerator's configuration: one frozen object for compiler, golden machine, cycle model and RTL."""
+"""The accelerator's configuration: one frozen object for compiler, golden machine, cycle model and
+RTL.
+"""
 
 import dataclasses
 import json
@@ -24,14 +26,17 @@ class AcceleratorConfig:
     name
         Identifier, used in file names.
     R
-        Reduction lanes: input channels that enter the array per cycle. 8, 16 or 32. A *vector* is ``R`` bytes; it is
-        also the width of the memory bus, of a row of each scratchpad and of a channel block in memory.
+        Reduction lanes: input channels that enter the array per cycle. 8, 16 or 32. A *vector* is
+        ``R`` bytes; it is also the width of the memory bus, of a row of each scratchpad and of a
+        channel block in memory.
     K
         Output lanes of the array. A power of two from 1 to 64.
     drain_lanes
-        Lanes of the vector unit and its requantiser (``L``). A power of two that divides ``R`` and ``K``.
+        Lanes of the vector unit and its requantiser (``L``). A power of two that divides ``R`` and
+        ``K``.
     ifm_depth, wgt_depth, vec_depth, ofm_depth
-        Vectors in the scratchpads for the array's input, weights, the vector unit's input, and outputs.
+        Vectors in the scratchpads for the array's input, weights, the vector unit's input, and
+        outputs.
     prm_depth
         Parameter pairs (multiplier int16, bias int48; 8 bytes each) in the parameter scratchpad.
     acc_depth
@@ -88,11 +93,17 @@ class AcceleratorConfig:
         if self.prm_depth < self.K:
             raise ValueError(f"prm_depth must be at least K = {self.K}, not {self.prm_depth}")
         if self.wgt_depth < 2 * self.K:
-            raise ValueError(f"wgt_depth must be at least 2 * K = {2 * self.K}, not {self.wgt_depth}")
+            raise ValueError(
+                f"wgt_depth must be at least 2 * K = {2 * self.K}, not {self.wgt_depth}"
+            )
         if not _is_power_of_two(self.queue_depth) or not 2 <= self.queue_depth <= 64:
-            raise ValueError(f"queue_depth must be a power of two from 2 to 64, not {self.queue_depth}")
+            raise ValueError(
+                f"queue_depth must be a power of two from 2 to 64, not {self.queue_depth}"
+            )
         if not _is_power_of_two(self.burst_beats) or not 1 <= self.burst_beats <= 256:
-            raise ValueError(f"burst_beats must be a power of two from 1 to 256, not {self.burst_beats}")
+            raise ValueError(
+                f"burst_beats must be a power of two from 1 to 256, not {self.burst_beats}"
+            )
         if self.burst_beats * self.R > 4096:
             raise ValueError(
                 f"burst_beats must be at most 4096 / R = {4096 // self.R}, not {self.burst_beats}"

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -14,11 +14,11 @@ __all__ = ["array_digest", "atomic_write", "bytes_digest"]
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well.
 
-    On an exception the temporary file is removed and ``path`` keeps its old content. ``mode`` is ``"w"``
-    (UTF-8 text) or ``"wb"``. Missing parent folders are created.
+    On an exception the temporary file is removed and ``path`` keeps its old content. ``mode`` is
+    ``"w"`` (UTF-8 text) or ``"wb"``. Missing parent folders are created.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
@@ -47,7 +47,9 @@ def bytes_digest(data: bytes) -> str:
 
 
 def array_digest(arrays: dict[str, np.ndarray]) -> str:
-    """Return the SHA-256 over names, types, shapes and little-endian contents, in the order of the names."""
+    """Return the SHA-256 over names, types, shapes and little-endian contents, in the order of the
+    names.
+    """
     total = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -1,7 +1,8 @@
 """The frozen graph: values, nodes, the table of operations, verification, digest, evaluation.
 
-A graph is a list of nodes in execution order over int8 tensors with power-of-two exponents. :meth:`Graph.verify` proves
-for each layer that no input can overflow an accumulator or the requantiser's sum, and refuses what is not in :data:`OPERATIONS`.
+A graph is a list of nodes in execution order over int8 tensors with power-of-two exponents.
+:meth:`Graph.verify` proves for each layer that no input can overflow an accumulator or the
+requantiser's sum, and refuses what is not in :data:`OPERATIONS`.
 """
 
 import json
@@ -51,7 +52,9 @@ RATIO_MAX = 127
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor: ``shape`` (N, C, H, W), ``exponent`` (value = code * 2**exponent), ``dtype`` "int8" or "uint8" (class map)."""
+    """A tensor: ``shape`` (N, C, H, W), ``exponent`` (value = code * 2**exponent), ``dtype`` "int8"
+    or "uint8" (class map).
+    """
 
     name: str
     shape: tuple[int, int, int, int]
@@ -61,7 +64,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: see :data:`OPERATIONS` for ``attributes`` and ``tensors``. ``output`` names a value."""
+    """One operation: see :data:`OPERATIONS` for ``attributes`` and ``tensors``. ``output`` names a
+    value.
+    """
 
     op: str
     name: str
@@ -75,8 +80,9 @@ class Node:
 class Operation:
     """An entry of the operation table.
 
-    ``inputs``: least and most inputs. ``attributes``: name -> kind ("int", "pair", "padding", "corners"). ``tensors``: name -> dtype.
-    ``shape(node, shapes)`` returns the output shape, ``evaluate(node, arrays)`` the output.
+    ``inputs``: least and most inputs. ``attributes``: name -> kind ("int", "pair", "padding",
+    "corners"). ``tensors``: name -> dtype. ``shape(node, shapes)`` returns the output shape,
+    ``evaluate(node, arrays)`` the output.
     """
 
     name: str
@@ -97,12 +103,22 @@ def _require(condition: bool, text: str) -> None:
 
 
 def _window_shape(
-    shape: tuple[int, ...], outputs: int, kernel: Any, stride: Any, padding: Any, dilation: Any = (1, 1)
+    shape: tuple[int, ...],
+    outputs: int,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any = (1, 1),
 ) -> tuple[int, int, int, int]:
     sizes = []
     for axis in (0, 1):
         size = ops.output_size(
-            shape[2 + axis], kernel[axis], stride[axis], padding[axis], padding[2 + axis], dilation[axis]
+            shape[2 + axis],
+            kernel[axis],
+            stride[axis],
+            padding[axis],
+            padding[2 + axis],
+            dilation[axis],
         )
         _require(
             size >= 1,
@@ -174,7 +190,9 @@ def _resize_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, int, 
 
 
 def _broadcast_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, int, int, int]:
-    _require(shapes[0][2:] == (1, 1), f"the input must be 1 x 1, not {shapes[0][2]} x {shapes[0][3]}")
+    _require(
+        shapes[0][2:] == (1, 1), f"the input must be 1 x 1, not {shapes[0][2]} x {shapes[0][3]}"
+    )
     return (*shapes[0][:2], *node.attributes["size"])
 
 
@@ -194,7 +212,8 @@ def _concat_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, int, 
 
 def _argmax_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, int, int, int]:
     _require(
-        shapes[0][1] <= CLASSES_MAX, f"argmax takes at most {CLASSES_MAX} channels, not {shapes[0][1]}"
+        shapes[0][1] <= CLASSES_MAX,
+        f"argmax takes at most {CLASSES_MAX} channels, not {shapes[0][1]}",
     )
     return shapes[0][0], 1, shapes[0][2], shapes[0][3]
 
@@ -259,11 +278,23 @@ OPERATIONS: Mapping[str, Operation] = {
             _call(ops.avg_pool),
         ),
         Operation(
-            "resize", (1, 1), {"ratio": "pair", "corners": "corners"}, {}, _resize_shape, _call(ops.resize)
+            "resize",
+            (1, 1),
+            {"ratio": "pair", "corners": "corners"},
+            {},
+            _resize_shape,
+            _call(ops.resize),
         ),
-        Operation("broadcast", (1, 1), {"size": "pair"}, {}, _broadcast_shape, _call(ops.broadcast)),
         Operation(
-            "add", (2, 2), {"shift_a": "int", "shift_b": "int", **_OUTPUT}, {}, _add_shape, _call(ops.add)
+            "broadcast", (1, 1), {"size": "pair"}, {}, _broadcast_shape, _call(ops.broadcast)
+        ),
+        Operation(
+            "add",
+            (2, 2),
+            {"shift_a": "int", "shift_b": "int", **_OUTPUT},
+            {},
+            _add_shape,
+            _call(ops.add),
         ),
         Operation("concat", (1, 64), {}, {}, _concat_shape, _call(ops.concat)),
         Operation("argmax", (1, 1), {}, {}, _argmax_shape, _call(ops.argmax)),
@@ -284,7 +315,9 @@ _BOUNDS = {
 
 def _check_attribute(name: str, kind: str, value: Any) -> None:
     if kind == "corners":
-        _require(value in ops.CORNERS, f"{name} must be one of {', '.join(ops.CORNERS)}, not {value!r}")
+        _require(
+            value in ops.CORNERS, f"{name} must be one of {', '.join(ops.CORNERS)}, not {value!r}"
+        )
         return
     length = {"int": 0, "pair": 2, "padding": 4}[kind]
     items = (value,) if length == 0 else value
@@ -292,7 +325,8 @@ def _check_attribute(name: str, kind: str, value: Any) -> None:
         isinstance(items, tuple)
         and len(items) == max(length, 1)
         and all(isinstance(item, int) and not isinstance(item, bool) for item in items),
-        f"{name} must be {'an integer' if length == 0 else f'a tuple of {length} integers'}, not {value!r}",
+        f"{name} must be {'an integer' if length == 0 else f'a tuple of {length} integers'}, "
+        f"not {value!r}",
     )
     low, high = _BOUNDS.get(name, (0 if kind == "padding" else 1, SIDE_MAX))
     for item in items:
@@ -372,12 +406,13 @@ class Graph:
         value = self.values[name]
         if len(value.shape) != 4 or min(value.shape) < 1 or max(value.shape[2:]) > SIDE_MAX:
             raise IntaglioError(
-                f"value {name!r}: shape must be four positive sizes, rows and columns at most {SIDE_MAX}, "
-                f"not {value.shape}"
+                f"value {name!r}: shape must be four positive sizes, rows and columns at most "
+                f"{SIDE_MAX}, not {value.shape}"
             )
         if not EXPONENT_MIN <= value.exponent <= EXPONENT_MAX:
             raise IntaglioError(
-                f"value {name!r}: exponent must be in [{EXPONENT_MIN}, {EXPONENT_MAX}], not {value.exponent}"
+                f"value {name!r}: exponent must be in [{EXPONENT_MIN}, {EXPONENT_MAX}], "
+                f"not {value.exponent}"
             )
         return value
 
@@ -387,7 +422,8 @@ class Graph:
             raise _Refused(f"unsupported operation; supported: {', '.join(OPERATIONS)}")
         least, most = operation.inputs
         _require(
-            least <= len(node.inputs) <= most, f"takes {least} to {most} inputs, not {len(node.inputs)}"
+            least <= len(node.inputs) <= most,
+            f"takes {least} to {most} inputs, not {len(node.inputs)}",
         )
         for name in node.inputs:
             _require(name in self.ranges, f"input {name!r} is not made by an earlier node")
@@ -409,12 +445,17 @@ class Graph:
         shape = operation.shape(node, [self.values[name].shape for name in node.inputs])
         _require(node.output not in self.ranges, f"output {node.output!r} is made twice")
         value = self._check_value(node.output)
-        _require(value.shape == shape, f"output is described as {value.shape}, the operation makes {shape}")
+        _require(
+            value.shape == shape,
+            f"output is described as {value.shape}, the operation makes {shape}",
+        )
         dtype = "uint8" if node.op == "argmax" else "int8"
         _require(value.dtype == dtype, f"output must be {dtype}, not {value.dtype}")
         if node.op == "concat":
             exponents = {self.values[name].exponent for name in node.inputs}
-            _require(len(exponents) == 1, f"the inputs have different exponents {sorted(exponents)}")
+            _require(
+                len(exponents) == 1, f"the inputs have different exponents {sorted(exponents)}"
+            )
         self.ranges[node.output] = self._range(node)
 
     def _range(self, node: Node) -> tuple[int, int]:
@@ -430,12 +471,17 @@ class Graph:
         _require(low <= high, f"low must be at most high = {high}, not {low}")
         if node.op == "add":
             _, b = ranges
-            self._check_sum(node, ranges[0], 1 << node.attributes["shift_a"], 0, b, node.attributes["shift_b"])
+            self._check_sum(
+                node, ranges[0], 1 << node.attributes["shift_a"], 0, b, node.attributes["shift_b"]
+            )
             return low, high
         multiplier, bias = node.tensors["multiplier"], node.tensors["bias"]
         outputs = 1 if node.op == "avg_pool" else self.values[node.output].shape[1]
         for name, tensor in (("multiplier", multiplier), ("bias", bias)):
-            _require(tensor.shape == (outputs,), f"{name} must have shape ({outputs},), not {tensor.shape}")
+            _require(
+                tensor.shape == (outputs,),
+                f"{name} must have shape ({outputs},), not {tensor.shape}",
+            )
         residual = (0, 0)
         if node.op == "avg_pool":
             area = node.attributes["kernel"][0] * node.attributes["kernel"][1]
@@ -469,15 +515,18 @@ class Graph:
         residual_shift: int,
         channel: int = 0,
     ) -> None:
-        """Prove that the accumulator fits int32 and every partial sum of the requantiser fits SUM_BITS."""
+        """Prove that the accumulator fits int32 and every partial sum of the requantiser fits
+        SUM_BITS.
+        """
         where = f"channel {channel}: "
         _require(
-            ACC_MIN <= acc[0] and acc[1] <= ACC_MAX,
+            acc[0] >= ACC_MIN and acc[1] <= ACC_MAX,
             f"{where}the accumulator can reach [{acc[0]}, {acc[1]}], beyond [{ACC_MIN}, {ACC_MAX}]",
         )
         _require(
             MULTIPLIER_MIN <= multiplier <= MULTIPLIER_MAX,
-            f"{where}the multiplier must be in [{MULTIPLIER_MIN}, {MULTIPLIER_MAX}], not {multiplier}",
+            f"{where}the multiplier must be in [{MULTIPLIER_MIN}, {MULTIPLIER_MAX}], "
+            f"not {multiplier}",
         )
         _require(
             BIAS_MIN <= bias <= BIAS_MAX,
@@ -488,17 +537,23 @@ class Graph:
         low, high = products[0] + bias, products[1] + bias
         for text, add_low, add_high in (
             ("acc * m + b", 0, 0),
-            ("acc * m + b + residual", residual[0] << residual_shift, residual[1] << residual_shift),
+            (
+                "acc * m + b + residual",
+                residual[0] << residual_shift,
+                residual[1] << residual_shift,
+            ),
             ("the rounded sum", rounding, rounding),
         ):
             low, high = low + add_low, high + add_high
             _require(
-                SUM_MIN <= low and high <= SUM_MAX,
+                low >= SUM_MIN and high <= SUM_MAX,
                 f"{where}{text} can reach [{low}, {high}], beyond [{SUM_MIN}, {SUM_MAX}]",
             )
 
     def digest(self) -> str:
-        """Return the SHA-256 over structure, attributes and tensors; equal networks have equal digests."""
+        """Return the SHA-256 over structure, attributes and tensors; equal networks have equal
+        digests.
+        """
         structure = {
             "inputs": self.inputs,
             "outputs": self.outputs,
@@ -516,7 +571,9 @@ class Graph:
         return bytes_digest(json.dumps(structure, sort_keys=True).encode())
 
     def evaluate(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Return every value by name for the input ``x`` (N, C, H, W) int8; N may differ from the graph's."""
+        """Return every value by name for the input ``x`` (N, C, H, W) int8; N may differ from the
+        graph's.
+        """
         name = self.inputs[0]
         x = np.asarray(x)
         if x.dtype != np.int8 or x.ndim != 4 or x.shape[1:] != self.values[name].shape[1:]:
@@ -532,7 +589,9 @@ class Graph:
         return arrays
 
     def macs(self, node: Node) -> int:
-        """Return the multiplications of a convolution for one image, positions in the padding included; else 0."""
+        """Return the multiplications of a convolution for one image, positions in the padding
+        included; else 0.
+        """
         if node.op == "conv":
             _, outputs, rows, cols = self.values[node.output].shape
             return rows * cols * outputs * int(np.prod(node.tensors["weight"].shape[1:]))
@@ -543,7 +602,9 @@ class Graph:
 
 
 def _accumulator_bounds(node: Node, low: int, high: int) -> list[tuple[int, int]]:
-    """Return for each output channel the range of any partial sum, for inputs in ``[low, high]``."""
+    """Return for each output channel the range of any partial sum, for inputs in ``[low,
+    high]``.
+    """
     weight = node.tensors["weight"].astype(np.int64)
     smallest = np.minimum(np.minimum(weight * low, weight * high), 0)
     largest = np.maximum(np.maximum(weight * low, weight * high), 0)
@@ -553,8 +614,12 @@ def _accumulator_bounds(node: Node, low: int, high: int) -> list[tuple[int, int]
         # An output position meets the kernel positions of one phase only: rows r, r + stride, ...
         stride_h, stride_w = node.attributes["stride"]
         phases = [(r, s) for r in range(stride_h) for s in range(stride_w)]
-        lows = np.min([smallest[:, :, r::stride_h, s::stride_w].sum((0, 2, 3)) for r, s in phases], 0)
-        highs = np.max([largest[:, :, r::stride_h, s::stride_w].sum((0, 2, 3)) for r, s in phases], 0)
+        lows = np.min(
+            [smallest[:, :, r::stride_h, s::stride_w].sum((0, 2, 3)) for r, s in phases], 0
+        )
+        highs = np.max(
+            [largest[:, :, r::stride_h, s::stride_w].sum((0, 2, 3)) for r, s in phases], 0
+        )
     return [(int(a), int(b)) for a, b in zip(lows, highs, strict=True)]
 
 
@@ -599,7 +664,9 @@ class GraphBuilder:
         node = Node(op, name, tuple(inputs), name, dict(attributes or {}), {**ordered, **tensors})
         for source in node.inputs:
             if source not in self._values:
-                raise IntaglioError(f"node {name} ({op}): input {source!r} is not made by an earlier node")
+                raise IntaglioError(
+                    f"node {name} ({op}): input {source!r} is not made by an earlier node"
+                )
         try:
             shape = operation.shape(node, [self._values[source].shape for source in node.inputs])
         except _Refused as refused:

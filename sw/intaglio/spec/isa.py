@@ -1,32 +1,34 @@
 """The instruction set: one table for encoder, decoder, golden machine, RTL and documentation.
 
-An instruction is 64 bytes (512 bits, little endian). Its first 16 bits are the same for all of them: the
-opcode, the tokens it waits for and the tokens it signals. The machine has four units that run side by side,
-each with its own queue and in its own order:
+An instruction is 64 bytes (512 bits, little endian). Its first 16 bits are the same for all of
+them: the opcode, the tokens it waits for and the tokens it signals. The machine has four units that
+run side by side, each with its own queue and in its own order:
 
-===== ====== =======================================================================================
+===== ====== =================================================================
 index unit   what it does
-===== ====== =======================================================================================
+===== ====== =================================================================
 0     load   memory -> a scratchpad (IFM, WGT, VEC, PRM)
 1     array  IFM x WGT -> an accumulator bank
 2     vector an accumulator bank or VEC -> requantise -> OFM
 3     store  OFM -> memory
-===== ====== =======================================================================================
+===== ====== =================================================================
 
-*Tokens.* For each ordered pair of units there is a counter. An instruction starts when, for every bit ``u`` set
-in ``wait``, the counter (unit u -> own unit) is not zero; it then decrements those counters. When the
-instruction has finished (its last effect is visible to the other units: the last word is written; for ``store``
-the last write response has arrived), it increments the counter (own unit -> u) for every bit ``u`` in ``signal``.
-Counters start at zero and hold TOKEN_MAX at most.
+*Tokens.* For each ordered pair of units there is a counter. An instruction starts when, for every
+bit ``u`` set in ``wait``, the counter (unit u -> own unit) is not zero; it then decrements those
+counters. When the instruction has finished (its last effect is visible to the other units: the last
+word is written; for ``store`` the last write response has arrived), it increments the counter (own
+unit -> u) for every bit ``u`` in ``signal``. Counters start at zero and hold TOKEN_MAX at most.
 
-*Buffers.* IFM, WGT, VEC and OFM hold vectors of R bytes, PRM holds pairs (multiplier int16, bias int48), ACC has two banks
-of ``acc_depth`` pixels x K int32. Addresses count vectors (IFM, WGT, VEC, OFM) or pairs (PRM).
+*Buffers.* IFM, WGT, VEC and OFM hold vectors of R bytes, PRM holds pairs (multiplier int16, bias
+int48), ACC has two banks of ``acc_depth`` pixels x K int32. Addresses count vectors (IFM, WGT, VEC,
+OFM) or pairs (PRM).
 
-*Memory.* Addresses in instructions are byte offsets from the register ``memory_base``; what lies at or beyond
-``memory_bytes`` is out of bounds. Feature maps lie in blocks of R channels: byte
+*Memory.* Addresses in instructions are byte offsets from the register ``memory_base``; what lies at
+or beyond ``memory_bytes`` is out of bounds. Feature maps lie in blocks of R channels: byte
 ``((c // R) * H + h) * W * R + w * R + c % R``.
 
-*Errors.* The first error stops the machine (:class:`Error`); nothing is ever written outside of a buffer or of the memory.
+*Errors.* The first error stops the machine (:class:`Error`); nothing is ever written outside of a
+buffer or of the memory.
 """
 
 import enum
@@ -114,8 +116,9 @@ class Error(enum.IntEnum):
 class Field:
     """One bit field: its ``width`` in bits, what it means, and the range that hardware accepts.
 
-    ``signed`` fields are two's complement. ``minimum`` and ``maximum`` default to what the width can hold; a value
-    outside gives the error FIELD. A maximum of 0 with ``minimum`` 0 would be a reserved field; there is none.
+    ``signed`` fields are two's complement. ``minimum`` and ``maximum`` default to what the width
+    can hold; a value outside gives the error FIELD. A maximum of 0 with ``minimum`` 0 would be a
+    reserved field; there is none.
     """
 
     name: str
@@ -150,7 +153,9 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Instruction:
-    """An instruction: name, opcode, the unit that runs it (None: the sequencer) and the fields after the header."""
+    """An instruction: name, opcode, the unit that runs it (None: the sequencer) and the fields
+    after the header.
+    """
 
     name: str
     opcode: int
@@ -181,7 +186,8 @@ END = Instruction(
     0x0F,
     None,
     (),
-    "Wait until all units are idle, then finish: status done, interrupt. ``wait`` and ``signal`` are zero.",
+    "Wait until all units are idle, then finish: status done, interrupt. ``wait`` and ``signal``"
+    " are zero.",
 )
 
 LOAD = Instruction(
@@ -198,13 +204,29 @@ LOAD = Instruction(
         Field("planes", 16, "planes to copy", minimum=1),
         Field("rows", 16, "rows in a plane", minimum=1),
         Field("vectors", 16, "vectors written for each row", minimum=1),
-        Field("vector_step", 8, "bytes from vector to vector in a row, 1 to R; R copies densely", minimum=1),
-        Field("lead", 8, "bytes of padding before the first byte of a row, 0 to R * 7", maximum=224),
-        Field("row_bytes", 32, "bytes of a row that exist in memory, 1 to 2**20", minimum=1, maximum=1 << 20),
+        Field(
+            "vector_step",
+            8,
+            "bytes from vector to vector in a row, 1 to R; R copies densely",
+            minimum=1,
+        ),
+        Field(
+            "lead", 8, "bytes of padding before the first byte of a row, 0 to R * 7", maximum=224
+        ),
+        Field(
+            "row_bytes",
+            32,
+            "bytes of a row that exist in memory, 1 to 2**20",
+            minimum=1,
+            maximum=1 << 20,
+        ),
     ),
-    "For each plane and row: vector i is the bytes ``i * vector_step - lead ... + R - 1`` of the row, where a byte "
-    "outside ``[0, row_bytes)`` is ``pad_code``; written to consecutive places from ``base``. Only the bytes "
-    "``[0, row_bytes)`` of a row are read from memory, and all of them must lie inside it. Any byte alignment.",
+    "For each plane and row: vector i is the bytes ``i * vector_step - lead ... + R - 1`` of the"
+    " row, where a byte "
+    "outside ``[0, row_bytes)`` is ``pad_code``; written to consecutive places from ``base``. "
+    "Only the bytes "
+    "``[0, row_bytes)`` of a row are read from memory, and all of them must lie inside it. Any "
+    "byte alignment.",
 )
 
 ARRAY = Instruction(
@@ -223,9 +245,22 @@ ARRAY = Instruction(
         Field("stride_w", 8, "tile columns from output column to output column"),
         Field("dilation_h", 8, "tile rows from kernel row to kernel row"),
         Field("dilation_w", 8, "tile columns from kernel column to kernel column"),
-        Field("offset_h", 16, "tile row of output row 0, kernel row 0", signed=True, minimum=-4096, maximum=4095),
-        Field("offset_w", 16, "tile column of output column 0, kernel column 0", signed=True,
-              minimum=-4096, maximum=4095),
+        Field(
+            "offset_h",
+            16,
+            "tile row of output row 0, kernel row 0",
+            signed=True,
+            minimum=-4096,
+            maximum=4095,
+        ),
+        Field(
+            "offset_w",
+            16,
+            "tile column of output column 0, kernel column 0",
+            signed=True,
+            minimum=-4096,
+            maximum=4095,
+        ),
         Field("out_rows", 16, "output rows P", minimum=1, maximum=4095),
         Field("out_cols", 16, "output columns Q; P * Q <= acc_depth", minimum=1, maximum=4095),
         Field("wgt_base", 16, "first vector of the weights in WGT"),
@@ -234,8 +269,10 @@ ARRAY = Instruction(
         Field("pad_code", 8, "code in place of positions outside the tile", signed=True),
     ),
     "acc[bank][p * Q + q][k] (+)= sum over block b, kernel row r, kernel column s, lane i of "
-    "IFM[ifm_base + b * ifm_plane + h * ifm_cols + w][i] * WGT[wgt_base + ((b * kernel_h + r) * kernel_w + s) * K + k][i] "
-    "with h = p * stride_h + r * dilation_h + offset_h, w alike; outside [0, ifm_rows) x [0, ifm_cols) every lane of the IFM "
+    "IFM[ifm_base + b * ifm_plane + h * ifm_cols + w][i] * WGT[wgt_base + ((b * kernel_h + r) * "
+    "kernel_w + s) * K + k][i] "
+    "with h = p * stride_h + r * dilation_h + offset_h, w alike; outside [0, ifm_rows) x [0, "
+    "ifm_cols) every lane of the IFM "
     "vector is ``pad_code``. int32 sums that wrap. Signals when the tile is complete in the bank.",
 )
 
@@ -247,7 +284,11 @@ VECTOR = Instruction(
         Field("function", 8, "0 drain, 1 max, 2 sum, 3 resize, 4 argmax", maximum=4),
         Field("residual", 8, "1: add a residual from VEC (drain and sum only)", maximum=1),
         Field("uniform", 8, "1: all lanes use the pair at prm_base", maximum=1),
-        Field("lane", 8, "first lane of the output (and of the source in VEC), a multiple of L; below R"),
+        Field(
+            "lane",
+            8,
+            "first lane of the output (and of the source in VEC), a multiple of L; below R",
+        ),
         Field("chunks", 16, "chunks of L lanes to process; drain: chunks * L <= K", minimum=1),
         Field("src_base", 16, "first vector of the source tile in VEC"),
         Field("src_rows", 16, "rows of the source tile", minimum=1, maximum=4095),
@@ -256,17 +297,34 @@ VECTOR = Instruction(
         Field("kernel_h", 8, "window rows (max, sum)", minimum=1),
         Field("kernel_w", 8, "window columns (max, sum)", minimum=1),
         Field("stride_h", 8, "source rows from output row to output row (max, sum, argmax)"),
-        Field("stride_w", 8, "source columns from output column to output column (max, sum, argmax)"),
-        Field("offset_h", 16, "source row of output row 0", signed=True, minimum=-4096, maximum=4095),
-        Field("offset_w", 16, "source column of output column 0", signed=True, minimum=-4096, maximum=4095),
-        Field("pad_code", 8, "code in place of positions outside the source (max, sum)", signed=True),
+        Field(
+            "stride_w", 8, "source columns from output column to output column (max, sum, argmax)"
+        ),
+        Field(
+            "offset_h", 16, "source row of output row 0", signed=True, minimum=-4096, maximum=4095
+        ),
+        Field(
+            "offset_w",
+            16,
+            "source column of output column 0",
+            signed=True,
+            minimum=-4096,
+            maximum=4095,
+        ),
+        Field(
+            "pad_code", 8, "code in place of positions outside the source (max, sum)", signed=True
+        ),
         Field("acc_bank", 8, "accumulator bank (drain)", maximum=1),
         Field("out_rows", 16, "output rows P", minimum=1, maximum=4095),
         Field("out_cols", 16, "output columns Q", minimum=1, maximum=4095),
         Field("res_base", 16, "first vector of the residual in VEC: plane, then pixel p * Q + q"),
         Field("res_plane", 16, "vectors from channel block to channel block of the residual"),
         Field("res_shift", 8, "left shift of the residual", maximum=39),
-        Field("prm_base", 16, "first pair of the parameters in PRM: chunk * L + lane, or the one for all"),
+        Field(
+            "prm_base",
+            16,
+            "first pair of the parameters in PRM: chunk * L + lane, or the one for all",
+        ),
         Field("shift", 8, "right shift of the requantisation", maximum=47),
         Field("low", 8, "lower bound of the output", signed=True),
         Field("high", 8, "upper bound of the output", signed=True),
@@ -282,17 +340,27 @@ VECTOR = Instruction(
         Field("frac_w", 8, "resize: horizontal fraction of output column 0, below den_w"),
         Field("channels", 16, "argmax: channels to compare, 1 to 256", minimum=1, maximum=256),
     ),
-    "For chunk c, output row p, column q: lanes a = lane + c * L ... + L - 1 of channel block a // R. "
-    "*drain*: value = acc[acc_bank][p * Q + q][c * L + j]. *max*, *sum*: maximum or sum over the window of "
-    "VEC[src_base + (a // R) * src_plane + h * src_cols + w][a % R], h = p * stride_h + r + offset_h (w alike), ``pad_code`` "
-    "outside the source. *resize*: t = frac_h + p * step_h; h = offset_h + t // den_h, f = t % den_h (w, g alike); value = "
-    "sum of the four neighbours (h, h + 1) x (w, w + 1), each index clamped into the source, weighted "
+    "For chunk c, output row p, column q: lanes a = lane + c * L ... + L - 1 of channel block a "
+    "// R. "
+    "*drain*: value = acc[acc_bank][p * Q + q][c * L + j]. *max*, *sum*: maximum or sum over the"
+    " window of "
+    "VEC[src_base + (a // R) * src_plane + h * src_cols + w][a % R], h = p * stride_h + r + "
+    "offset_h (w alike), ``pad_code`` "
+    "outside the source. *resize*: t = frac_h + p * step_h; h = offset_h + t // den_h, f = t % "
+    "den_h (w, g alike); value = "
+    "sum of the four neighbours (h, h + 1) x (w, w + 1), each index clamped into the source, "
+    "weighted "
     "(den_h - f or f) * (den_w - g or g). Then, except for max and argmax, "
-    "y = saturate(round_shift(value * m + b + (residual << res_shift), shift), low, high) with (m, b) = PRM[prm_base + c * L + j] "
-    "or PRM[prm_base]; max writes its maximum, limited to [low, high]. Written to lanes a % R of OFM[ofm_base + (a // R) * "
-    "ofm_plane + p * ofm_row_step + q * ofm_col_step]; the other lanes keep their bytes. *argmax*: lane, chunks and "
-    "ofm_col_step are not used; the index (0 ... channels - 1) of the largest code over channels at source row "
-    "p * stride_h + offset_h (column alike, inside the source), lowest index at a tie, is written as one byte to lane q % R of "
+    "y = saturate(round_shift(value * m + b + (residual << res_shift), shift), low, high) with "
+    "(m, b) = PRM[prm_base + c * L + j] "
+    "or PRM[prm_base]; max writes its maximum, limited to [low, high]. Written to lanes a % R of"
+    " OFM[ofm_base + (a // R) * "
+    "ofm_plane + p * ofm_row_step + q * ofm_col_step]; the other lanes keep their bytes. "
+    "*argmax*: lane, chunks and "
+    "ofm_col_step are not used; the index (0 ... channels - 1) of the largest code over channels"
+    " at source row "
+    "p * stride_h + offset_h (column alike, inside the source), lowest index at a tie, is "
+    "written as one byte to lane q % R of "
     "OFM[ofm_base + p * ofm_row_step + q // R].",
 )
 
@@ -309,7 +377,8 @@ STORE = Instruction(
         Field("rows", 16, "rows in a plane", minimum=1),
         Field("vectors", 16, "vectors in a row", minimum=1),
     ),
-    "For each plane and row: copy ``vectors`` consecutive vectors from OFM to memory. Finished when the memory has "
+    "For each plane and row: copy ``vectors`` consecutive vectors from OFM to memory. Finished "
+    "when the memory has "
     "acknowledged the last write.",
 )
 
@@ -319,7 +388,9 @@ _BY_NAME = {instruction.name: instruction for instruction in INSTRUCTIONS}
 _BY_OPCODE = {instruction.opcode: instruction for instruction in INSTRUCTIONS}
 
 
-def encode(name: str, fields: Mapping[str, int] | None = None, /, *, wait: int = 0, signal: int = 0) -> bytes:
+def encode(
+    name: str, fields: Mapping[str, int] | None = None, /, *, wait: int = 0, signal: int = 0
+) -> bytes:
     """Return the 64 bytes of the instruction ``name``.
 
     Fields that are not given have the value nearest to zero that hardware accepts.
@@ -337,7 +408,9 @@ def encode(name: str, fields: Mapping[str, int] | None = None, /, *, wait: int =
     for field, offset in instruction.offsets().values():
         value = int(given.pop(field.name, min(max(0, field.low), field.high)))
         if not field.low <= value <= field.high:
-            raise ValueError(f"{name}.{field.name} must be in [{field.low}, {field.high}], not {value}")
+            raise ValueError(
+                f"{name}.{field.name} must be in [{field.low}, {field.high}], not {value}"
+            )
         word |= (value & ((1 << field.width) - 1)) << offset
     if given:
         raise ValueError(f"{name} has no field {', '.join(given)}")
@@ -350,7 +423,8 @@ def opcode_of(data: bytes | np.ndarray) -> Instruction | None:
 
 
 def decode(data: bytes | np.ndarray) -> tuple[Instruction, dict[str, int]]:
-    """Return the instruction and its fields (header included) from 64 bytes, without checking ranges.
+    """Return the instruction and its fields (header included) from 64 bytes, without checking
+    ranges.
 
     Raises
     ------
@@ -365,7 +439,9 @@ def decode(data: bytes | np.ndarray) -> tuple[Instruction, dict[str, int]]:
         raise ValueError(f"unknown opcode 0x{data[0]:02x}")
     word = int.from_bytes(data, "little")
     if word >> instruction.width:
-        raise ValueError(f"{instruction.name}: reserved bits above bit {instruction.width - 1} are set")
+        raise ValueError(
+            f"{instruction.name}: reserved bits above bit {instruction.width - 1} are set"
+        )
     fields = {}
     for field, offset in instruction.offsets().values():
         value = (word >> offset) & ((1 << field.width) - 1)

@@ -1,7 +1,8 @@
 """The operations of the frozen graph, in plain exact integer arithmetic on numpy int64.
 
-The definition that every executor is held to: slow, obviously right. Tensors are int8 codes in (N, C, H, W) (any integer
-type is accepted); the result is int8, of :func:`argmax` uint8. Requantisation is :func:`intaglio.spec.arith.requantize`.
+The definition that every executor is held to: slow, obviously right. Tensors are int8 codes in (N,
+C, H, W) (any integer type is accepted); the result is int8, of :func:`argmax` uint8. Requantisation
+is :func:`intaglio.spec.arith.requantize`.
 """
 
 from typing import Any
@@ -42,8 +43,12 @@ Padding = tuple[int, int, int, int]
 CORNERS = ("half_pixel", "align")
 
 
-def output_size(size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
-    """Return the rows that a window operation makes of ``size`` rows (may be < 1 when the window does not fit)."""
+def output_size(
+    size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1
+) -> int:
+    """Return the rows that a window operation makes of ``size`` rows (may be < 1 when the window
+    does not fit).
+    """
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
 
@@ -57,7 +62,9 @@ def _pad(x: np.ndarray, padding: Padding, code: int) -> np.ndarray:
 
 
 def _windows(x: np.ndarray, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Any:
-    """Yield (r, s, the elements that kernel position (r, s) meets: (N, C, P, Q)) of a padded ``x``."""
+    """Yield (r, s, the elements that kernel position (r, s) meets: (N, C, P, Q)) of a padded
+    ``x``.
+    """
     rows = output_size(x.shape[2], kernel[0], stride[0], 0, 0, dilation[0])
     cols = output_size(x.shape[3], kernel[1], stride[1], 0, 0, dilation[1])
     for r in range(kernel[0]):
@@ -81,14 +88,17 @@ def _channels(x: Any) -> np.ndarray:
 
 def _check_accumulator(acc: np.ndarray) -> np.ndarray:
     if acc.size and (acc.min() < ACC_MIN or acc.max() > ACC_MAX):
-        raise OverflowError(f"accumulator [{acc.min()}, {acc.max()}] exceeds [{ACC_MIN}, {ACC_MAX}]")
+        raise OverflowError(
+            f"accumulator [{acc.min()}, {acc.max()}] exceeds [{ACC_MIN}, {ACC_MAX}]"
+        )
     return acc
 
 
 def conv_accumulate(
     x: Any, weight: Any, *, stride: Pair, padding: Padding, dilation: Pair, pad_code: int = 0
 ) -> np.ndarray:
-    """Return the int32 accumulators (N, K, P, Q), as int64, of a convolution with ``weight`` (K, C, R, S).
+    """Return the int32 accumulators (N, K, P, Q), as int64, of a convolution with ``weight`` (K, C,
+    R, S).
 
     Raises OverflowError when an accumulator exceeds int32.
     """
@@ -117,8 +127,8 @@ def conv(
 ) -> np.ndarray:
     """Return the requantised convolution, int8 (N, K, P, Q).
 
-    ``padding`` is (top, left, bottom, right), filled with ``pad_code``; ``multiplier`` and ``bias`` have one entry per output
-    channel; ``residual`` is int8 (N, K, P, Q).
+    ``padding`` is (top, left, bottom, right), filled with ``pad_code``; ``multiplier`` and ``bias``
+    have one entry per output channel; ``residual`` is int8 (N, K, P, Q).
     """
     acc = conv_accumulate(
         x, weight, stride=stride, padding=padding, dilation=dilation, pad_code=pad_code
@@ -136,15 +146,18 @@ def conv(
 
 
 def conv_transpose_accumulate(x: Any, weight: Any, *, stride: Pair, padding: Padding) -> np.ndarray:
-    """Return the int32 accumulators, as int64, of a transposed convolution with ``weight`` (C, K, R, S).
+    """Return the int32 accumulators, as int64, of a transposed convolution with ``weight`` (C, K,
+    R, S).
 
-    The full output has ``(H - 1) * stride + R`` rows; ``padding`` (top, left, bottom, right) is cut off.
+    The full output has ``(H - 1) * stride + R`` rows; ``padding`` (top, left, bottom, right) is cut
+    off.
     """
     x, weight = _wide(x), _wide(weight)
     batch, _, rows, cols = x.shape
     _, outputs, kernel_h, kernel_w = weight.shape
     full = np.zeros(
-        (batch, outputs, (rows - 1) * stride[0] + kernel_h, (cols - 1) * stride[1] + kernel_w), np.int64
+        (batch, outputs, (rows - 1) * stride[0] + kernel_h, (cols - 1) * stride[1] + kernel_w),
+        np.int64,
     )
     for r in range(kernel_h):
         for s in range(kernel_w):
@@ -171,7 +184,9 @@ def conv_transpose(
     low: int,
     high: int,
 ) -> np.ndarray:
-    """Return the requantised transposed convolution, int8; see :func:`conv_transpose_accumulate`."""
+    """Return the requantised transposed convolution, int8; see
+    :func:`conv_transpose_accumulate`.
+    """
     acc = conv_transpose_accumulate(x, weight, stride=stride, padding=padding)
     return requantize(
         acc, _channels(multiplier), _channels(bias), shift, low=low, high=high
@@ -180,7 +195,8 @@ def conv_transpose(
 
 def max_pool(x: Any, *, kernel: Pair, stride: Pair, padding: Padding) -> np.ndarray:
     """Return the maximum of each window, int8; positions in the padding never win."""
-    # One below every code: only a window without any element could yield it, and the graph refuses those.
+    # One below every code: only a window without any element could yield it, and the graph refuses
+    # those.
     x = _pad(_wide(x), padding, CODE_MIN - 1)
     result: Any = None
     for _, _, window in _windows(x, kernel, stride):
@@ -200,7 +216,9 @@ def avg_pool(
     low: int,
     high: int,
 ) -> np.ndarray:
-    """Return the requantised sum of each window (padding counts as 0), int8; the division lies in ``multiplier`` and ``shift``."""
+    """Return the requantised sum of each window (padding counts as 0), int8; the division lies in
+    ``multiplier`` and ``shift``.
+    """
     x = _pad(_wide(x), padding, 0)
     acc: Any = 0
     for _, _, window in _windows(x, kernel, stride):
@@ -216,11 +234,14 @@ def resize_size(size: int, ratio: int, corners: str) -> int:
     return size * ratio if corners == "half_pixel" else (size - 1) * ratio + 1
 
 
-def resize_source(size: int, ratio: int, corners: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return for each output row: lower source row, upper source row, fraction; and the fraction's denominator.
+def resize_source(
+    size: int, ratio: int, corners: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Return for each output row: lower source row, upper source row, fraction; and the fraction's
+    denominator.
 
-    Output row i lies at source row ``(2 i + 1 - f) / (2 f)`` ("half_pixel") or ``i / f`` ("align"); the two rows
-    are clamped into the source.
+    Output row i lies at source row ``(2 i + 1 - f) / (2 f)`` ("half_pixel") or ``i / f`` ("align");
+    the two rows are clamped into the source.
     """
     index = np.arange(resize_size(size, ratio, corners), dtype=np.int64)
     if corners == "half_pixel":
@@ -233,7 +254,9 @@ def resize_source(size: int, ratio: int, corners: str) -> tuple[np.ndarray, np.n
 
 
 def resize(x: Any, *, ratio: Pair, corners: str) -> np.ndarray:
-    """Return the bilinear resize by integer ratios, int8: exact, then one rounding to nearest, ties towards +inf."""
+    """Return the bilinear resize by integer ratios, int8: exact, then one rounding to nearest, ties
+    towards +inf.
+    """
     x = _wide(x)
     top, bottom, row_fraction, row_den = resize_source(x.shape[2], ratio[0], corners)
     left, right, col_fraction, col_den = resize_source(x.shape[3], ratio[1], corners)
@@ -250,7 +273,9 @@ def broadcast(x: Any, *, size: Pair) -> np.ndarray:
     return np.broadcast_to(x, (*x.shape[:2], *size)).astype(np.int8)
 
 
-def add(a: Any, b: Any, *, shift_a: int, shift_b: int, shift: int, low: int, high: int) -> np.ndarray:
+def add(
+    a: Any, b: Any, *, shift_a: int, shift_b: int, shift: int, low: int, high: int
+) -> np.ndarray:
     """Return ``saturate(round_shift((a << shift_a) + (b << shift_b), shift), low, high)``, int8."""
     total = (_wide(a) << shift_a) + (_wide(b) << shift_b)
     return saturate(round_shift(total, shift), low, high).astype(np.int8)
@@ -262,5 +287,7 @@ def concat(*inputs: Any) -> np.ndarray:
 
 
 def argmax(x: Any) -> np.ndarray:
-    """Return the channel with the largest code at each position, uint8 (N, 1, H, W); the lowest wins a tie."""
+    """Return the channel with the largest code at each position, uint8 (N, 1, H, W); the lowest
+    wins a tie.
+    """
     return np.asarray(x).argmax(axis=1, keepdims=True).astype(np.uint8)
