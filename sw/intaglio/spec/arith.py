@@ -24,6 +24,7 @@ __all__ = [
     "SUM_MAX",
     "SUM_MIN",
     "ceil_log2",
+    "exact_division",
     "requantize",
     "round_shift",
     "saturate",
@@ -110,3 +111,36 @@ def ceil_log2(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return np.array([ceil_log2(int(v)) for v in x.ravel()], np.int64).reshape(x.shape)
     return max(int(x) - 1, 0).bit_length()
+
+
+def exact_division(divisor: int, bound: int) -> tuple[int, int, int]:
+    """Return (multiplier, bias, shift) that divide exactly with one rounding.
+
+    For all integers ``|x| <= bound``: ``round_shift(x * m + b, s) == floor(x / divisor + 1/2)``.
+    Powers of two give (1, 0, log2). Otherwise m = ceil(2**s / divisor) errs upwards by ``e = m *
+    divisor - 2**s``, so that ``x * m = (2**s * x + e * x) / divisor``: with ``b = ceil(e * bound /
+    divisor)`` the error lies in ``[0, 2 * e * bound / divisor + 1)``, which has to stay below 2**s
+    / (2 * divisor), the smallest distance to the next rounding threshold from below.
+
+    Raises
+    ------
+    ValueError
+        No 16-bit multiplier is exact for this divisor and bound.
+    """
+    if divisor < 1 or bound < 0:
+        raise ValueError(f"divisor must be >= 1 and bound >= 0, not {divisor} and {bound}")
+    if divisor & (divisor - 1) == 0:
+        return 1, 0, divisor.bit_length() - 1
+    for shift in range(SHIFT_MAX, 0, -1):
+        multiplier = -(-(1 << shift) // divisor)
+        if multiplier > MULTIPLIER_MAX:
+            continue
+        error = multiplier * divisor - (1 << shift)
+        bias = -(-error * bound // divisor)
+        # All terms times 2 * divisor, so that the comparison is exact.
+        if 2 * (error * bound + bias * divisor) < (1 << shift):
+            return multiplier, bias, shift
+    raise ValueError(
+        f"no multiplier of 16 bits divides by {divisor} exactly for |x| <= {bound}; "
+        f"the bound on divisor * bound is about 2**14"
+    )
