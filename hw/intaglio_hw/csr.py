@@ -1,0 +1,221 @@
+"""The registers: an AXI4-Lite subordinate that is generated from :mod:`intaglio.spec.regs`."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from intaglio.spec import regs
+from intaglio.spec.config import AcceleratorConfig
+
+__all__ = ["AXI_LITE_ADDRESS_BITS", "CsrBank", "axi_lite_members", "events_layout"]
+
+#: Width of register addresses: one page of 4096 bytes.
+AXI_LITE_ADDRESS_BITS = 12
+DATA_BITS = 32
+OKAY, SLVERR = 0, 2
+#: Bits of the largest number that a counter may count in a cycle.
+_EVENT_BITS = {"instructions": 3}
+
+
+def axi_lite_members(prefix: str) -> dict:
+    """Return the members of an AXI4-Lite subordinate of 32 bits: ``<prefix>_awaddr`` and so on."""
+    members = {
+        "awaddr": In(AXI_LITE_ADDRESS_BITS),
+        "awprot": In(3),
+        "awvalid": In(1),
+        "awready": Out(1),
+        "wdata": In(DATA_BITS),
+        "wstrb": In(DATA_BITS // 8),
+        "wvalid": In(1),
+        "wready": Out(1),
+        "bresp": Out(2),
+        "bvalid": Out(1),
+        "bready": In(1),
+        "araddr": In(AXI_LITE_ADDRESS_BITS),
+        "arprot": In(3),
+        "arvalid": In(1),
+        "arready": Out(1),
+        "rdata": Out(DATA_BITS),
+        "rresp": Out(2),
+        "rvalid": Out(1),
+        "rready": In(1),
+    }
+    return {f"{prefix}_{name}": member for name, member in members.items()}
+
+
+def events_layout() -> data.StructLayout:
+    """Return the layout of what each counter counts in a cycle."""
+    return data.StructLayout({name: _EVENT_BITS.get(name, 1) for name, _ in regs.COUNTERS})
+
+
+class CsrBank(wiring.Component):
+    """The register map as :class:`intaglio.spec.regs.Register` describes it.
+
+    The bus: addresses and data of a write may arrive in any order and at any distance; one write
+    and one read are in progress at a time. The two lowest address bits are ignored. Byte strobes
+    select the bytes of a write. Everything outside of the map is answered with SLVERR.
+
+    ``start`` and ``stop`` pulse when their bits in ``control`` are written, ``start`` only while
+    not ``busy``. ``program_base`` ... are the ``rw`` registers. ``busy``, ``done``, ``failed``,
+    ``error`` and ``error_instruction`` appear in the registers of these names; a cycle with
+    ``finished`` sets the bits of ``interrupt_status`` that ``done`` and ``failed`` name.
+    ``interrupt`` is a level, high while a bit of ``interrupt_status`` is set that
+    ``interrupt_enable`` selects.
+
+    ``events`` (:func:`events_layout`): what each counter adds in this cycle, while ``busy``.
+    Counters wrap.
+
+    From the later of address and data to ``bvalid``: 2 cycles, from the address to ``rvalid``: 2
+    cycles.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._config = config
+        members = axi_lite_members("s_axil") | {
+            "interrupt": Out(1),
+            "start": Out(1),
+            "stop": Out(1),
+            "busy": In(1),
+            "done": In(1),
+            "failed": In(1),
+            "finished": In(1),
+            "error": In(8),
+            "error_instruction": In(DATA_BITS),
+            "events": In(events_layout()),
+        }
+        for register in regs.REGISTERS:
+            if register.access == "rw" and register.name != "interrupt_enable":
+                members[register.name] = Out(DATA_BITS)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+
+        # What is read: a value for each register, from the table.
+        values = {
+            "identity": regs.IDENTITY,
+            "version": regs.VERSION,
+            "config": int(config.digest()[-8:], 16),
+            "error_instruction": self.error_instruction,
+        }
+        fields = {
+            "lanes": {"R": config.R, "K": config.K, "drain_lanes": config.drain_lanes},
+            "control": {"start": 0, "stop": 0},
+            "status": {"busy": self.busy, "done": self.done, "failed": self.failed},
+            "error": {"code": self.error},
+        }
+        for name, contents in fields.items():
+            word = data.StructLayout(
+                {field.name: field.width for field in regs.register(name).fields}
+            )
+            values[name] = Signal(word, name=f"{name}_word")
+            m.d.comb += [values[name][key].eq(value) for key, value in contents.items()]
+        writable = {}
+        for register in regs.REGISTERS:
+            if register.access in ("rw", "w1c"):
+                width = sum(field.width for field in register.fields) or DATA_BITS
+                storage = Signal(width, name=f"{register.name}_storage")
+                writable[register.name] = storage
+                values[register.name] = storage
+                if hasattr(self, register.name):
+                    m.d.comb += getattr(self, register.name).eq(storage)
+
+        # Counters. The event is registered first: it may come from far away.
+        for name, _ in regs.COUNTERS:
+            event = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_event")
+            counter = Signal(DATA_BITS, name=f"{name}_counter")
+            m.d.sync += event.eq(Mux(self.busy, self.events[name], 0))
+            with m.If(self.start):
+                m.d.sync += counter.eq(0)
+            with m.Else():
+                m.d.sync += counter.eq(counter + event)
+            values[name] = counter
+
+        # Events of the machine.
+        status = writable["interrupt_status"]
+        events = {"done": self.finished & self.done, "failed": self.finished & self.failed}
+        happened = Signal(len(status))
+        cleared = Signal(len(status))
+        m.d.comb += happened.eq(
+            Cat(events.pop(field.name) for field in regs.register("interrupt_status").fields)
+        )
+        m.d.sync += [
+            status.eq((status & ~cleared) | happened),
+            self.interrupt.eq((status & writable["interrupt_enable"]).any()),
+        ]
+
+        # Write channels: hold address and data until both are here and the answer has a place.
+        word_bits = AXI_LITE_ADDRESS_BITS - 2
+        address, data_, strobes = Signal(word_bits), Signal(DATA_BITS), Signal(DATA_BITS // 8)
+        has_address, has_data = Signal(), Signal()
+        m.d.comb += [self.s_axil_awready.eq(~has_address), self.s_axil_wready.eq(~has_data)]
+        with m.If(self.s_axil_awvalid & self.s_axil_awready):
+            m.d.sync += [has_address.eq(1), address.eq(self.s_axil_awaddr[2:])]
+        with m.If(self.s_axil_wvalid & self.s_axil_wready):
+            m.d.sync += [has_data.eq(1), data_.eq(self.s_axil_wdata), strobes.eq(self.s_axil_wstrb)]
+        write = Signal()
+        m.d.comb += write.eq(has_address & has_data & ~self.s_axil_bvalid)
+        with m.If(self.s_axil_bready):
+            m.d.sync += self.s_axil_bvalid.eq(0)
+        with m.If(write):
+            m.d.sync += [has_address.eq(0), has_data.eq(0), self.s_axil_bvalid.eq(1)]
+
+        mask = Cat(strobe.replicate(8) for strobe in strobes)
+        m.d.sync += [self.start.eq(0), self.stop.eq(0)]
+        # A start that is on its way counts: nothing may change between it and the first busy cycle.
+        locked = Signal()
+        m.d.comb += locked.eq(self.busy | self.start)
+        with m.If(write):
+            m.d.sync += self.s_axil_bresp.eq(SLVERR)
+            with m.Switch(address):
+                for register in regs.REGISTERS:
+                    if register.access == "ro":
+                        continue
+                    with m.Case(register.address // 4):
+                        if register.access == "w1":
+                            m.d.sync += self.s_axil_bresp.eq(OKAY)
+                            bits = {
+                                name: (data_ & mask)[offset]
+                                for offset, name in enumerate(f.name for f in register.fields)
+                            }
+                            m.d.sync += [
+                                self.start.eq(bits["start"] & ~locked),
+                                self.stop.eq(bits["stop"]),
+                            ]
+                        elif register.access == "w1c":
+                            m.d.sync += self.s_axil_bresp.eq(OKAY)
+                            m.d.comb += cleared.eq((data_ & mask)[: len(cleared)])
+                        else:
+                            storage = writable[register.name]
+                            may = 1 if register.name == "interrupt_enable" else ~locked
+                            with m.If(may):
+                                m.d.sync += [
+                                    self.s_axil_bresp.eq(OKAY),
+                                    storage.eq(
+                                        ((storage & ~mask) | (data_ & mask))[: len(storage)]
+                                    ),
+                                ]
+
+        # Read channels: address, then the word.
+        read_address = Signal(word_bits)
+        reading = Signal()
+        m.d.comb += self.s_axil_arready.eq(~reading & ~self.s_axil_rvalid)
+        with m.If(self.s_axil_arvalid & self.s_axil_arready):
+            m.d.sync += [reading.eq(1), read_address.eq(self.s_axil_araddr[2:])]
+        with m.If(self.s_axil_rready):
+            m.d.sync += self.s_axil_rvalid.eq(0)
+        with m.If(reading):
+            m.d.sync += [reading.eq(0), self.s_axil_rvalid.eq(1)]
+            with m.Switch(read_address):
+                for register in regs.REGISTERS:
+                    with m.Case(register.address // 4):
+                        m.d.sync += [
+                            self.s_axil_rdata.eq(Value.cast(values[register.name])),
+                            self.s_axil_rresp.eq(OKAY),
+                        ]
+                with m.Default():
+                    m.d.sync += [self.s_axil_rdata.eq(0), self.s_axil_rresp.eq(SLVERR)]
+        return m
