@@ -236,7 +236,8 @@ def compile_icarus(
                 extra = ["-s", "intaglio_waves"]
             (build / "timescale.f").write_text(f"+timescale+{TIMESCALE}\n")
             command = [
-                iverilog, "-g2012", "-o", build / "sim.vvp", "-s", toplevel, *extra, "-f", build / "timescale.f",
+                iverilog, "-g2012", "-o", build / "sim.vvp", "-s", toplevel, *extra,
+                "-f", build / "timescale.f",
                 *(f"-P{toplevel}.{k}={v}" for k, v in (parameters or {}).items()), *files,
             ]  # fmt: skip
             if run_process(command, cwd=build, log=log) != 0:
@@ -284,8 +285,10 @@ def compile_verilator(
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     options = [
         "--cc", "--exe", "--vpi", "--public-depth", "1", "--prefix", "Vtop", "-o", "sim", "-O3",
-        "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--timescale", TIMESCALE, *WAIVERS,
-        "--top-module", toplevel, "--timing" if timing else "--no-timing", *(["--trace-vcd"] * waves),
+        "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--timescale", TIMESCALE,
+        *WAIVERS,
+        "--top-module", toplevel, "--timing" if timing else "--no-timing",
+        *(["--trace-vcd"] * waves),
         *(f"-G{name}={value}" for name, value in (parameters or {}).items()),
         "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
     ]  # fmt: skip
