@@ -1,0 +1,958 @@
+"""Integer operations on :class:`IntTensor`: differentiable for training, recorded for inference.
+
+Training operations are autograd Functions whose forward and backward carry integers only.
+Inference has one door, :func:`graph_op`: it runs an operation of the frozen graph and, inside
+:func:`record`, appends it to the graph that is being built. So a model in eval mode *is* its frozen
+graph.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from intaglio.nn import kernels
+from intaglio.nn.int_tensor import IntTensor
+from intaglio.spec import ops, quant
+from intaglio.spec.graph import Graph, GraphBuilder
+
+__all__ = [
+    "INPUT_EXPONENT",
+    "ErrorScale",
+    "PendingConv",
+    "Recorder",
+    "batch_norm",
+    "broadcast",
+    "concat",
+    "conv_acc",
+    "conv_transpose_acc",
+    "global_average",
+    "graph_op",
+    "max_pool",
+    "quantize_image",
+    "record",
+    "requantize_bias",
+    "resize_wide",
+    "add",
+    "softmax_cross_entropy",
+    "to_graph",
+]
+
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]
+
+#: Exponent of a network's input: code = pixel - 128, so values are in [-1, 1).
+INPUT_EXPONENT = -7
+#: Rows that one product may sum: 2**17 * 127 * 128 is below 2**31.
+_ROWS = 1 << 17
+
+
+# --- layout and products ----------------------------------------------------------------------
+
+
+def _nhwc(codes: torch.Tensor) -> torch.Tensor:
+    """Return (N, C, H, W) codes as a contiguous (N, H, W, C) tensor; no copy where they lie so."""
+    return codes.permute(0, 2, 3, 1).contiguous()
+
+
+def _nchw(codes: torch.Tensor) -> torch.Tensor:
+    """Return the (N, C, H, W) view of a (N, H, W, C) tensor."""
+    return codes.permute(0, 3, 1, 2)
+
+
+def _terms(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
+    return [(codes.permute(0, 2, 3, 1), e) for codes, e in gradient.terms]
+
+
+def _wide_nhwc(gradient: IntTensor) -> tuple[torch.Tensor, int]:
+    return _nhwc(gradient.codes), gradient.exponent
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _pad_rows(matrix: torch.Tensor, rows: int) -> torch.Tensor:
+    if matrix.shape[0] == rows:
+        return matrix
+    out = matrix.new_zeros((rows, matrix.shape[1]))
+    out[: matrix.shape[0]] = matrix
+    return out
+
+
+def _pad_columns(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
+    columns = _round_up(matrix.shape[1], multiple)
+    if matrix.shape[1] == columns:
+        return matrix
+    out = matrix.new_zeros((matrix.shape[0], columns))
+    out[:, : matrix.shape[1]] = matrix
+    return out
+
+
+#: ``_int_mm`` leaves its fast path for sizes that are no multiple of 4.
+_LANES = 8
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, columns: int) -> torch.Tensor:
+    """Return the exact int32 product of a (M, K) and b (K, columns), int8; K is a pitch of 8."""
+    b = _pad_columns(_pad_rows(b, a.shape[1]), _LANES)
+    out = torch._int_mm(a, b)
+    return out if out.shape[1] == columns else out[:, :columns].contiguous()
+
+
+def _outer(a: torch.Tensor, b: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Return the sum over the rows m of ``a[m, i] * b[m, j]``, (rows, columns), exact int64."""
+    a, b = _pad_columns(a, _LANES), _pad_columns(b, _LANES)
+    total: Any = None
+    for start in range(0, a.shape[0], _ROWS):
+        part = torch._int_mm(a[start : start + _ROWS].t(), b[start : start + _ROWS])
+        total = part if total is None else total.to(torch.int64) + part
+    return total[:rows, :columns]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Geometry of a convolution: padding is (top, left, bottom, right)."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+
+    def output(self, size: Pair) -> Pair:
+        rows, cols = (
+            ops.output_size(
+                size[i],
+                self.kernel[i],
+                self.stride[i],
+                self.padding[i],
+                self.padding[2 + i],
+                self.dilation[i],
+            )
+            for i in (0, 1)
+        )
+        return rows, cols
+
+    def transposed(self, size: Pair) -> Pair:
+        rows, cols = (
+            (size[i] - 1) * self.stride[i]
+            + self.kernel[i]
+            - self.padding[i]
+            - self.padding[2 + i]
+            for i in (0, 1)
+        )
+        return rows, cols
+
+    @property
+    def pointwise(self) -> bool:
+        return self.kernel == (1, 1) and self.padding == (0, 0, 0, 0)
+
+
+def _gather(x: torch.Tensor, window: _Window, size: Pair, code: int = 0) -> torch.Tensor:
+    """Return the windows of a forward convolution, (N * P * Q, pitch)."""
+    if window.pointwise:
+        if window.stride != (1, 1):
+            x = x[:, :: window.stride[0], :: window.stride[1]]
+        return _pad_columns(x.reshape(-1, x.shape[3]), _LANES)
+    R, S = window.kernel
+    return kernels.active().im2col(
+        x,
+        window.kernel,
+        stride=window.stride,
+        origin=window.padding[:2],
+        dilation=window.dilation,
+        size=size,
+        code=code,
+        pitch=_round_up(R * S * x.shape[3], _LANES),
+    )
+
+
+def _scatter_product(
+    e: torch.Tensor, matrix: torch.Tensor, window: _Window, size: Pair
+) -> torch.Tensor:
+    """Return the adjoint of a convolution: e (N, P, Q, K) and matrix (R * S * K, C), flipped taps."""
+    N, C = e.shape[0], matrix.shape[1]
+    if window.pointwise:
+        out = _product(_pad_columns(e.reshape(-1, e.shape[3]), _LANES), matrix, C)
+        out = out.reshape(*e.shape[:3], C)
+        if window.stride == (1, 1):
+            return out
+        wide = out.new_zeros((N, *size, C))
+        wide[:, :: window.stride[0], :: window.stride[1]] = out
+        return wide
+    R, S = window.kernel
+    columns = kernels.active().im2col(
+        e,
+        window.kernel,
+        origin=(
+            window.dilation[0] * (R - 1) - window.padding[0],
+            window.dilation[1] * (S - 1) - window.padding[1],
+        ),
+        dilation=window.dilation,
+        spread=window.stride,
+        size=size,
+        pitch=_round_up(R * S * e.shape[3], _LANES),
+    )
+    return _product(columns, matrix, C).reshape(N, *size, C)
+
+
+def _forward_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """Return (K, C, R, S) as (R * S * C, K)."""
+    K, C, R, S = weight.shape
+    return weight.permute(2, 3, 1, 0).reshape(R * S * C, K).contiguous()
+
+
+def _backward_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """Return (K, C, R, S) as (R * S * K, C) with the taps in reverse order."""
+    K, C, R, S = weight.shape
+    return weight.flip(2, 3).permute(2, 3, 0, 1).reshape(R * S * K, C).contiguous()
+
+
+def _weight_view(weight: IntTensor) -> tuple[torch.Tensor, int]:
+    """Return the int8 codes of a master and their exponent."""
+    master = weight.codes.to(torch.int32)
+    shift = quant.scale_shift(int(master.abs().max()), 8)
+    half = (1 << shift) >> 1
+    codes = ((master + half) >> shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
+    return codes.to(torch.int8), weight.exponent + shift
+
+
+def _affine_view(master: IntTensor) -> torch.Tensor:
+    """Return gamma or beta as int64 codes at AFFINE_EXPONENT."""
+    return torch.from_numpy(quant.affine_codes(_host(master.codes))).to(master.codes.device)
+
+
+def _host(x: torch.Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()
+
+
+def _device(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x, np.int64)).to(like.device)
+
+
+# --- error scales -----------------------------------------------------------------------------
+
+
+class ErrorScale:
+    """The scale of one error tensor, kept in an int64 buffer of its layer; see error_codes."""
+
+    #: Stands for None: no step was seen yet.
+    UNSET = -(1 << 31)
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self.buffer = buffer
+
+    @property
+    def value(self) -> int | None:
+        """Value of the scale, None before the first step."""
+        value = int(self.buffer.item())
+        return None if value == self.UNSET else value
+
+    def begin(self, exponent: int, maximum: Callable[[], int]) -> int:
+        """Return the shift for a tensor of wide codes at ``exponent``."""
+        scale = self.value
+        if scale is None:
+            m = maximum()
+            if m == 0:
+                return 0
+            scale = exponent + quant.log2_ceil(m)
+        return max(scale - 7 - exponent, 0)
+
+    def end(self, exponent: int, maximum: int) -> None:
+        """Keep the tensor's own scale for the next step."""
+        if maximum:
+            self.buffer.fill_(exponent + quant.log2_ceil(maximum))
+
+
+def _quantize(
+    gradient: IntTensor, mask: torch.Tensor | None, scale: ErrorScale
+) -> tuple[torch.Tensor, int]:
+    """Return the 8-bit codes (N, H, W, C) of a wide gradient and their exponent."""
+    k = kernels.active()
+    terms, exponent = _terms(gradient), gradient.exponent
+    shift = scale.begin(exponent, lambda: k.absolute_maximum(terms, mask))
+    codes, maximum = k.quantize_error(terms, mask, shift)
+    scale.end(exponent, maximum)
+    return codes, exponent + shift
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: _Window) -> IntTensor:
+        codes, exponent = _weight_view(weight)
+        size = window.output((x.shape[2], x.shape[3]))
+        inside = _nhwc(x.codes)
+        acc = _product(_gather(inside, window, size), _forward_matrix(codes), codes.shape[0])
+        ctx.x, ctx.weight, ctx.window = inside, codes, window
+        ctx.exponents = x.exponent, exponent
+        return IntTensor(
+            _nchw(acc.reshape(x.shape[0], *size, codes.shape[0])), x.exponent + exponent
+        )
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        e, exponent = _wide_nhwc(gradient)
+        assert e.dtype == torch.int8, "the error of an accumulator has 8 bits"
+        x, weight, window = ctx.x, ctx.weight, ctx.window
+        K, C, R, S = weight.shape
+        columns = _gather(x, window, (e.shape[1], e.shape[2]))
+        wgrad = _outer(columns, e.reshape(-1, K), R * S * C, K)
+        wgrad = wgrad.reshape(R, S, C, K).permute(3, 2, 0, 1).contiguous()
+        xgrad = None
+        if ctx.needs_input_grad[0]:
+            wide = _scatter_product(e, _backward_matrix(weight), window, (x.shape[1], x.shape[2]))
+            xgrad = IntTensor(_nchw(wide), exponent + ctx.exponents[1])
+        return xgrad, IntTensor(wgrad, exponent + ctx.exponents[0]), None
+
+
+class _ConvTranspose(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: _Window) -> IntTensor:
+        codes, exponent = _weight_view(weight)  # (C, K, R, S)
+        size = window.transposed((x.shape[2], x.shape[3]))
+        inside = _nhwc(x.codes)
+        acc = _scatter_product(inside, _backward_matrix(codes), window, size)
+        ctx.x, ctx.weight, ctx.window = inside, codes, window
+        ctx.exponents = x.exponent, exponent
+        return IntTensor(_nchw(acc), x.exponent + exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        e, exponent = _wide_nhwc(gradient)
+        assert e.dtype == torch.int8, "the error of an accumulator has 8 bits"
+        x, weight, window = ctx.x, ctx.weight, ctx.window
+        C, K, R, S = weight.shape
+        columns = _gather(e, window, (x.shape[1], x.shape[2]))  # (N * H * W, R * S * K)
+        wgrad = _outer(columns, x.reshape(-1, C), R * S * K, C)
+        wgrad = wgrad.reshape(R, S, K, C).permute(3, 2, 0, 1).contiguous()
+        xgrad = None
+        if ctx.needs_input_grad[0]:
+            wide = _product(columns, _forward_matrix(weight), C)
+            xgrad = IntTensor(_nchw(wide.reshape(x.shape)), exponent + ctx.exponents[1])
+        return xgrad, IntTensor(wgrad, exponent + ctx.exponents[0]), None
+
+
+class _RequantizeBias(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, acc: IntTensor, bias: IntTensor, exponent: int, relu: bool, scale: ErrorScale
+    ) -> IntTensor:
+        codes = _nhwc(acc.codes)
+        m, b, shift = quant.bias_multiplier(_host(bias.codes), acc.exponent, exponent)
+        low = 0 if relu else -quant.CODE_LIMIT
+        y = kernels.active().requantize(
+            codes, _device(m, codes), _device(b, codes), shift, None, 0, low, quant.CODE_LIMIT
+        )
+        ctx.mask, ctx.scale = (y if relu else None), scale
+        return IntTensor(_nchw(y), exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        e, exponent = _quantize(gradient, ctx.mask, ctx.scale)
+        total = e.sum((0, 1, 2), dtype=torch.int64)
+        return IntTensor(_nchw(e), exponent), IntTensor(total, exponent), None, None, None
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        acc: IntTensor,
+        gamma: IntTensor,
+        beta: IntTensor,
+        residual: IntTensor | None,
+        layer: Any,
+    ) -> IntTensor:
+        k = kernels.active()
+        codes = _nhwc(acc.codes)
+        N, H, W, C = codes.shape
+        flat = codes.reshape(-1, C)
+        count = flat.shape[0]
+        mean, deviation = k.batch_norm_statistics(flat)
+        layer.track(_host(mean), _host(deviation), count, acc.exponent)
+        mantissa, shift = quant.batch_norm_reciprocal(_host(deviation), count)
+        g = _affine_view(gamma)
+        out_shift, residual_shift = quant.batch_norm_shifts(
+            layer.exponent, None if residual is None else residual.exponent
+        )
+        xhat, y, sign_sum = k.batch_norm_normalize(
+            flat,
+            mean,
+            _device(mantissa, flat),
+            _device(shift, flat),
+            g,
+            _affine_view(beta),
+            out_shift,
+            None if residual is None else _nhwc(residual.codes).reshape(-1, C),
+            residual_shift,
+            0 if layer.relu else -quant.CODE_LIMIT,
+        )
+        y = y.reshape(N, H, W, C)
+        ctx.mask = y if layer.relu else None
+        ctx.xhat, ctx.acc_exponent, ctx.count, ctx.layer = xhat, acc.exponent, count, layer
+        ctx.means = _host(sign_sum), _host(g), mantissa, shift
+        return IntTensor(_nchw(y), layer.exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        k, layer = kernels.active(), ctx.layer
+        e, exponent = _quantize(gradient, ctx.mask, ErrorScale(layer.error_scale))
+        sign_sum, gamma, mantissa, shift = ctx.means
+        error_sum, product_sum = k.batch_norm_sums(e.reshape(ctx.xhat.shape), ctx.xhat)
+        means = quant.batch_norm_error_means(
+            _host(error_sum), _host(product_sum), sign_sum, ctx.count
+        )
+        factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
+        wide_exponent = exponent - 16 + factor_exponent - ctx.acc_exponent
+        arguments = (e, ctx.xhat.reshape(e.shape), *(_device(v, e) for v in (*means, factors)))
+        scale = ErrorScale(layer.acc_error_scale)
+        right = scale.begin(wide_exponent, lambda: k.batch_norm_backward(*arguments, None)[1])
+        inner, maximum = k.batch_norm_backward(*arguments, right)
+        scale.end(wide_exponent, maximum)
+        return (
+            IntTensor(_nchw(inner), wide_exponent + right),
+            IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
+            IntTensor(error_sum, exponent),
+            IntTensor(_nchw(e), exponent) if ctx.needs_input_grad[3] else None,
+            None,
+        )
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor, window: _Window) -> IntTensor:
+        inside = _nhwc(x.codes)
+        size = window.output((x.shape[2], x.shape[3]))
+        y, winner = kernels.active().max_pool(
+            inside, window.kernel, window.stride, window.padding, size
+        )
+        ctx.winner, ctx.window, ctx.size = winner, window, (x.shape[2], x.shape[3])
+        return IntTensor(_nchw(y), x.exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        e, exponent = _wide_nhwc(gradient)
+        w = ctx.window
+        wide = kernels.active().max_pool_gradient(
+            e, ctx.winner, w.kernel, w.stride, w.padding, ctx.size
+        )
+        return IntTensor(_nchw(wide), exponent), None
+
+
+class _GlobalAverage(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor) -> IntTensor:
+        ctx.size = x.shape[2], x.shape[3]
+        m, shift = quant.average_pool_multiplier(x.shape[2] * x.shape[3])
+        return IntTensor(_average(x, m, shift), x.exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        m, shift = quant.average_pool_multiplier(ctx.size[0] * ctx.size[1])
+        wide = gradient.codes.to(torch.int64) * m
+        return IntTensor(wide.expand(-1, -1, *ctx.size), gradient.exponent - shift)
+
+
+def _average(x: IntTensor, m: int, shift: int) -> torch.Tensor:
+    total = kernels.active().average_sum(_nhwc(x.codes))
+    y = ((total * m + ((1 << shift) >> 1)) >> shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
+    return _nchw(y.to(torch.int8))
+
+
+class _Broadcast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor, size: Pair) -> IntTensor:
+        return IntTensor(_nchw(_nhwc(x.codes.expand(-1, -1, *size))), x.exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        total = gradient.codes.sum((2, 3), keepdim=True, dtype=torch.int64)
+        return IntTensor(total, gradient.exponent), None
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: IntTensor, b: IntTensor, exponent: int, relu: bool) -> IntTensor:
+        y = _add_codes(a, b, **_add_attributes(a.exponent, b.exponent, exponent, relu))
+        ctx.mask = y if relu else None
+        return IntTensor(_nchw(y), exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        if ctx.mask is not None:
+            e, exponent = _wide_nhwc(gradient)
+            gradient = IntTensor(_nchw(torch.where(ctx.mask > 0, e, 0)), exponent)
+        return gradient, gradient, None, None
+
+
+def _add_attributes(a: int, b: int, exponent: int, relu: bool) -> dict[str, int]:
+    common = min(a, b, exponent)
+    return {
+        "shift_a": a - common,
+        "shift_b": b - common,
+        "shift": exponent - common,
+        "low": 0 if relu else -quant.CODE_LIMIT,
+        "high": quant.CODE_LIMIT,
+    }
+
+
+def _add_codes(
+    a: IntTensor, b: IntTensor, *, shift_a: int, shift_b: int, shift: int, low: int, high: int
+) -> torch.Tensor:
+    total = (_nhwc(a.codes).to(torch.int64) << shift_a) + (_nhwc(b.codes).to(torch.int64) << shift_b)
+    return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
+
+
+class _Concat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: IntTensor) -> IntTensor:
+        ctx.channels = [x.shape[1] for x in inputs]
+        return IntTensor(_concat_codes(inputs), inputs[0].exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        parts, start = [], 0
+        for channels in ctx.channels:
+            terms = [(c[:, start : start + channels], e) for c, e in gradient.terms]
+            parts.append(IntTensor.from_terms(terms))
+            start += channels
+        return tuple(parts)
+
+
+def _concat_codes(inputs: Sequence[IntTensor]) -> torch.Tensor:
+    exponents = [x.exponent for x in inputs]
+    if len(set(exponents)) != 1:
+        raise ValueError(f"concatenated maps must have one exponent, not {exponents}")
+    return _nchw(torch.cat([_nhwc(x.codes) for x in inputs], 3))
+
+
+class _ResizeWide(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor, ratio: Pair, corners: str) -> IntTensor:
+        rows = ops.resize_source(x.shape[2], ratio[0], corners)
+        columns = ops.resize_source(x.shape[3], ratio[1], corners)
+        area = rows[3] * columns[3]
+        if area & (area - 1):
+            raise ValueError(
+                f"while training a resize is exact only for ratios that are powers of two, "
+                f"not {ratio}"
+            )
+        ctx.tables, ctx.size, ctx.bits = (rows, columns), (x.shape[2], x.shape[3]), quant.log2_ceil(area)
+        wide = kernels.active().resize_wide(_nhwc(x.codes), rows, columns)
+        return IntTensor(_nchw(wide), x.exponent - ctx.bits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        e, exponent = _wide_nhwc(gradient)
+        wide = kernels.active().resize_gradient(e, ctx.size, *ctx.tables)
+        return IntTensor(_nchw(wide), exponent - ctx.bits), None, None
+
+
+class _ResizeRounded(torch.autograd.Function):
+    """The resize of inference inside a network; the gradient is that of the exact resize."""
+
+    @staticmethod
+    def forward(ctx: Any, x: IntTensor, ratio: Pair, corners: str) -> IntTensor:
+        rows = ops.resize_source(x.shape[2], ratio[0], corners)
+        columns = ops.resize_source(x.shape[3], ratio[1], corners)
+        ctx.tables, ctx.size = (rows, columns), (x.shape[2], x.shape[3])
+        ctx.area = rows[3] * columns[3]
+        y = kernels.active().resize_rounded(_nhwc(x.codes), rows, columns)
+        return IntTensor(_nchw(y), x.exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        e, exponent = _wide_nhwc(gradient)
+        wide = kernels.active().resize_gradient(e, ctx.size, *ctx.tables)
+        # The weights of the adjoint add up to the area, which need not be a power of two here.
+        bits = quant.log2_ceil(ctx.area)
+        if ctx.area != 1 << bits:
+            m, shift = quant.average_pool_multiplier(ctx.area)
+            return IntTensor(_nchw(wide.to(torch.int64) * m), exponent - shift), None, None
+        return IntTensor(_nchw(wide), exponent - bits), None, None
+
+
+class _SoftmaxCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: IntTensor, labels: torch.Tensor, void: int) -> IntTensor:
+        wide, exponent = _wide_nhwc(logits)
+        error, loss, _ = kernels.active().softmax_cross_entropy(wide, exponent, labels, void)
+        ctx.error, pixels = error, labels.numel()
+        mean = quant.round_divide(loss, pixels)
+        return IntTensor(
+            torch.tensor(mean, dtype=torch.int64, device=labels.device), quant.LOG_EXPONENT
+        )
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        if int(gradient.codes) != 1 or gradient.exponent != 0:
+            raise ValueError("a loss is differentiated alone: scale the learning rate instead")
+        pixels = ctx.error[..., 0].numel()
+        return IntTensor(_nchw(ctx.error), -7 - (pixels.bit_length() - 1)), None, None
+
+
+def quantize_image(images: torch.Tensor) -> IntTensor:
+    """Return uint8 images (N, 3, H, W) as codes ``pixel - 128`` at INPUT_EXPONENT."""
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise TypeError(f"images must be uint8 (N, C, H, W), not {images.dtype} of {images.dim()}")
+    codes = _nhwc(images).to(torch.int16).sub_(128).to(torch.int8)
+    return IntTensor(_nchw(codes), INPUT_EXPONENT)
+
+
+def conv_acc(
+    x: IntTensor,
+    weight: IntTensor,
+    *,
+    stride: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+) -> IntTensor:
+    """Return the int32 accumulators of a convolution; weight is an int16 master (K, C, R, S)."""
+    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    return _Conv.apply(x, weight, window)
+
+
+def conv_transpose_acc(
+    x: IntTensor, weight: IntTensor, *, stride: Pair, padding: Padding = (0, 0, 0, 0)
+) -> IntTensor:
+    """Return the int32 accumulators of a transposed convolution, master (C, K, R, S)."""
+    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
+    return _ConvTranspose.apply(x, weight, window)
+
+
+def requantize_bias(
+    acc: IntTensor, bias: IntTensor, *, exponent: int, relu: bool, scale: ErrorScale
+) -> IntTensor:
+    """Return ``acc + bias`` as int8 at ``exponent``."""
+    return _RequantizeBias.apply(acc, bias, exponent, relu, scale)
+
+
+def batch_norm(
+    acc: IntTensor, gamma: IntTensor, beta: IntTensor, residual: IntTensor | None, layer: Any
+) -> IntTensor:
+    """Return L1 batch norm of the accumulators with the batch's statistics, int8."""
+    return _BatchNorm.apply(acc, gamma, beta, residual, layer)
+
+
+def max_pool(x: IntTensor, *, kernel: Pair, stride: Pair, padding: Padding) -> IntTensor:
+    """Return the maxima of the windows."""
+    return _MaxPool.apply(x, _Window(kernel, stride, padding, (1, 1)))
+
+
+def global_average(x: IntTensor) -> IntTensor:
+    """Return the mean over the pixels, int8 (N, C, 1, 1), at the exponent of ``x``."""
+    return _GlobalAverage.apply(x)
+
+
+def broadcast(x: IntTensor, size: Pair) -> IntTensor:
+    """Return (N, C, 1, 1) repeated to ``size``."""
+    return _Broadcast.apply(x, size)
+
+
+def add(a: IntTensor, b: IntTensor, *, exponent: int, relu: bool = False) -> IntTensor:
+    """Return the sum, rounded once, int8 at ``exponent``."""
+    return _Add.apply(a, b, exponent, relu)
+
+
+def concat(*inputs: IntTensor) -> IntTensor:
+    """Return maps of one exponent joined along the channels."""
+    return _Concat.apply(*inputs)
+
+
+def resize_wide(x: IntTensor, *, ratio: Pair, corners: str) -> IntTensor:
+    """Return the exact bilinear resize, int32, for the loss; ratios are powers of two."""
+    return _ResizeWide.apply(x, ratio, corners)
+
+
+def resize(x: IntTensor, *, ratio: Pair, corners: str) -> IntTensor:
+    """Return the bilinear resize as inference does it, rounded once, int8."""
+    return _ResizeRounded.apply(x, ratio, corners)
+
+
+def softmax_cross_entropy(logits: IntTensor, labels: torch.Tensor, *, void: int = 255) -> IntTensor:
+    """Return the mean loss over all pixels, void ones counting zero; labels (N, H, W) integers.
+
+    The error that goes backward is ``p - [k = y]`` times 2**-floor(log2 pixels): what is left of
+    the division by the number of pixels belongs into the learning rate.
+    """
+    if labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
+    return _SoftmaxCrossEntropy.apply(logits, labels, void)
+
+
+# --- inference --------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Collects the operations that run inside :func:`record`."""
+
+    def __init__(self) -> None:
+        self.builder = GraphBuilder()
+        self._input: str | None = None
+
+    def name_of(self, value: IntTensor) -> str:
+        """Return the name of ``value`` in the graph; the first value without one is the input."""
+        if value.value_name is None:
+            if self._input is not None:
+                raise ValueError("a recorded network has one input, and values do not leave it")
+            self._input = self.builder.input("input", tuple(value.shape), value.exponent)
+            value.value_name = self._input
+        return value.value_name
+
+    def finish(self, *outputs: IntTensor) -> Graph:
+        """Return the verified graph."""
+        return self.builder.finish([self.name_of(y) for y in outputs])
+
+
+_recorder: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar(
+    "intaglio_recorder", default=None
+)
+
+
+@contextlib.contextmanager
+def record(model: nn.Module) -> Iterator[Recorder]:
+    """Record the operations of ``model``, which must be in eval mode, named by module path."""
+    if model.training:
+        raise ValueError("only a model in eval mode can be recorded: call model.eval() first")
+    for path, module in model.named_modules():
+        module.path = path
+    token = _recorder.set(Recorder())
+    try:
+        recorder = _recorder.get()
+        assert recorder is not None
+        yield recorder
+    finally:
+        _recorder.reset(token)
+
+
+def to_graph(model: nn.Module, *, height: int, width: int, batch: int = 1) -> Graph:
+    """Return the frozen graph of ``model`` in eval mode, from image codes to class map.
+
+    Outputs are the class map and, before it, the logits that it was taken from.
+    """
+    image = torch.zeros((batch, 3, height, width), dtype=torch.uint8)
+    parameter = next(model.parameters())
+    with record(model) as recorder:
+        logits = model(quantize_image(image.to(parameter.device)))
+        return recorder.finish(model.argmax(logits), logits)
+
+
+def graph_op(
+    op: str,
+    name: str,
+    inputs: Sequence[IntTensor],
+    exponent: int,
+    attributes: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor | np.ndarray],
+) -> IntTensor:
+    """Run one operation of the frozen graph; see :data:`intaglio.spec.graph.OPERATIONS`."""
+    arrays = {key: _tensor(value, inputs[0].codes) for key, value in tensors.items()}
+    for x in inputs:
+        if x.codes.dtype != torch.int8:
+            raise TypeError(f"{op} {name}: inputs must be int8, not {x.codes.dtype}")
+    codes = _KERNELS[op]([_nhwc(x.codes) for x in inputs], **arrays, **attributes)
+    if op == "argmax":
+        # Class maps are uint8 in the graph; up to 127 classes the codes are the same in int8.
+        out = IntTensor(_nchw(codes), 0)
+    else:
+        out = IntTensor(_nchw(codes), exponent)
+    recorder = _recorder.get()
+    if recorder is not None:
+        host = {
+            key: _host(value).astype({"weight": np.int8, "multiplier": np.int16}.get(key, np.int64))
+            for key, value in arrays.items()
+        }
+        names = [recorder.name_of(x) for x in inputs]
+        out.value_name = recorder.builder.node(op, name, names, exponent, attributes, host)
+    return out
+
+
+def _tensor(value: torch.Tensor | np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    return value.to(like.device)
+
+
+def _run_conv(
+    inputs: list[torch.Tensor],
+    *,
+    weight: torch.Tensor,
+    multiplier: torch.Tensor,
+    bias: torch.Tensor,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    pad_code: int,
+    shift: int,
+    residual_shift: int,
+    low: int,
+    high: int,
+) -> torch.Tensor:
+    x = inputs[0]
+    K, _, R, S = weight.shape
+    window = _Window((R, S), stride, padding, dilation)
+    size = window.output((x.shape[1], x.shape[2]))
+    acc = _product(_gather(x, window, size, pad_code), _forward_matrix(weight), K)
+    return kernels.active().requantize(
+        acc.reshape(x.shape[0], *size, K),
+        multiplier.to(torch.int64),
+        bias,
+        shift,
+        inputs[1] if len(inputs) > 1 else None,
+        residual_shift,
+        low,
+        high,
+    )
+
+
+def _run_conv_transpose(
+    inputs: list[torch.Tensor],
+    *,
+    weight: torch.Tensor,
+    multiplier: torch.Tensor,
+    bias: torch.Tensor,
+    stride: Pair,
+    padding: Padding,
+    shift: int,
+    low: int,
+    high: int,
+) -> torch.Tensor:
+    x = inputs[0]
+    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
+    acc = _scatter_product(
+        x, _backward_matrix(weight), window, window.transposed((x.shape[1], x.shape[2]))
+    )
+    return kernels.active().requantize(
+        acc, multiplier.to(torch.int64), bias, shift, None, 0, low, high
+    )
+
+
+def _run_max_pool(
+    inputs: list[torch.Tensor], *, kernel: Pair, stride: Pair, padding: Padding
+) -> torch.Tensor:
+    x = inputs[0]
+    size = _Window(kernel, stride, padding, (1, 1)).output((x.shape[1], x.shape[2]))
+    return kernels.active().max_pool(x, kernel, stride, padding, size)[0]
+
+
+def _run_avg_pool(
+    inputs: list[torch.Tensor],
+    *,
+    multiplier: torch.Tensor,
+    bias: torch.Tensor,
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    shift: int,
+    low: int,
+    high: int,
+) -> torch.Tensor:
+    x = inputs[0]
+    if padding != (0, 0, 0, 0):
+        x = torch.nn.functional.pad(
+            x, (0, 0, padding[1], padding[3], padding[0], padding[2]), value=0
+        )
+    if kernel == (x.shape[1], x.shape[2]):
+        total = kernels.active().average_sum(x)
+    else:
+        windows = x.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])
+        total = windows.sum((-2, -1), dtype=torch.int64)
+    total = total * multiplier.to(torch.int64) + bias
+    return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
+
+
+def _run_resize(inputs: list[torch.Tensor], *, ratio: Pair, corners: str) -> torch.Tensor:
+    x = inputs[0]
+    rows = ops.resize_source(x.shape[1], ratio[0], corners)
+    return kernels.active().resize_rounded(
+        x, rows, ops.resize_source(x.shape[2], ratio[1], corners)
+    )
+
+
+def _run_broadcast(inputs: list[torch.Tensor], *, size: Pair) -> torch.Tensor:
+    return inputs[0].expand(-1, *size, -1).contiguous()
+
+
+def _run_add(inputs: list[torch.Tensor], **attributes: int) -> torch.Tensor:
+    a, b = (IntTensor(_nchw(x), 0) for x in inputs)
+    return _add_codes(a, b, **attributes)
+
+
+def _run_concat(inputs: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(inputs, 3)
+
+
+def _run_argmax(inputs: list[torch.Tensor]) -> torch.Tensor:
+    x = inputs[0]
+    # torch's arg max names no winner among equals; in this key the lowest index is the largest.
+    index = torch.arange(x.shape[3], device=x.device)
+    key = (x.to(torch.int32) << 8) + (255 - index)
+    return (255 - (key.amax(3, keepdim=True) & 255)).to(torch.int16)
+
+
+_KERNELS: dict[str, Callable[..., torch.Tensor]] = {
+    "conv": _run_conv,
+    "conv_transpose": _run_conv_transpose,
+    "max_pool": _run_max_pool,
+    "avg_pool": _run_avg_pool,
+    "resize": _run_resize,
+    "broadcast": _run_broadcast,
+    "add": _run_add,
+    "concat": _run_concat,
+    "argmax": _run_argmax,
+}
+
+
+class PendingConv:
+    """A convolution in eval mode that waits for its batch norm: the two are one operation."""
+
+    def __init__(
+        self,
+        op: str,
+        name: str,
+        x: IntTensor,
+        weight: torch.Tensor,
+        acc_exponent: int,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        self.op, self.name, self.x, self.weight = op, name, x, weight
+        self.acc_exponent, self.attributes = acc_exponent, dict(attributes)
+
+    def finish(
+        self,
+        m: np.ndarray,
+        b: np.ndarray,
+        shift: int,
+        *,
+        exponent: int,
+        relu: bool,
+        residual: IntTensor | None = None,
+        residual_shift: int = 0,
+    ) -> IntTensor:
+        """Run the operation with its requantisation."""
+        attributes = {
+            **self.attributes,
+            "shift": shift,
+            "low": 0 if relu else -quant.CODE_LIMIT,
+            "high": quant.CODE_LIMIT,
+        }
+        if self.op == "conv":
+            attributes["residual_shift"] = residual_shift
+        elif residual is not None:
+            raise ValueError(f"{self.name}: a transposed convolution takes no residual")
+        inputs = [self.x] if residual is None else [self.x, residual]
+        tensors = {"weight": self.weight, "multiplier": m.astype(np.int16), "bias": b}
+        return graph_op(self.op, self.name, inputs, exponent, attributes, tensors)
+
+    def accumulator_bound(self) -> np.ndarray:
+        """Return the largest magnitude of each channel's accumulator."""
+        axes = (1, 2, 3) if self.op == "conv" else (0, 2, 3)
+        return np.abs(_host(self.weight).astype(np.int64)).sum(axes) * 128

@@ -1,0 +1,132 @@
+"""A tensor of integers that autograd accepts: codes and a power-of-two exponent.
+
+``IntTensor`` is a wrapper subclass. It tells autograd that it is float32, because autograd
+differentiates nothing else, but it owns no floating storage: its payload is one or more integer
+tensors. Only what autograd itself needs is dispatched; everything else is refused by name.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["IntTensor"]
+
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class IntTensor(torch.Tensor):
+    """Integers ``codes`` that stand for ``codes * 2**exponent``.
+
+    Feature maps are (N, C, H, W) and lie in memory as (N, H, W, C). A gradient that was summed by
+    autograd is kept as its terms until a quantiser consumes it, so that a sum costs no pass over
+    memory; ``codes`` adds them, exactly.
+
+    Parameters
+    ----------
+    codes
+        int8 (activations, errors), int16 (master weights), int32 or int64 (wide).
+    exponent
+        Any ``int``.
+
+    Raises
+    ------
+    TypeError
+        ``codes`` are not integers, or an operation that has no meaning here.
+    """
+
+    _terms: tuple[tuple[torch.Tensor, int], ...]
+    #: Name of the value in the graph that is being recorded.
+    value_name: str | None
+
+    @staticmethod
+    def __new__(cls, codes: torch.Tensor, exponent: int) -> "IntTensor":
+        return cls.from_terms(((codes, exponent),))
+
+    @classmethod
+    def from_terms(cls, terms: Sequence[tuple[torch.Tensor, int]]) -> "IntTensor":
+        """Return the exact sum of ``terms`` = (codes, exponent), all of one shape."""
+        codes = terms[0][0]
+        for c, _ in terms:
+            if isinstance(c, IntTensor) or c.dtype not in _INTEGERS:
+                raise TypeError(f"codes must be a tensor of signed integers, not {c.dtype}")
+            if c.shape != codes.shape:
+                raise ValueError(f"terms have shapes {tuple(codes.shape)} and {tuple(c.shape)}")
+        out = torch.Tensor._make_wrapper_subclass(
+            cls, codes.shape, dtype=torch.float32, device=codes.device
+        )
+        out._terms = tuple((c, int(e)) for c, e in terms)
+        out.value_name = None
+        return out
+
+    @property
+    def terms(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        """Value of the summands, each (codes, exponent)."""
+        return self._terms
+
+    @property
+    def exponent(self) -> int:
+        """Value of the exponent of :attr:`codes`."""
+        return min(e for _, e in self._terms)
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """Value of the integers; more than one term is added into int64."""
+        if len(self._terms) > 1:
+            e = self.exponent
+            total = sum(c.to(torch.int64) << (x - e) for c, x in self._terms)
+            self._terms = ((total, e),)
+        return self._terms[0][0]
+
+    def assign(self, codes: torch.Tensor, exponent: int) -> None:
+        """Replace the payload of a parameter; shape and type stay."""
+        old = self.codes
+        if codes.shape != old.shape or codes.dtype != old.dtype:
+            raise ValueError(
+                f"codes must be {old.dtype} {tuple(old.shape)}, not {codes.dtype} "
+                f"{tuple(codes.shape)}"
+            )
+        self._terms = ((codes, int(exponent)),)
+
+    def item(self) -> float:
+        """Return the value of a tensor of one element as a Python number, for metrics."""
+        return int(self.codes.item()) * 2.0**self.exponent
+
+    def to_float(self) -> torch.Tensor:
+        """Return a float64 tensor of the values: for tests and reports, never inside a step."""
+        return self.codes.to(torch.float64) * 2.0**self.exponent
+
+    def __repr__(self, **_: Any) -> str:
+        kinds = "+".join(str(c.dtype).removeprefix("torch.") for c, _ in self._terms)
+        return f"IntTensor(shape={tuple(self.shape)}, codes={kinds}, exponent={self.exponent})"
+
+    def __deepcopy__(self, memo: dict) -> "IntTensor":
+        out = IntTensor.from_terms(tuple((c.clone(), e) for c, e in self._terms))
+        out.requires_grad_(self.requires_grad)
+        if getattr(self, "_is_param", False):
+            out._is_param = True  # what nn.Parameter sets on a subclass
+        memo[id(self)] = out
+        return out
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        aten = torch.ops.aten
+        if func in (aten.detach.default, aten.alias.default):
+            return cls.from_terms(args[0]._terms)
+        if func is aten.clone.default:
+            return cls.from_terms(tuple((c.clone(), e) for c, e in args[0]._terms))
+        if func is aten.add.Tensor and not kwargs and all(isinstance(a, cls) for a in args):
+            return cls.from_terms(args[0]._terms + args[1]._terms)
+        if func is aten.add_.Tensor and not kwargs and all(isinstance(a, cls) for a in args):
+            args[0]._terms = args[0]._terms + args[1]._terms  # gradients of two backward passes
+            return args[0]
+        if func is aten.ones_like.default:  # the gradient that loss.backward() starts from
+            return cls(torch.ones_like(args[0].codes), 0)
+        if func is aten.copy_.default and isinstance(args[1], cls):  # load_state_dict
+            args[0].assign(args[1].codes.clone(), args[1].exponent)
+            return args[0]
+        raise TypeError(f"IntTensor does not support {func}: integers have no such operation here")

@@ -1,0 +1,42 @@
+"""Kernels: one interface, two executors with equal bytes.
+
+:mod:`plain` is written in torch operators; :mod:`native` runs fused loops in C, compiled at first
+use, where there is a C compiler and the tensors are on the CPU. ``INTAGLIO_KERNELS=plain`` or
+:func:`use` selects the plain one.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from intaglio.nn.kernels import plain
+
+__all__ = ["active", "plain", "use"]
+
+_active: Any = None
+
+
+def active() -> Any:
+    """Return the module of kernels that is in use."""
+    global _active
+    if _active is None:
+        _active = plain
+        if os.environ.get("INTAGLIO_KERNELS", "native") != "plain":
+            with contextlib.suppress(ImportError):
+                from intaglio.nn.kernels import native
+
+                if native.available():
+                    _active = native
+    return _active
+
+
+@contextlib.contextmanager
+def use(kernels: Any) -> Iterator[None]:
+    """Use the module ``kernels`` inside the block."""
+    global _active
+    before, _active = _active, kernels
+    try:
+        yield
+    finally:
+        _active = before

@@ -1,0 +1,391 @@
+"""The kernels in torch operators: the oracle of the fused ones, and the path of other devices.
+
+Feature maps lie as (N, H, W, C), contiguous; per-channel vectors are int64. The meaning of each
+function is that of its namesake in :mod:`intaglio.spec.quant` or :mod:`intaglio.spec.ops`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from intaglio.spec import quant
+from intaglio.spec.arith import round_shift
+from intaglio.spec.rng import GAMMA, mix64
+
+__all__ = [
+    "absolute_maximum",
+    "average_sum",
+    "batch_norm_backward",
+    "batch_norm_normalize",
+    "batch_norm_statistics",
+    "batch_norm_sums",
+    "im2col",
+    "max_pool",
+    "max_pool_gradient",
+    "momentum_update",
+    "quantize_error",
+    "random_bits",
+    "requantize",
+    "resize_gradient",
+    "resize_rounded",
+    "resize_wide",
+    "softmax_cross_entropy",
+    "weight_update",
+]
+
+Pair = tuple[int, int]
+Terms = Sequence[tuple[torch.Tensor, int]]
+L = quant.CODE_LIMIT
+
+
+def im2col(
+    x: torch.Tensor,
+    kernel: Pair,
+    *,
+    stride: Pair = (1, 1),
+    origin: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    spread: Pair = (1, 1),
+    size: Pair,
+    code: int = 0,
+    pitch: int | None = None,
+) -> torch.Tensor:
+    """Return the windows of x (N, H, W, C) int8 as rows (N * P * Q, pitch), columns (R, S, C).
+
+    Output (p, q) and tap (r, s) meet row ``(p * stride - origin + r * dilation) / spread`` of x,
+    where that is a row of x, else ``code`` (the same for columns). ``spread`` above 1 is a
+    transposed convolution. Columns up to ``pitch`` are zero.
+    """
+    N, H, W, C = x.shape
+    (R, S), (P, Q) = kernel, size
+    rows = (H - 1) * spread[0] + 1
+    cols = (W - 1) * spread[1] + 1
+    need = [(n - 1) * st + (k - 1) * d + 1 for n, st, k, d in zip(size, stride, kernel, dilation)]
+    top, left = origin
+    padded = x.new_full((N, max(need[0], top + rows), max(need[1], left + cols), C), code)
+    inside = padded[:, top : top + rows, left : left + cols]
+    if spread != (1, 1):
+        inside.zero_()
+    inside[:, :: spread[0], :: spread[1]] = x
+    n, h, w, c = padded.stride()
+    view = padded.as_strided(
+        (N, P, Q, R, S, C),
+        (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c),
+    )
+    out = view.reshape(N * P * Q, R * S * C)
+    if pitch is not None and pitch != R * S * C:
+        wide = out.new_zeros((N * P * Q, pitch))
+        wide[:, : R * S * C] = out
+        out = wide
+    return out
+
+
+def requantize(
+    acc: torch.Tensor,
+    multiplier: torch.Tensor,
+    bias: torch.Tensor,
+    shift: int,
+    residual: torch.Tensor | None,
+    residual_shift: int,
+    low: int,
+    high: int,
+) -> torch.Tensor:
+    """Return the int8 requantisation of acc int32 (..., C)."""
+    total = acc.to(torch.int64) * multiplier + bias
+    if residual is not None:
+        total += residual.to(torch.int64) << residual_shift
+    return round_shift(total, shift).clamp_(low, high).to(torch.int8)
+
+
+def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and sum of absolute deviations (not below the count) of acc int32 (M, C)."""
+    count = acc.shape[0]
+    total = acc.sum(0, dtype=torch.int64)
+    mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
+    deviation = (acc.to(torch.int64) - mean).abs_().sum(0)
+    return mean, deviation.clamp_(min=count)
+
+
+def batch_norm_normalize(
+    acc: torch.Tensor,
+    mean: torch.Tensor,
+    mantissa: torch.Tensor,
+    shift: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    out_shift: int,
+    residual: torch.Tensor | None,
+    residual_shift: int,
+    low: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return xhat int16, y int8 and the sum of the signs of xhat, for acc int32 (M, C)."""
+    xhat = (acc.to(torch.int64) - mean) * mantissa
+    right = shift + quant.NORMAL_EXPONENT
+    half = torch.ones_like(right) << right >> 1
+    xhat = ((xhat + half) >> right).clamp_(-quant.NORMAL_LIMIT, quant.NORMAL_LIMIT)
+    total = xhat * gamma + (beta << -quant.NORMAL_EXPONENT)
+    if residual is not None:
+        total += residual.to(torch.int64) << residual_shift
+    y = round_shift(total, out_shift).clamp_(low, L).to(torch.int8)
+    return xhat.to(torch.int16), y, xhat.sign().sum(0)
+
+
+def absolute_maximum(terms: Terms, mask: torch.Tensor | None) -> int:
+    """Return the largest magnitude of a wide error, in steps of its smallest exponent."""
+    return int(_merge(terms, mask).abs().max()) if terms[0][0].numel() else 0
+
+
+def _merge(terms: Terms, mask: torch.Tensor | None) -> torch.Tensor:
+    exponent = min(e for _, e in terms)
+    total = terms[0][0].to(torch.int64) << (terms[0][1] - exponent)
+    for codes, e in terms[1:]:
+        total = total + (codes.to(torch.int64) << (e - exponent))
+    return total if mask is None else torch.where(mask > 0, total, 0)
+
+
+def _diffuse(values: torch.Tensor, shift: int) -> torch.Tensor:
+    N, H, W, C = values.shape
+    scan = values.reshape(N, H * W, C) if H * W > 1 else values.reshape(1, N, C)
+    rounded = round_shift(scan.cumsum(1), shift)
+    codes = torch.cat((rounded[:, :1], rounded[:, 1:] - rounded[:, :-1]), 1)
+    return codes.clamp_(-L, L).to(torch.int8).reshape(N, H, W, C)
+
+
+def quantize_error(
+    terms: Terms, mask: torch.Tensor | None, shift: int
+) -> tuple[torch.Tensor, int]:
+    """Return the diffused int8 codes of a wide error (N, H, W, C) and its largest magnitude.
+
+    Where ``mask`` (N, H, W, C) is not positive the error is zero.
+    """
+    total = _merge(terms, mask)
+    return _diffuse(total, shift), int(total.abs().max())
+
+
+def batch_norm_sums(error: torch.Tensor, xhat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sums of dy and dy * xhat over the rows of (M, C)."""
+    wide = error.to(torch.int64)
+    return wide.sum(0), (wide * xhat).sum(0)
+
+
+def batch_norm_backward(
+    error: torch.Tensor,
+    xhat: torch.Tensor,
+    m0: torch.Tensor,
+    m1: torch.Tensor,
+    ms: torch.Tensor,
+    factors: torch.Tensor,
+    shift: int | None,
+) -> tuple[torch.Tensor | None, int]:
+    """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude.
+
+    With ``shift`` None only the magnitude.
+    """
+    sign = xhat.sign().to(torch.int64)
+    wide = ((error.to(torch.int64) << 16) - (m0 << 8) - ((sign << 8) - ms) * m1) * factors
+    codes = None if shift is None else _diffuse(wide, shift)
+    return codes, int(wide.abs().max())
+
+
+def max_pool(
+    x: torch.Tensor, kernel: Pair, stride: Pair, padding: tuple[int, int, int, int], size: Pair
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the maxima (N, P, Q, C) int8 and the tap that won, uint8, the first of equals."""
+    N, H, W, C = x.shape
+    top, left, _, _ = padding
+    high = max((size[0] - 1) * stride[0] + kernel[0], top + H)
+    wide = max((size[1] - 1) * stride[1] + kernel[1], left + W)
+    padded = torch.full((N, high, wide, C), -129, dtype=torch.int16, device=x.device)
+    padded[:, top : top + H, left : left + W] = x
+    best = winner = None
+    for tap in range(kernel[0] * kernel[1]):
+        r, s = divmod(tap, kernel[1])
+        window = padded[:, r:, s:][:, :: stride[0], :: stride[1]][:, : size[0], : size[1]]
+        if best is None:
+            best, winner = window, torch.zeros(window.shape, dtype=torch.uint8, device=x.device)
+        else:
+            winner = torch.where(window > best, tap, winner)
+            best = torch.maximum(window, best)
+    assert best is not None and winner is not None
+    return best.to(torch.int8).contiguous(), winner.contiguous()
+
+
+def max_pool_gradient(
+    error: torch.Tensor,
+    winner: torch.Tensor,
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, int, int, int],
+    size: Pair,
+) -> torch.Tensor:
+    """Return the wide error (N, H, W, C) of the pool's input; ``error`` is wide (N, P, Q, C)."""
+    N, P, Q, C = error.shape
+    top, left, _, _ = padding
+    high = max((P - 1) * stride[0] + kernel[0], top + size[0])
+    wide = max((Q - 1) * stride[1] + kernel[1], left + size[1])
+    out = error.new_zeros((N, high, wide, C))
+    for tap in range(kernel[0] * kernel[1]):
+        r, s = divmod(tap, kernel[1])
+        window = out[:, r:, s:][:, :: stride[0], :: stride[1]][:, :P, :Q]
+        window += torch.where(winner == tap, error, 0)
+    return out[:, top : top + size[0], left : left + size[1]].contiguous()
+
+
+def average_sum(x: torch.Tensor) -> torch.Tensor:
+    """Return the sums over the pixels of x (N, H, W, C), int64 (N, 1, 1, C)."""
+    return x.sum((1, 2), keepdim=True, dtype=torch.int64)
+
+
+def _resize_axis(x: torch.Tensor, axis: int, table: Sequence) -> torch.Tensor:
+    first, second, weight, unit = table
+    device = x.device
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    w = torch.as_tensor(weight, device=device).to(x.dtype).reshape(shape)
+    a = x.index_select(axis, torch.as_tensor(first, device=device))
+    b = x.index_select(axis, torch.as_tensor(second, device=device))
+    return a * (unit - w) + b * w
+
+
+def resize_wide(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Tensor:
+    """Return the exact interpolation of x (N, H, W, C) int8, int32, times both units."""
+    return _resize_axis(_resize_axis(x.to(torch.int32), 1, rows), 2, columns)
+
+
+def resize_rounded(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Tensor:
+    """Return the interpolation, rounded once, int8."""
+    area = rows[3] * columns[3]
+    total = 2 * resize_wide(x, rows, columns) + area
+    return torch.div(total, 2 * area, rounding_mode="floor").to(torch.int8)
+
+
+def _resize_axis_gradient(e: torch.Tensor, axis: int, size: int, table: Sequence) -> torch.Tensor:
+    first, second, weight, unit = table
+    shape = [1] * e.dim()
+    shape[axis] = -1
+    w = torch.as_tensor(weight, device=e.device).to(e.dtype).reshape(shape)
+    out_shape = list(e.shape)
+    out_shape[axis] = size
+    out = e.new_zeros(out_shape)
+    out.index_add_(axis, torch.as_tensor(first, device=e.device), e * (unit - w))
+    out.index_add_(axis, torch.as_tensor(second, device=e.device), e * w)
+    return out
+
+
+def resize_gradient(
+    error: torch.Tensor, size: Pair, rows: Sequence, columns: Sequence
+) -> torch.Tensor:
+    """Return the adjoint of :func:`resize_wide`, int64 (N, H, W, C)."""
+    wide = _resize_axis_gradient(error.to(torch.int64), 2, size[1], columns)
+    return _resize_axis_gradient(wide, 1, size[0], rows)
+
+
+def softmax_cross_entropy(
+    logits: torch.Tensor, exponent: int, labels: torch.Tensor, void: int
+) -> tuple[torch.Tensor, int, int]:
+    """Return error codes int8 (N, H, W, K), loss sum and counted pixels; logits are wide."""
+    shift = quant.LOGIT_EXPONENT - exponent
+    wide = logits.to(torch.int64)
+    z = round_shift(wide, shift) if shift >= 0 else wide << -shift
+    d = z - z.amax(-1, keepdim=True)
+    t = (d * 369) >> 9
+    p = ((256 + 8 * (t & 31)) << 4) >> (-(t >> 5)).clamp(max=16)
+    total = p.sum(-1, keepdim=True)
+    classes = torch.arange(z.shape[-1], device=z.device)
+    truth = labels.to(torch.int64).unsqueeze(-1)
+    hit = truth == classes
+    counted = truth != void
+    share = torch.div(256 * p + total, 2 * total, rounding_mode="floor")
+    error = torch.where(counted, (share - (hit.to(torch.int64) << 7)).clamp_(-L, L), 0)
+    powers = torch.as_tensor(quant._POWERS, device=z.device)
+    whole = torch.bucketize(total, powers, right=True) - 1
+    table = torch.as_tensor(quant._LOG2, device=z.device)
+    log = ((whole - 12) << 8) + table[(total >> (whole - 8)) & 255]
+    bits = int(torch.where(hit & counted, log - (t << 3), 0).sum())
+    return error.to(torch.int8), bits * quant._LN2 >> 8, int(counted.sum())
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def random_bits(seed: int, stream: int, count: int, device: torch.device) -> torch.Tensor:
+    """Return words 0 .. count - 1 of :func:`intaglio.spec.rng.random_bits`, as int64."""
+    z = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+    z = z * _signed(GAMMA) + _signed(seed ^ mix64(stream))
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def _stochastic(x: torch.Tensor, shift: int, seed: int, stream: int) -> torch.Tensor:
+    if shift == 0:
+        return x
+    bits = random_bits(seed, stream, x.numel(), x.device).reshape(x.shape)
+    return (x + (bits & ((1 << shift) - 1))) >> shift
+
+
+def momentum_update(
+    momentum: torch.Tensor,
+    momentum_exponent: int,
+    gradient: torch.Tensor,
+    gradient_exponent: int,
+    master: torch.Tensor | None,
+    decay_exponent: int,
+    *,
+    gradient_bits: int,
+    seed: int,
+    streams: Pair,
+) -> tuple[torch.Tensor, int]:
+    """Return the new momentum, int16, and its exponent."""
+    g = gradient.to(torch.int64)
+    shift = quant.scale_shift(int(g.abs().max()), gradient_bits)
+    limit = (1 << (gradient_bits - 1)) - 1
+    g = _stochastic(g, shift, seed, streams[0]).clamp_(-limit, limit)
+    terms = [
+        (
+            momentum.to(torch.int64) * ((1 << quant.MOMENTUM_SHIFT) - 1),
+            momentum_exponent - quant.MOMENTUM_SHIFT,
+        ),
+        (g, gradient_exponent + shift),
+    ]
+    if master is not None:
+        terms.append((master.to(torch.int64), decay_exponent))
+    alive = [(v, e, n) for v, e in terms if (n := int(v.abs().max()))]
+    if not alive:
+        return torch.zeros_like(momentum), momentum_exponent
+    top = max(e + quant.log2_ceil(n) for _, e, n in alive)
+    base = max(min(e for _, e, _ in alive), top - 40)
+    total = torch.zeros_like(g)
+    for v, e, _ in alive:
+        total += v << (e - base) if e >= base else round_shift(v, min(base - e, 62))
+    shift = quant.scale_shift(int(total.abs().max()), 16)
+    codes = _stochastic(total, shift, seed, streams[1])
+    return codes.clamp_(-quant.MASTER_LIMIT, quant.MASTER_LIMIT).to(torch.int16), base + shift
+
+
+def weight_update(
+    master: torch.Tensor,
+    master_exponent: int,
+    momentum: torch.Tensor,
+    momentum_exponent: int,
+    rate: Pair,
+    *,
+    fixed: bool,
+    seed: int,
+    stream: int,
+) -> tuple[torch.Tensor, int]:
+    """Return the new master, int16, and its exponent."""
+    shift = master_exponent - momentum_exponent + rate[1]
+    product = momentum.to(torch.int64) * rate[0]
+    if shift > 48:
+        delta = torch.zeros_like(product)
+    elif shift >= 0:
+        delta = _stochastic(product, shift, seed, stream)
+    else:
+        delta = product << min(-shift, 32)
+    out = master.to(torch.int64) - delta
+    if not fixed:
+        while int(out.abs().max()) > quant.MASTER_LIMIT:
+            out, master_exponent = round_shift(out, 1), master_exponent + 1
+    return out.clamp_(-quant.MASTER_LIMIT, quant.MASTER_LIMIT).to(torch.int16), master_exponent

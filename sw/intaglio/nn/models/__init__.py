@@ -1,0 +1,95 @@
+"""The networks, by name, as integers and as their float32 twins."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from intaglio.nn import layers, twin
+from intaglio.nn.models.deeplab_mini import DeepLabMini
+from intaglio.nn.models.fcn_mini import FcnMini
+from intaglio.spec.errors import IntaglioError
+
+__all__ = ["MODELS", "build", "build_twin", "calibrate", "check_size", "predict"]
+
+#: Name of a network on the command line -> its class.
+MODELS: dict[str, Any] = {"deeplab-mini": DeepLabMini, "fcn-mini": FcnMini}
+
+
+def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
+    if name not in MODELS:
+        raise IntaglioError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}")
+    if not 2 <= classes <= 127:
+        raise IntaglioError(f"classes must be in [2, 127], not {classes}")
+    factor = Fraction(width).limit_denominator(64)
+    if not Fraction(1, 8) <= factor <= 8:
+        raise IntaglioError(f"width must be in [1/8, 8], not {width}")
+    widths = tuple(max(8, int(w * factor + 4) // 8 * 8) for w in MODELS[name].WIDTHS)
+    model = MODELS[name](namespace, classes=classes, widths=widths)
+    model.name, model.classes, model.width = name, classes, str(factor)
+    return model
+
+
+def build(name: str, *, classes: int, width: Any = 1, seed: int = 0) -> nn.Module:
+    """Return the integer network ``name`` with random weights that depend on ``seed`` alone.
+
+    Channels are multiples of 8, the network's own times ``width`` (a number or a string such as
+    "1/4"). Its eval mode needs statistics: train it, or call :func:`calibrate`.
+
+    Raises
+    ------
+    IntaglioError
+        Unknown name, classes or width out of range.
+    """
+    model = _network(name, layers, classes, width)
+    for stream, (_, module) in enumerate(model.named_modules(), start=1):
+        if hasattr(module, "reset"):
+            module.reset(seed, stream)
+    return model
+
+
+def build_twin(model: nn.Module, *, statistics: str = "l2") -> nn.Module:
+    """Return the float32 twin of an integer network from :func:`build`, with its present weights.
+
+    ``statistics`` is "l2" for ordinary batch norm, or "l1" for the real-valued counterpart of the
+    integers' batch norm, which has a training mode only.
+    """
+    if statistics not in ("l1", "l2"):
+        raise ValueError(f"statistics must be 'l1' or 'l2', not {statistics!r}")
+    namespace = SimpleNamespace(**vars(twin))
+    if statistics == "l1":
+        namespace.BatchNorm2d = twin.L1BatchNorm2d
+    floats = _network(model.name, namespace, model.classes, model.width)
+    twin.copy_parameters(model, floats)
+    return floats.to(memory_format=torch.channels_last)
+
+
+def check_size(model: nn.Module, height: int, width: int) -> None:
+    """Raise IntaglioError unless ``height`` and ``width`` are positive multiples of the stride."""
+    for name, value in (("height", height), ("width", width)):
+        if value < model.STRIDE or value % model.STRIDE:
+            raise IntaglioError(f"{name} must be a positive multiple of {model.STRIDE}, not {value}")
+
+
+def calibrate(model: nn.Module, images: torch.Tensor) -> None:
+    """Set the running statistics from uint8 ``images`` (N, 3, H, W); weights stay as they are."""
+    check_size(model, images.shape[2], images.shape[3])
+    training = model.training
+    for module in model.modules():
+        if isinstance(module, layers.BatchNorm2d):
+            module.num_batches_tracked.zero_()
+    model.train()
+    with torch.no_grad():
+        model(images)
+    model.train(training)
+
+
+def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the class map uint8 (N, H, W) of uint8 ``images``; the model is in eval mode."""
+    check_size(model, images.shape[2], images.shape[3])
+    with torch.no_grad():
+        classes = model.argmax(model(images))
+    codes = classes if isinstance(model, nn.Module) and not hasattr(classes, "codes") else classes.codes
+    return codes[:, 0].to(torch.uint8)
