@@ -61,11 +61,13 @@ def to_verilog(component, *, name: str = "dut", ports=None) -> str:
     """
     from amaranth.back import rtlil, verilog
 
+    from intaglio_hw.elaborate import start_processes
+
     text = rtlil.convert(component, name=name, ports=ports, emit_src=False)
-    target = cache_dir() / "rtl" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.v"
+    target = cache_dir() / "rtl" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-1.v"
     if target.is_file():
         return target.read_text(encoding="utf-8")
-    result = verilog._convert_rtlil_text(text, strip_internal_attrs=True)
+    result = start_processes(verilog._convert_rtlil_text(text, strip_internal_attrs=True))
     with atomic_write(target, "w") as file:
         file.write(f"`timescale {toolchain.TIMESCALE}\n{result}")
     return target.read_text(encoding="utf-8")

@@ -1,0 +1,62 @@
+"""The accelerator as Verilog or RTLIL."""
+
+import re
+from pathlib import Path
+
+from amaranth.back import rtlil as amaranth_rtlil
+from amaranth.back import verilog as amaranth_verilog
+
+from intaglio.spec import regs
+from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.files import atomic_write
+
+__all__ = ["TOP", "rtlil", "start_processes", "verilog", "write_verilog"]
+
+#: Name of the top module.
+TOP = "accelerator"
+
+# Amaranth writes in each module a variable that every `always @*` reads, so that it runs at time 0.
+_TRIGGER = re.compile(r"^( *)reg (\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ) = 0;$", re.M)
+
+
+def start_processes(text: str) -> str:
+    """Return the Verilog ``text`` with every ``always @*`` block of Amaranth's run at time 0.
+
+    A block waits for a change of what it reads, and an initial value is none: in a four-state
+    simulator its outputs stay unknown until then. The back end's remedy is an initial value, too,
+    and does not help if it is set before the block begins to wait. A nonblocking assignment at time
+    0 takes effect after all blocks have begun.
+    """
+    return _TRIGGER.sub(r"\1reg \2 = 1;\n\1initial \2 <= 0;", text)
+
+
+def rtlil(config: AcceleratorConfig) -> str:
+    """Return the accelerator as RTLIL, top module TOP; the same text for equal configurations."""
+    from intaglio_hw.top import Accelerator
+
+    return amaranth_rtlil.convert(Accelerator(config=config), name=TOP, emit_src=False)
+
+
+def verilog(config: AcceleratorConfig) -> str:
+    """Return the accelerator as Verilog, top module TOP.
+
+    Equal configurations give the same text but for the name in the header, which also has the
+    digest of the configuration and the version of the register map.
+    """
+    text = start_processes(
+        amaranth_verilog._convert_rtlil_text(rtlil(config), strip_internal_attrs=True)
+    )
+    header = [
+        f"Intaglio accelerator, configuration {config.name}",
+        f"configuration digest {config.digest()}",
+        f"register map and instruction set {regs.VERSION >> 16}.{regs.VERSION & 0xFFFF}",
+        f"R = {config.R}, K = {config.K}, drain_lanes = {config.drain_lanes}",
+    ]
+    return "".join(f"// {line}\n" for line in header) + text
+
+
+def write_verilog(config: AcceleratorConfig, path: str | Path) -> None:
+    """Write :func:`verilog` to ``path``; the file is either whole or absent."""
+    text = verilog(config)
+    with atomic_write(path, "w") as file:
+        file.write(text)
