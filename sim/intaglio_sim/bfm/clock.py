@@ -1,7 +1,7 @@
 """Clock and reset."""
 
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles
+from cocotb.triggers import ClockCycles, Timer
 
 __all__ = ["PERIOD_NS", "start_clock"]
 
@@ -13,6 +13,8 @@ async def start_clock(dut, *, reset_cycles: int = 4) -> None:
 
     Inputs that nobody drives yet become zero. Drivers may be made before or after this call.
     """
+    # At the very beginning constant outputs have no value yet either, and must not get one here.
+    await Timer(1, unit="step")
     for handle in dut:
         if hasattr(handle, "value") and set(str(handle.value).lower()) == {"z"}:
             handle.value = 0
