@@ -1,0 +1,157 @@
+"""From instructions with read and write sets to a program with tokens.
+
+Hazards are found, not declared: whoever emits an instruction says which places it reads and writes,
+and :class:`Schedule` derives which instructions of other units it has to wait for. Every edge
+points backwards in program order and the queues are in order, so a scheduled program cannot
+deadlock.
+"""
+
+import bisect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from intaglio.spec.isa import UNITS, Unit, encode
+
+__all__ = ["Place", "Schedule"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The half-open range ``[start, stop)`` of ``space``: "MEM" (bytes), "ACC" (banks) or a
+    scratchpad (its addresses).
+    """
+
+    space: str
+    start: int
+    stop: int
+
+
+@dataclass
+class _Segment:
+    """A range whose last writer and readers since are the same throughout."""
+
+    start: int
+    stop: int
+    writers: tuple[int, ...] = ()
+    readers: tuple[int, ...] = ()
+
+
+@dataclass
+class _Space:
+    """Who touched what, as sorted disjoint segments."""
+
+    segments: list[_Segment] = field(default_factory=list)
+
+    def overlapping(self, start: int, stop: int) -> list[_Segment]:
+        """Split at the borders, fill gaps, and return the segments that make up ``[start, stop)``."""
+        self._split(start)
+        self._split(stop)
+        first = bisect.bisect_left(self.segments, start, key=lambda s: s.start)
+        result, at, cursor = [], first, start
+        while cursor < stop:
+            if at == len(self.segments) or self.segments[at].start > cursor:
+                end = stop if at == len(self.segments) else min(stop, self.segments[at].start)
+                self.segments.insert(at, _Segment(cursor, end))
+            result.append(self.segments[at])
+            cursor = self.segments[at].stop
+            at += 1
+        return result
+
+    def replace(self, start: int, stop: int, segment: _Segment) -> None:
+        """Put ``segment`` in place of all that lies in ``[start, stop)``; the borders exist
+        already.
+        """
+        first = bisect.bisect_left(self.segments, start, key=lambda s: s.start)
+        last = bisect.bisect_left(self.segments, stop, key=lambda s: s.start)
+        self.segments[first:last] = [segment]
+
+    def _split(self, position: int) -> None:
+        at = bisect.bisect_right(self.segments, position, key=lambda s: s.start) - 1
+        if at >= 0 and self.segments[at].start < position < self.segments[at].stop:
+            old = self.segments[at]
+            self.segments[at : at + 1] = [
+                _Segment(old.start, position, old.writers, old.readers),
+                _Segment(position, old.stop, old.writers, old.readers),
+            ]
+
+
+@dataclass
+class _Record:
+    name: str
+    unit: Unit
+    fields: dict[str, int]
+    layer: str
+    waits: dict[Unit, int] = field(default_factory=dict)
+
+
+class Schedule:
+    """Collects instructions in program order and encodes them with tokens."""
+
+    def __init__(self) -> None:
+        self._records: list[_Record] = []
+        self._spaces: dict[str, _Space] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(
+        self,
+        unit: Unit,
+        fields: Mapping[str, int],
+        *,
+        reads: Iterable[Place],
+        writes: Iterable[Place],
+        layer: str,
+    ) -> None:
+        """Append an instruction of ``unit`` that reads and writes the given places."""
+        index = len(self._records)
+        record = _Record(unit.name.lower(), unit, dict(fields), layer)
+        for place in reads:
+            for segment in self._space(place).overlapping(place.start, place.stop):
+                self._depend(record, segment.writers)
+                # A later reader of the same unit covers the earlier one: a unit finishes in order.
+                others = tuple(r for r in segment.readers if self._records[r].unit != unit)
+                segment.readers = (*others, index)
+        for place in writes:
+            space = self._space(place)
+            for segment in space.overlapping(place.start, place.stop):
+                self._depend(record, segment.writers)
+                self._depend(record, segment.readers)
+            space.replace(place.start, place.stop, _Segment(place.start, place.stop, (index,)))
+        self._records.append(record)
+
+    def _space(self, place: Place) -> _Space:
+        return self._spaces.setdefault(place.space, _Space())
+
+    def _depend(self, record: _Record, producers: tuple[int, ...]) -> None:
+        for producer in producers:
+            if producer == len(self._records):
+                continue  # its own read of what it now writes
+            unit = self._records[producer].unit
+            if unit != record.unit:
+                record.waits[unit] = max(record.waits.get(unit, -1), producer)
+
+    def encode(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the instructions, ``end`` included, as uint8, and the layer of each.
+
+        A wait that an earlier wait of the same unit covers is dropped; what remains pairs the n-th
+        signal with the n-th wait.
+        """
+        signals = [0] * len(self._records)
+        waits = [0] * len(self._records)
+        newest = {(producer, consumer): -1 for producer in UNITS for consumer in UNITS}
+        for index, record in enumerate(self._records):
+            for unit, producer in record.waits.items():
+                if producer > newest[unit, record.unit]:
+                    newest[unit, record.unit] = producer
+                    signals[producer] |= 1 << record.unit
+                    waits[index] |= 1 << unit
+        code = [
+            encode(record.name, record.fields, wait=wait, signal=signal)
+            for record, wait, signal in zip(self._records, waits, signals, strict=True)
+        ]
+        code.append(encode("end"))
+        layers = (*(record.layer for record in self._records), "")
+        return np.frombuffer(b"".join(code), np.uint8), layers

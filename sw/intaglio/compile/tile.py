@@ -1,0 +1,74 @@
+"""Tile geometry: which source rows and columns an output tile needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["Span", "divisions", "split", "tiles", "window_span"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Source positions ``[start, stop)`` of one axis, and the position of output 0, tap 0 relative
+    to ``start``.
+    """
+
+    start: int
+    stop: int
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Value of the number of positions."""
+        return self.stop - self.start
+
+
+def window_span(
+    size: int, first: int, count: int, *, kernel: int, stride: int, dilation: int, before: int
+) -> Span:
+    """Return the part of a source axis of ``size`` that outputs ``first ... first + count - 1``
+    need.
+
+    Positions in the padding are left out. A window that lies in the padding altogether still gets
+    one position, since a tile cannot be empty.
+    """
+    begin = first * stride - before
+    end = begin + (count - 1) * stride + (kernel - 1) * dilation + 1
+    start = min(max(begin, 0), size - 1)
+    stop = max(min(end, size), start + 1)
+    return Span(start, stop, begin - start)
+
+
+def split(total: int, most: int, step: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of nearly equal parts of ``total``, each of at most ``most``.
+
+    Parts begin at multiples of ``step``; ``most`` is at least ``step``.
+    """
+    units = -(-total // step)
+    parts = -(-units // (most // step))
+    base, extra = divmod(units, parts)
+    first = 0
+    for part in range(parts):
+        count = min((base + (part < extra)) * step, total - first)
+        yield first, count
+        first += count
+
+
+def tiles(
+    rows: int, cols: int, most_rows: int, most_cols: int, col_step: int = 1
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (row, rows, column, columns) of tiles that cover ``rows`` x ``cols``."""
+    for row, tile_rows in split(rows, most_rows):
+        for col, tile_cols in split(cols, most_cols, col_step):
+            yield row, tile_rows, col, tile_cols
+
+
+def divisions(total: int, step: int = 1) -> list[int]:
+    """Return the largest parts, multiples of ``step``, that cut ``total`` into 1, 2, 3, ... equal
+    parts.
+
+    >>> divisions(15)
+    [15, 8, 5, 4, 3, 2, 1]
+    """
+    units = -(-total // step)
+    sizes = {-(-units // parts) for parts in range(1, units + 1)}
+    return [size * step for size in sorted(sizes, reverse=True)]
