@@ -286,8 +286,8 @@ class _Simulation:
         taken = counter.taken_by[min(before, len(counter.taken_by) - 1)]
         if counter.given - taken > isa.TOKEN_MAX:
             self.overflows.append(
-                f"instruction {step.index} can be number {counter.given - taken} of the tokens from "
-                f"{unit.name.lower()} to {target.name.lower()}, at most {isa.TOKEN_MAX}"
+                f"instruction {step.index} can be number {counter.given - taken} of the tokens "
+                f"from {unit.name.lower()} to {target.name.lower()}, at most {isa.TOKEN_MAX}"
             )
 
     def _access(

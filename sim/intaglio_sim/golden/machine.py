@@ -111,9 +111,10 @@ class GoldenMachine:
             "vector": self._vector,
             "store": self._store,
         }
-        self._reset(np.zeros(0, np.uint8))
+        self.reset(np.zeros(0, np.uint8))
 
-    def _reset(self, memory: np.ndarray) -> None:
+    def reset(self, memory: np.ndarray) -> None:
+        """Fill all buffers and use ``memory`` (uint8, a multiple of R bytes) from now on."""
         config = self.config
         self.memory = memory
 
@@ -126,6 +127,20 @@ class GoldenMachine:
         self.ofm = filled(config.ofm_depth, config.R).view(np.int8)
         self.prm = filled(config.prm_depth, 8)
         self.acc = filled(2, config.acc_depth, config.K, 4).view(np.int32)[..., 0]
+
+    def execute(self, name: str, fields: Mapping[str, int]) -> None:
+        """Execute one instruction on the buffers and the memory, without tokens.
+
+        ``fields`` has every field of the table and is within its ranges. After an error the buffers
+        and the memory hold what was written before it: ``load`` and ``store`` write up to it,
+        ``array`` and ``vector`` write nothing (hardware may have written a part).
+
+        Raises
+        ------
+        MachineError
+            FIELD, BUFFER or MEMORY.
+        """
+        self._execute[name](fields)
 
     def run_program(self, program: Program, memory: np.ndarray | None = None) -> Result:
         """Run ``program`` on ``memory`` (default: a copy of its own image); see :meth:`run`."""
@@ -175,7 +190,7 @@ class GoldenMachine:
         size = len(memory) if memory_bytes is None else memory_bytes
         if not 0 <= size <= len(memory):
             raise ValueError(f"memory_bytes must be in [0, {len(memory)}], not {size}")
-        self._reset(memory[:size])
+        self.reset(memory[:size])
         events: list[Event] = []
 
         def stopped(error: Error, index: int, text: str) -> Result:
@@ -225,7 +240,7 @@ class GoldenMachine:
                 for source in sources:
                     tokens[source, unit] -= 1
                 try:
-                    self._execute[entry.instruction.name](entry.fields)
+                    self.execute(entry.instruction.name, entry.fields)
                 except MachineError as error:
                     return stopped(error.code, entry.index, str(error))
                 if observer is not None:

@@ -222,7 +222,11 @@ def accesses(
         window = array_window(fields)
         places = np.unique(window.place[window.inside])
         found.append(
-            ("IFM", False, _planes(fields["ifm_base"], fields["ifm_plane"], fields["blocks"], places))
+            (
+                "IFM",
+                False,
+                _planes(fields["ifm_base"], fields["ifm_plane"], fields["blocks"], places),
+            )
         )
         weights = np.arange(weight_vectors(config, fields), dtype=np.int64)
         found.append(("WGT", False, fields["wgt_base"] + weights))
