@@ -194,7 +194,9 @@ def run_verilog(
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
     (kept / "first.log").write_text(log, encoding="utf-8")
-    text = [f"{bench} on {label} in {simulator}, seed {seed}: {failures[0]}", *failures[1:]]
+    text = [f"{bench} on {label} in {simulator}, seed {seed}: {failures[0]}", *failures[1:5]]
+    if len(failures) > 5:
+        text.append(f"and {len(failures) - 5} more failures")
     text.append(f"log: {kept / 'first.log'}")
     if waves_on_failure:
         try:
