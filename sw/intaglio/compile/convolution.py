@@ -277,7 +277,7 @@ class ConvolutionLowering:
                 return
 
     def _part(self, layer: _Layer, rows: int, cols: int, divisor: int) -> tuple[int, int] | None:
-        """Return the most channel blocks and kernel rows of a tile that fit, None if nothing does."""
+        """Return the most channel blocks and kernel rows that fit a tile; None if nothing does."""
         config = self._emit.config
         ifm, wgt = config.ifm_depth // divisor, config.wgt_depth // divisor
         _, height, width = layer.source.shape
@@ -460,7 +460,8 @@ class ConvolutionLowering:
                 most_left = -(LEAD_MAX * config.R // layer.source.shape[0])
                 start = max(min(first_col, layer.source.shape[2] - 1), most_left)
                 offset = first_col - start
-                col_span = Span(start, first_col + taps.extent(1, phase.count[1]), offset)
+                stop = max(first_col + taps.extent(1, phase.count[1]), start + 1)
+                col_span = Span(start, stop, offset)
                 ifm = emit.load_image(layer.source, row_span, col_span, taps.pixels, layer.pad_code)
             else:
                 col_span = window_span(

@@ -21,7 +21,7 @@ LEAD_MAX = 7
 
 
 def parameter_pairs(multiplier: np.ndarray, bias: np.ndarray, granularity: int) -> np.ndarray:
-    """Return the 8-byte pairs (int16, int48, little endian), zero pairs added up to whole vectors."""
+    """Return the 8-byte pairs (int16, int48, little endian), zero pairs up to whole vectors."""
     multiplier, bias = (np.asarray(x, np.int64) for x in (multiplier, bias))
     pairs = (bias << 16) | (multiplier & 0xFFFF)
     return np.pad(pairs, (0, -len(pairs) % granularity)).astype("<i8").view(np.uint8)

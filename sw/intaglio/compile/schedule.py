@@ -45,7 +45,7 @@ class _Space:
     segments: list[_Segment] = field(default_factory=list)
 
     def overlapping(self, start: int, stop: int) -> list[_Segment]:
-        """Split at the borders, fill gaps, and return the segments that make up ``[start, stop)``."""
+        """Split at the borders, fill the gaps, and return the segments of ``[start, stop)``."""
         self._split(start)
         self._split(stop)
         first = bisect.bisect_left(self.segments, start, key=lambda s: s.start)

@@ -1,0 +1,204 @@
+"""The compiler against the graph, on the golden machine: every byte of every value."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from intaglio.compile import compile_graph
+from intaglio.compile.allocate import Ring
+from intaglio.compile.schedule import Place, Schedule
+from intaglio.compile.tile import divisions, split, window_span
+from intaglio.spec import isa
+from intaglio.spec.config import CONFIGS
+from intaglio.spec.errors import IntaglioError
+from intaglio.spec.graph import Graph, GraphBuilder
+from intaglio.spec.isa import Unit
+from intaglio.spec.program import Program, load_program, read_value, save_program
+from intaglio_sim.golden.checker import check_program
+from intaglio_sim.golden.machine import GoldenMachine
+from intaglio_sim.random_graph import random_graph, random_input
+
+
+def run_golden(program: Program, x: np.ndarray) -> np.ndarray:
+    """Return the memory after ``program`` ran on the image ``x`` (C, H, W)."""
+    result = GoldenMachine(program.config).run(
+        program.image(x), program.program_base, program.length, program.memory_bytes
+    )
+    assert result.error == isa.Error.NONE, result.error_text
+    assert result.instructions_executed == program.length - 1
+    return result.memory
+
+
+def assert_equal(graph: Graph, program: Program, x: np.ndarray) -> None:
+    expected = graph.evaluate(x)
+    memory = run_golden(program, x[0])
+    for name in graph.values:
+        found = read_value(memory, program.values[name], program.config.R)
+        np.testing.assert_array_equal(found, expected[name][0], err_msg=name)
+
+
+def convolution(
+    *,
+    channels: int = 3,
+    outputs: int = 8,
+    size: tuple[int, int] = (12, 12),
+    kernel: tuple[int, int] = (3, 3),
+    **attributes: object,
+) -> Graph:
+    """Return a graph of one convolution from the image."""
+    generator = np.random.default_rng(1)
+    builder = GraphBuilder()
+    builder.input("image", (1, channels, *size), -7)
+    builder.node(
+        "conv",
+        "conv",
+        ["image"],
+        -5,
+        {
+            "stride": (1, 1),
+            "padding": (0, 0, 0, 0),
+            "dilation": (1, 1),
+            "pad_code": 0,
+            "shift": 8,
+            "residual_shift": 0,
+            "low": -128,
+            "high": 127,
+            **attributes,
+        },
+        {
+            "weight": generator.integers(-127, 128, (outputs, channels, *kernel)).astype(np.int8),
+            "multiplier": np.ones(outputs, np.int16),
+            "bias": generator.integers(-1000, 1000, outputs),
+        },
+    )
+    return builder.finish(["conv"])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks(seed: int, config: str) -> None:
+    graph = random_graph(seed)
+    program = compile_graph(graph, CONFIGS[config])
+    assert_equal(graph, program, random_input(graph, seed))
+    report = check_program(program)
+    assert report.ok, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("seed", range(100, 300))
+def test_many_random_networks(seed: int, config: str) -> None:
+    test_random_networks(seed, config)
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes"),
+    [
+        # Wider than a load can pad, so that the array pads the rest.
+        ((6, 9), {"padding": (2, 30, 2, 30)}),
+        # A dilated kernel larger than the image: most taps lie outside.
+        ((5, 7), {"padding": (36, 36, 36, 36), "dilation": (36, 36)}),
+        ((9, 9), {"padding": (1, 1, 1, 1), "pad_code": -128}),
+        ((40, 50), {"stride": (2, 2), "padding": (3, 3, 3, 3), "kernel": (7, 7)}),
+        ((3, 3), {}),
+    ],
+)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_first_layer(config: str, size: tuple[int, int], attributes: dict) -> None:
+    graph = convolution(size=size, outputs=11, **attributes)
+    assert_equal(graph, compile_graph(graph, CONFIGS[config]), random_input(graph, 3))
+
+
+def test_same_bytes_twice() -> None:
+    graph = random_graph(5)
+    first, second = (compile_graph(graph, CONFIGS["mini-8x8"]) for _ in range(2))
+    assert first.digest() == second.digest()
+
+
+def test_weights_that_stay_are_loaded_once() -> None:
+    graph = convolution(size=(64, 64), padding=(1, 1, 1, 1))
+    program = compile_graph(graph, CONFIGS["tiny-8x8"])
+    decoded = [isa.decode(program.instruction(i))[1] for i in range(program.length)]
+    loads = [f for f in decoded if f["opcode"] == isa.LOAD.opcode]
+    assert sum(f["opcode"] == isa.ARRAY.opcode for f in decoded) > 10
+    assert sum(f["buffer"] == isa.Buffer.WGT for f in loads) == 1
+
+
+def test_program_file(tmp_path) -> None:
+    program = compile_graph(random_graph(3), CONFIGS["wide-16x8"])
+    path = tmp_path / "program.npz"
+    save_program(program, path)
+    content = path.read_bytes()
+    loaded = load_program(path)
+    assert loaded.digest() == program.digest()
+    assert loaded.values == program.values
+    assert loaded.layers == program.layers
+    save_program(loaded, path)
+    assert path.read_bytes() == content
+
+
+def test_program_for_another_configuration_is_refused() -> None:
+    program = compile_graph(random_graph(3), CONFIGS["mini-8x8"])
+    program.check_config(dataclasses.replace(CONFIGS["mini-8x8"], name="same"))
+    with pytest.raises(IntaglioError, match="is for configuration mini-8x8 .* not tiny-8x8"):
+        program.check_config(CONFIGS["tiny-8x8"])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    graph = convolution(channels=9)
+    with pytest.raises(
+        IntaglioError, match="layer conv, configuration mini-8x8: the image must have at most R = 8"
+    ):
+        compile_graph(graph, CONFIGS["mini-8x8"])
+    graph = convolution(size=(300, 300), kernel=(256, 1))
+    with pytest.raises(IntaglioError, match="kernel must be at most 255, not 256"):
+        compile_graph(graph, CONFIGS["mini-8x8"])
+
+
+def test_window_span() -> None:
+    # Outputs 2..4 of a 3-wide kernel with stride 2 and padding 1 over 9 positions need 3..9.
+    span = window_span(9, 2, 3, kernel=3, stride=2, dilation=1, before=1)
+    assert (span.start, span.stop, span.offset) == (3, 9, 0)
+    span = window_span(9, 0, 2, kernel=3, stride=2, dilation=1, before=1)
+    assert (span.start, span.stop, span.offset) == (0, 4, -1)
+    # Wholly in the padding: one position remains.
+    span = window_span(4, 0, 1, kernel=1, stride=1, dilation=1, before=7)
+    assert (span.start, span.stop, span.offset) == (0, 1, -7)
+
+
+def test_split() -> None:
+    assert list(split(10, 4)) == [(0, 4), (4, 3), (7, 3)]
+    assert list(split(21, 16, 8)) == [(0, 16), (16, 5)]
+    assert divisions(20, 8) == [24, 16, 8]
+
+
+def test_ring_forgets_what_it_overwrites() -> None:
+    ring = Ring("IFM", 16)
+    first = ring.allocate(6, "first")
+    assert ring.find("first") == first
+    ring.allocate(6, "second")
+    third = ring.allocate(6, "third")
+    assert third == Place("IFM", 0, 6)
+    assert ring.find("first") is None
+    assert ring.find("second") is not None
+    with pytest.raises(ValueError, match="IFM has 16 places, not 17"):
+        ring.allocate(17)
+
+
+def test_schedule_waits_for_readers_and_writers() -> None:
+    schedule = Schedule()
+    a, b = Place("IFM", 0, 8), Place("IFM", 8, 16)
+    acc = Place("ACC", 0, 1)
+    schedule.add(Unit.LOAD, {}, reads=[], writes=[a], layer="x")
+    schedule.add(Unit.LOAD, {}, reads=[], writes=[b], layer="x")
+    schedule.add(Unit.ARRAY, {}, reads=[b], writes=[acc], layer="x")
+    schedule.add(Unit.ARRAY, {}, reads=[a], writes=[acc], layer="x")
+    schedule.add(Unit.LOAD, {}, reads=[], writes=[a], layer="y")
+    code, layers = schedule.encode()
+    fields = [isa.decode(code[i * 64 : (i + 1) * 64])[1] for i in range(6)]
+    load, array = 1 << Unit.LOAD, 1 << Unit.ARRAY
+    # The first array instruction waits for the second load, which covers the wait of the second.
+    assert [f["signal"] for f in fields] == [0, array, 0, load, 0, 0]
+    assert [f["wait"] for f in fields] == [0, 0, load, 0, array, 0]
+    assert layers == ("x", "x", "x", "x", "y", "")
