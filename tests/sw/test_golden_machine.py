@@ -425,6 +425,8 @@ def test_argmax_takes_the_lowest_of_equal_codes_and_counts_to_255() -> None:
         ({"lane": 1}, Error.FIELD, "lane must be a multiple of 2 below 8"),
         ({"lane": 8}, Error.FIELD, "lane must be a multiple of 2 below 8"),
         ({"chunks": 5}, Error.FIELD, "chunks must be at most 4 to drain"),
+        ({"function": 1, "residual": 1}, Error.FIELD, "residual must be 0 for max"),
+        ({"function": 4, "residual": 1}, Error.FIELD, "residual must be 0 for argmax"),
         ({"function": 3, "den_h": 2, "frac_h": 2}, Error.FIELD, "frac_h is too large for den_h"),
         ({"function": 3, "den_w": 1, "step_w": 2}, Error.FIELD, "frac_w is too large for den_w"),
         ({"out_cols": 65}, Error.BUFFER, "65 pixels in an accumulator bank of 64"),

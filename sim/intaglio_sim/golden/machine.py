@@ -364,10 +364,12 @@ class GoldenMachine:
 
     def _check_vector(self, f: Mapping[str, int]) -> None:
         config, function = self.config, Function(f["function"])
-        if function == Function.ARGMAX:
-            return
         wrong = None
-        if f["lane"] % config.drain_lanes or f["lane"] >= config.R:
+        if f["residual"] and function not in (Function.DRAIN, Function.SUM):
+            wrong = f"residual must be 0 for {function.name.lower()}"
+        if function == Function.ARGMAX:
+            pass  # the lanes follow from the output column
+        elif f["lane"] % config.drain_lanes or f["lane"] >= config.R:
             wrong = f"lane must be a multiple of {config.drain_lanes} below {config.R}"
         if function == Function.DRAIN and f["chunks"] * config.drain_lanes > config.K:
             wrong = f"chunks must be at most {config.K // config.drain_lanes} to drain"
@@ -393,7 +395,7 @@ class GoldenMachine:
         blocks = lanes[:, 0] // config.R
         lanes = (lanes % config.R)[:, None, None]  # (chunks, 1, 1, L)
         residual = np.zeros((), np.int64)
-        if f["residual"] and function in (Function.DRAIN, Function.SUM):
+        if f["residual"]:
             where = places.residual_places(config, f)
             self._check("VEC", where, len(self.vec))
             residual = self.vec[where[..., None], lanes].astype(np.int64)
