@@ -1,0 +1,388 @@
+"""The vector unit."""
+
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from intaglio.spec import isa
+from intaglio.spec.arith import CODE_MAX, CODE_MIN
+from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.isa import Error, Function
+from intaglio_hw.interfaces import (
+    ERROR_BITS,
+    READ_LATENCY,
+    ReadPortSignature,
+    UnitSignature,
+    WritePortSignature,
+    address_width,
+    instruction_layout,
+)
+from intaglio_hw.requantizer import Requantizer
+from intaglio_hw.vector.addresses import AddressPipeline
+from intaglio_hw.vector.argmax import ArgmaxScanner
+from intaglio_hw.vector.beats import OFFSET_BITS, beat_layout, delay
+from intaglio_hw.vector.parameters import PAIR, ParameterLoader
+from intaglio_hw.vector.reducer import Reducer
+from intaglio_hw.vector.walker import Walker
+from intaglio_hw.vector.writer import OutputWriter
+
+__all__ = ["VectorUnit"]
+
+
+class _Setup(wiring.Component):
+    """Products and checks of a new instruction.
+
+    ``start`` is high in the first cycle in which ``fields`` is valid. ``offset``, ``bad`` are valid
+    from 3 cycles later on, ``step`` from 4.
+
+    Members
+    -------
+    offset
+        ``offset_h * src_cols``, modulo 2**24.
+    step
+        *resize*: ``(src_rows - 1) * src_cols``; else ``stride_h * src_cols``.
+    bad
+        The fields contradict each other: Error.FIELD.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "fields": In(instruction_layout(isa.VECTOR)),
+                "start": In(1),
+                "offset": Out(OFFSET_BITS),
+                "step": Out(OFFSET_BITS),
+                "bad": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, fields = self.config, self.fields
+
+        # One multiplier, used twice.
+        second, third = Signal(), Signal()
+        left, right = Signal(signed(14), reset_less=True), Signal(signed(13), reset_less=True)
+        product_1 = Signal(signed(27), reset_less=True)
+        product_2 = Signal(signed(27), reset_less=True)
+        bottom = Signal(12, reset_less=True)
+        m.d.sync += [
+            second.eq(self.start),
+            third.eq(second),
+            bottom.eq(fields.src_rows[:12] - 1),
+            right.eq(fields.src_cols[:12]),
+            left.eq(Mux(fields.function == Function.RESIZE, bottom, fields.stride_h)),
+            product_1.eq(left * right),
+            product_2.eq(product_1),
+        ]
+        with m.If(self.start):
+            m.d.sync += left.eq(fields.offset_h[:13].as_signed())
+        offset_ready = delay(m, third, 1, name="offset_ready", reset_less=False)
+        held = Signal(OFFSET_BITS, reset_less=True)
+        with m.If(offset_ready):
+            m.d.sync += held.eq(product_2[:OFFSET_BITS])
+        m.d.comb += [
+            self.offset.eq(Mux(offset_ready, product_2[:OFFSET_BITS], held)),
+            self.step.eq(product_2[:OFFSET_BITS]),
+        ]
+
+        is_drain = fields.function == Function.DRAIN
+        is_resize = fields.function == Function.RESIZE
+        is_argmax = fields.function == Function.ARGMAX
+        checks = Signal(4, reset_less=True)
+        m.d.sync += [
+            # The lanes of argmax follow from the output column.
+            checks[0].eq(
+                ~is_argmax
+                & ((fields.lane & (config.drain_lanes - 1)).any() | (fields.lane >= config.R))
+            ),
+            checks[1].eq(is_drain & (fields.chunks > config.K // config.drain_lanes)),
+            checks[2].eq(fields.residual[0] & ~is_drain & (fields.function != Function.SUM)),
+            checks[3].eq(
+                is_resize
+                & (
+                    (fields.frac_h >= fields.den_h)
+                    | (fields.frac_w >= fields.den_w)
+                    | (fields.step_h > fields.den_h)
+                    | (fields.step_w > fields.den_w)
+                )
+            ),
+            self.bad.eq(checks.any()),
+        ]
+        return m
+
+
+class VectorUnit(wiring.Component):
+    """The unit that runs ``vector`` instructions (:data:`intaglio.spec.isa.VECTOR`).
+
+    Every beat that the :class:`~intaglio_hw.vector.walker.Walker` steps through goes down one
+    pipeline that never stalls. Cycles after the beat:
+
+    ====== ========================================================================
+    0      position
+    1 - 3  inside or outside, weight, address: VEC is addressed in cycle 3
+    4      checked: a beat that may not be performed is dropped
+    5, 6   VEC data; lanes selected. ACC is addressed in cycle 6
+    7 - 9  products, reduction; ACC data, lanes selected
+    9 - 19 :class:`~intaglio_hw.requantizer.Requantizer`
+    20     OFM is written
+    21     ``done``, if the beat was the last
+    ====== ========================================================================
+
+    The parameters of the next chunk are read while the current one is processed. The next
+    instruction is accepted when the last beat has come to cycle 9, so that its set-up overlaps the
+    requantisation of this one. :mod:`intaglio.spec.timing_vector` has the exact cycles.
+
+    Errors: FIELD for fields that contradict each other (``lane`` not a multiple of L or not below
+    R, except for argmax; drain with ``chunks * L > K``; ``residual`` with another function than
+    drain and sum; resize with a fraction not below its denominator or a step above it); BUFFER for
+    an access outside of VEC, PRM, OFM or the accumulator bank, and for an argmax position outside
+    of the source. All outputs before it are written, none after it.
+
+    Members
+    -------
+    unit
+        :class:`~intaglio_hw.interfaces.UnitSignature`.
+    acc
+        Read port: address ``bank * acc_depth + pixel``, data K x int32, lane 0 in the lowest bits.
+    vec, prm
+        Read ports, rows of R bytes.
+    ofm
+        Write port, R bytes with byte enables.
+    busy
+        An instruction is accepted and not done.
+    """
+
+    #: Cycles from a beat to the value that the requantiser takes in the same cycle.
+    VALUE_LATENCY = 9
+    #: Cycles from an instruction's last beat to ``done``.
+    LATENCY = VALUE_LATENCY + Requantizer.LATENCY + OutputWriter.LATENCY + 1
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self.config = config
+        R, K = config.R, config.K
+        super().__init__(
+            {
+                "unit": Out(UnitSignature(isa.VECTOR)),
+                "acc": Out(ReadPortSignature(depth=2 * config.acc_depth, width=32 * K)),
+                "vec": Out(ReadPortSignature(depth=config.vec_depth, width=8 * R)),
+                "prm": Out(
+                    ReadPortSignature(
+                        depth=config.prm_depth // config.params_per_vector, width=8 * R
+                    )
+                ),
+                "ofm": Out(WritePortSignature(depth=config.ofm_depth, width=8 * R, granularity=8)),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        R, K, L = config.R, config.K, config.drain_lanes
+
+        m.submodules.setup = setup = _Setup(config=config)
+        m.submodules.walker = walker = Walker(config=config)
+        m.submodules.addresses = addresses = AddressPipeline(config=config)
+        m.submodules.parameters = parameters = ParameterLoader(config=config)
+        m.submodules.reducer = reducer = Reducer(lanes=L)
+        m.submodules.argmax = argmax = ArgmaxScanner(lanes=L)
+        m.submodules.requantizer = requantizer = Requantizer(lanes=L)
+        m.submodules.writer = writer = OutputWriter(config=config)
+
+        # The instruction, from its acceptance until its last beat has come to VALUE_LATENCY.
+        fields = Signal(instruction_layout(isa.VECTOR), reset_less=True)
+        is_drain, is_argmax, is_max = (Signal(reset_less=True) for _ in range(3))
+        reloads = Signal(reset_less=True)
+        m.d.sync += [
+            is_drain.eq(fields.function == Function.DRAIN),
+            is_argmax.eq(fields.function == Function.ARGMAX),
+            is_max.eq(fields.function == Function.MAX),
+            reloads.eq(
+                ~fields.uniform[0]
+                & (fields.function != Function.ARGMAX)
+                & (fields.function != Function.MAX)
+            ),
+        ]
+        m.d.comb += [
+            setup.fields.eq(fields),
+            walker.fields.eq(fields),
+            addresses.fields.eq(fields),
+            walker.row_start.eq(setup.offset),
+            walker.row_step.eq(setup.step),
+            addresses.last_row.eq(setup.step),
+            parameters.base.eq(fields.prm_base),
+            parameters.fixed.eq(fields.uniform[0]),
+            parameters.neutral.eq(
+                (fields.function == Function.MAX) | (fields.function == Function.ARGMAX)
+            ),
+        ]
+        connect(m, parameters.prm, flipped(self.prm))
+
+        # Control: accept, set up, issue the beats, wait until the last is out of the way.
+        issue, issue_last, issue_field_error = Signal(), Signal(), Signal()
+        last_at_value = Signal()
+        # A chunk has begun and its successor's parameters are not being read yet.
+        taken = Signal()
+        count = Signal(range(5))
+        position = walker.position
+        with m.FSM():
+            with m.State("idle"):
+                m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop)
+                with m.If(self.unit.instruction.valid & ~self.unit.stop):
+                    m.d.sync += [fields.eq(self.unit.instruction.payload), count.eq(0)]
+                    m.next = "set up"
+            with m.State("set up"):
+                m.d.comb += [setup.start.eq(count == 0), parameters.start.eq(count == 0)]
+                m.d.comb += walker.load.eq(count == 4)
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == 4):
+                    m.next = "run"
+                    with m.If(setup.bad | self.unit.stop):
+                        m.d.comb += [issue_last.eq(1), issue_field_error.eq(setup.bad)]
+                        m.next = "flush"
+            with m.State("run"):
+                with m.If(addresses.aborted | self.unit.stop):
+                    m.d.comb += issue_last.eq(1)
+                    m.next = "flush"
+                with m.Elif(~position.chunk_first | (parameters.ready & ~taken)):
+                    m.d.comb += [issue.eq(1), issue_last.eq(position.last)]
+                    with m.If(position.last):
+                        m.next = "flush"
+            with m.State("flush"):
+                with m.If(last_at_value):
+                    m.next = "idle"
+
+        with m.If(issue & position.chunk_first):
+            m.d.sync += taken.eq(reloads)
+        with m.Elif(parameters.more | setup.start):
+            m.d.sync += taken.eq(0)
+        m.d.comb += [
+            walker.step.eq(issue),
+            addresses.position.eq(position),
+            addresses.valid.eq(issue),
+            addresses.last.eq(issue_last),
+        ]
+        with m.If(issue_field_error):
+            m.d.comb += addresses.error.eq(Error.FIELD)
+        with m.Elif(issue & position.chunk_first & parameters.outside):
+            m.d.comb += addresses.error.eq(Error.BUFFER)
+
+        # Cycles 3 to 6: VEC, the lanes of the source, what replaces them.
+        m.d.comb += self.vec.addr.eq(addresses.vec_addr)
+        beat_4 = addresses.beat
+        m.d.comb += parameters.more.eq(beat_4.take & reloads)
+        beats = {4: beat_4}
+        validity = ("valid", "take", "write", "last")
+        layout = beat_layout(config)
+        to_write = ("write", "last", "error", "ofm", "ofm_lane")
+        to_sums = (*to_write, "take", "chunk")
+        everything = tuple(name for name, _ in layout)
+        for stage, members in enumerate(
+            (everything, everything, to_sums, to_sums, to_write), start=5
+        ):
+            beat = Signal(layout, name=f"beat_{stage}")
+            for name in members:
+                register = Signal(
+                    layout[name].shape,
+                    name=f"beat_{stage}_{name}",
+                    reset_less=name not in validity,
+                )
+                m.d.sync += register.eq(beats[stage - 1][name])
+                m.d.comb += beat[name].eq(register)
+            beats[stage] = beat
+        beat_5, beat_6, beat_8, beat_9 = (beats[n] for n in (5, 6, 8, 9))
+        m.d.comb += last_at_value.eq(beat_9.last)
+
+        codes_6 = Signal(data.ArrayLayout(signed(8), L), reset_less=True)
+        groups = Array(self.vec.data[8 * L * n : 8 * L * (n + 1)] for n in range(R // L))
+        selected = Signal(data.ArrayLayout(signed(8), L))
+        m.d.comb += selected.eq(groups[beat_5.group])
+        for j in range(L):
+            # The channels beyond the last are never larger, and lose a tie.
+            substitute = Mux(is_argmax, CODE_MIN, fields.pad_code)
+            m.d.sync += codes_6[j].eq(Mux(beat_5.replace[j], substitute, selected[j]))
+
+        # Cycles 6 to 9: reduction, and the accumulators beside it.
+        m.d.comb += [
+            reducer.codes.eq(codes_6),
+            reducer.weight.eq(beat_6.weight),
+            reducer.first.eq(beat_6.first),
+            reducer.valid.eq(beat_6.valid),
+            reducer.maximum.eq(is_max),
+            argmax.codes.eq(codes_6),
+            argmax.first.eq(beat_6.first),
+            argmax.valid.eq(beat_6.valid),
+        ]
+        bank_offset = address_width(config.acc_depth)
+        m.d.comb += [
+            self.acc.addr[:bank_offset].eq(beat_6.pixel),
+            self.acc.addr[bank_offset].eq(fields.acc_bank[0]),
+        ]
+        sums = Array(self.acc.data[32 * L * n : 32 * L * (n + 1)] for n in range(K // L))
+        sums_9 = Signal(data.ArrayLayout(signed(32), L), reset_less=True)
+        assert 6 + READ_LATENCY + 1 == self.VALUE_LATENCY
+        m.d.sync += sums_9.eq(sums[beat_8.chunk])
+        residual_7 = Signal(data.ArrayLayout(signed(8), L), reset_less=True)
+        m.d.sync += residual_7.eq(Mux(fields.residual[0], codes_6.as_value(), 0))
+        residual_8 = Signal(residual_7.shape(), reset_less=True)
+        residual_9 = Signal(residual_7.shape(), reset_less=True)
+        m.d.sync += [residual_8.eq(residual_7), residual_9.eq(residual_8)]
+
+        # Cycle 9: everything that the requantiser wants.
+        pairs = Signal(data.ArrayLayout(PAIR, L), reset_less=True)
+        with m.If(beat_8.take):
+            m.d.sync += pairs.eq(parameters.pairs)
+        shift, low, high = (
+            Signal(6, reset_less=True),
+            Signal(signed(8), reset_less=True),
+            Signal(signed(8), reset_less=True),
+        )
+        m.d.sync += [
+            shift.eq(Mux(is_max | is_argmax, 0, fields.shift[:6])),
+            low.eq(Mux(is_argmax, CODE_MIN, fields.low)),
+            high.eq(Mux(is_argmax, CODE_MAX, fields.high)),
+        ]
+        payload = requantizer.i.payload
+        for j in range(L):
+            reduced = reducer.values[j]
+            if j == 0:  # an index goes through as a code with the same bits
+                reduced = Mux(is_argmax, argmax.index.as_signed(), reduced)
+            m.d.comb += [
+                payload.value[j].eq(Mux(is_drain, sums_9[j], reduced)),
+                payload.multiplier[j].eq(pairs[j].multiplier),
+                payload.bias[j].eq(pairs[j].bias),
+                payload.residual[j].eq(residual_9[j]),
+            ]
+        m.d.comb += [
+            payload.residual_shift.eq(fields.res_shift[:6]),
+            payload.shift.eq(shift),
+            payload.low.eq(low),
+            payload.high.eq(high),
+            requantizer.i.valid.eq(beat_9.write),
+            requantizer.o.ready.eq(1),
+        ]
+
+        # Cycles 19 to 21: write, report.
+        stages = Requantizer.LATENCY
+        done_stages = self.LATENCY - self.VALUE_LATENCY
+        error = Mux(beat_9.last, beat_9.error, Error.NONE)
+        m.d.comb += [
+            writer.codes.eq(requantizer.o.payload),
+            writer.valid.eq(requantizer.o.valid),
+            writer.addr.eq(delay(m, beat_9.ofm, stages, name="ofm_addr")),
+            writer.lane.eq(delay(m, beat_9.ofm_lane, stages, name="ofm_lane")),
+            writer.single.eq(delay(m, is_argmax, stages, name="single")),
+            self.unit.done.eq(delay(m, beat_9.last, done_stages, name="done", reset_less=False)),
+            self.unit.error.eq(
+                delay(m, error[:ERROR_BITS], done_stages, name="error", reset_less=False)
+            ),
+        ]
+        connect(m, writer.ofm, flipped(self.ofm))
+
+        pending = Signal(2)
+        accepted = self.unit.instruction.valid & self.unit.instruction.ready
+        m.d.sync += pending.eq(pending + accepted - self.unit.done)
+        m.d.comb += self.busy.eq(pending.any())
+        return m
