@@ -28,8 +28,8 @@ _OPSET = 21
 _DOMAIN_VERSION = 1
 _IR_VERSION = 10
 
-#: The bodies. ``round_shift`` and ``saturate`` are those of :mod:`intaglio.spec.arith`: ONNX divides
-#: towards zero, so the remainder, never negative for a positive divisor, is taken off first.
+#: The bodies. ``round_shift`` and ``saturate`` are those of :mod:`intaglio.spec.arith`: ONNX
+#: divides towards zero, so the remainder, never negative for a divisor > 0, is taken off first.
 _BODIES = {
     "round_shift": """
         round_shift <shift> (x) => (y) {
