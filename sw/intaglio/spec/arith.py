@@ -120,7 +120,8 @@ def exact_division(divisor: int, bound: int) -> tuple[int, int, int]:
     Powers of two give (1, 0, log2). Otherwise m = ceil(2**s / divisor) errs upwards by ``e = m *
     divisor - 2**s``, so that ``x * m = (2**s * x + e * x) / divisor``: with ``b = ceil(e * bound /
     divisor)`` the error lies in ``[0, 2 * e * bound / divisor + 1)``, which has to stay below 2**s
-    / (2 * divisor), the smallest distance to the next rounding threshold from below.
+    / (2 * divisor), the smallest distance to the next rounding threshold from below. As e < divisor
+    and some 2**s / divisor lies above 2**14, every bound below 2**12 is possible.
 
     Raises
     ------
@@ -142,5 +143,5 @@ def exact_division(divisor: int, bound: int) -> tuple[int, int, int]:
             return multiplier, bias, shift
     raise ValueError(
         f"no multiplier of 16 bits divides by {divisor} exactly for |x| <= {bound}; "
-        f"the bound on divisor * bound is about 2**14"
+        "bounds below 2**12 are always possible"
     )
