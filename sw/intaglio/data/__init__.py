@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from intaglio.data.ade20k import Ade20k
-from intaglio.data.augment import Augmentation, augment
+from intaglio.data.augmentation import Augmentation, augment
 from intaglio.data.batches import (
     batch_indices,
     batches_per_epoch,

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from intaglio.data.augment import augment as augment_sample
+from intaglio.data.augmentation import augment as augment_sample
 from intaglio.data.dataset import Dataset
 from intaglio.data.resize import fit, pad
 from intaglio.spec.errors import IntaglioError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from intaglio.data.augment import Augmentation
+from intaglio.data.augmentation import Augmentation
 from intaglio.data.resize import fit, pad
 
 __all__ = ["Dataset", "Sample"]

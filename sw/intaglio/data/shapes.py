@@ -3,15 +3,16 @@
 A scene is defined on a canvas whose short side is 64 units, so its content does not depend on the
 resolution it is drawn at. Positions are in 1/64 unit, directions are table sines in 1/1024.
 
-Six classes of shapes lie over a cluttered background and partly over each other. Colours are drawn
-independently of the class, two for each object, and so is the orientation; textures are balanced,
-so that a single pixel or a linear filter says little. What tells the classes apart is outline
-(disc, square, triangle, ring, cross) and, for the last one, the texture (checker, on an ellipse).
+Six classes of shapes lie over a cluttered background and partly over each other. What tells them
+apart is the outline (disc, square, triangle, ring, cross) or, for the last one, the texture (a
+checker, on an ellipse); the others have a habitual texture that they do not always wear. The two
+colours of an object, which of them fills the larger part, and its orientation are drawn without
+regard to the class, so a pixel or a linear filter over pixels has nothing to go by.
 """
 
 import numpy as np
 
-from intaglio.data.augment import Augmentation
+from intaglio.data.augmentation import Augmentation
 from intaglio.data.dataset import Dataset
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.rng import derive, random_bits, uniform_below
@@ -32,7 +33,7 @@ SINE = (0, 100, 200, 297, 392, 483, 569, 650, 724, 792, 851, 903, 946, 980, 1004
 #: Positions per unit.
 _UNIT = 64
 _PLAIN, _STRIPES, _DOTS, _GRAIN = range(4)
-#: Texture that three quarters of a class's objects have; the others have any of the four.
+#: Texture that five sixths of a class's objects have; the others have any of the four.
 _HABITS = {"disc": _STRIPES, "square": _DOTS, "triangle": _PLAIN, "ring": _GRAIN, "cross": _PLAIN}
 
 
@@ -109,7 +110,7 @@ def _texture(draws: _Draws, kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarr
     name = SHAPES_CLASSES[kind]
     if name == "checker":
         return ((columns + rows) & 1) == 1
-    texture = _HABITS[name] if draws.between(1, 4) <= 3 else draws.between(0, 3)
+    texture = _HABITS[name] if draws.between(1, 6) <= 5 else draws.between(0, 3)
     if texture == _STRIPES:
         return (columns & 1) == 1
     if texture == _DOTS:
@@ -167,11 +168,11 @@ def scene(key: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     mask = np.zeros((height, width), np.uint8)
     for _ in range(draws.between(4, 7)):
         picture[_stroke(draws, x, y, extent)] = draws.color()
-    for _ in range(draws.between(3, 4) * height * width // (short * short)):
+    for _ in range(draws.between(2, 4) * height * width // (short * short)):
         kind = draws.between(1, len(SHAPES_CLASSES) - 1)
         radius = draws.between(11 * _UNIT, 17 * _UNIT)
-        middle_y = draws.between(8 * _UNIT, extent[0] - 8 * _UNIT)
-        middle_x = draws.between(8 * _UNIT, extent[1] - 8 * _UNIT)
+        middle_y = draws.between(10 * _UNIT, extent[0] - 10 * _UNIT)
+        middle_x = draws.between(10 * _UNIT, extent[1] - 10 * _UNIT)
         u, v = _turn(x - middle_x, y - middle_y, draws.between(0, 63))
         inside = _outline(kind, u, v, radius)
         first, second = draws.color_pair()
