@@ -123,15 +123,13 @@ class Machine:
         self.counted = 0
         self.waited = 0
 
-    def _accept(self, unit: Unit, ready: bool) -> None:
+    def _accept(self, unit: Unit, started: int, ready: bool) -> None:
         """Check a start; the model's own tokens, order and fields are the oracle."""
         dut, name = self.dut, NAMES[unit]
-        started = int(dut.trace_start.value) >> unit & 1
-        valid = int(getattr(dut, f"{name}__instruction__valid").value)
-        assert started == (valid and ready), f"{name}: trace_start {started}, valid {valid}"
+        valid = ready and int(getattr(dut, f"{name}__instruction__valid").value)
+        assert started == bool(valid), f"{name}: trace_start {started}, valid {valid}"
         if not started:
             return
-        assert not int(getattr(dut, f"{name}__stop").value), f"{name}: started while stopped"
         assert self.queues[unit], f"{name}: started something that is not in the program"
         index = self.queues[unit].popleft()
         assert int(getattr(dut, f"trace_start_index_{name}").value) == index
@@ -156,10 +154,8 @@ class Machine:
         )
 
     def _check_waiting(self, unit: Unit) -> None:
-        """Compare ``waiting`` and ``missing`` with the model's tokens."""
-        dut, name = self.dut, NAMES[unit]
-        if not int(dut.waiting.value) >> unit & 1:
-            return
+        """Compare ``missing`` of a unit that is ``waiting`` with the model's tokens."""
+        name = NAMES[unit]
         assert not self.running[unit], f"{name} waits while it runs"
         _, fields = isa.decode(self.program[self.queues[unit][0]])
         missing = sum(
@@ -167,28 +163,38 @@ class Machine:
             for other in isa.UNITS
             if fields["wait"] >> other & 1 and not self.tokens[other, unit]
         )
-        assert missing and int(getattr(dut, f"missing_{name}").value) == missing
+        assert missing and int(getattr(self.dut, f"missing_{name}").value) == missing
         self.waited += 1
 
     async def _watch(self) -> None:
         dut, rng, edge = self.dut, self.rng, RisingEdge(self.dut.clk)
         ready = dict.fromkeys(isa.UNITS, False)
         offered = dict.fromkeys(isa.UNITS, False)  # done is high in this cycle
+        driven: dict = {}
+
+        def drive(handle, value: int) -> None:
+            if driven.get(handle._name) != value:
+                handle.value = driven[handle._name] = value
+
         while True:
             await edge
             self.cycle += 1
             if int(dut.rst.value):
                 continue
             self.finishes += int(dut.finished.value)
-            running = int(dut.running.value)
+            running, waiting = int(dut.running.value), int(dut.waiting.value)
+            starts, dones = int(dut.trace_start.value), int(dut.trace_done.value)
+            stops = [int(getattr(dut, f"{name}__stop").value) for name in NAMES.values()]
+            assert len(set(stops)) == 1, "stop is for all units"
+            stopped = bool(stops[0])
+            assert not (starts and stopped), "started while stopped"
             finished = 0
             done = []
             for unit, name in NAMES.items():
                 assert running >> unit & 1 == bool(self.running[unit]), f"{name}: running"
-                self._check_waiting(unit)
-                trace = int(dut.trace_done.value) >> unit & 1
-                assert trace == offered[unit], f"{name}: trace_done"
-                stopped = int(getattr(dut, f"{name}__stop").value)
+                assert dones >> unit & 1 == offered[unit], f"{name}: trace_done"
+                if waiting >> unit & 1:
+                    self._check_waiting(unit)
                 if offered[unit]:
                     item = self.running[unit][0]
                     assert int(getattr(dut, f"trace_done_index_{name}").value) == item.index
@@ -197,7 +203,7 @@ class Machine:
             assert int(dut.finished_count.value) == finished
             self.counted += finished
             for unit in isa.UNITS:
-                self._accept(unit, ready[unit])
+                self._accept(unit, starts >> unit & 1, ready[unit])
             for unit, item in done:
                 self.running[unit].popleft()
                 self.done.append(item.index)
@@ -205,7 +211,6 @@ class Machine:
                     if item.signal >> other & 1:
                         self.tokens[unit, other] += 1
             for unit, name in NAMES.items():
-                stopped = int(getattr(dut, f"{name}__stop").value)
                 offered[unit] = False
                 if self.running[unit]:
                     item = self.running[unit][0]
@@ -216,16 +221,16 @@ class Machine:
                         offered[unit] = True
                     elif stopped or not self.behaviour.stuck:
                         item.left -= 1
-                getattr(dut, f"{name}__done").value = int(offered[unit])
-                getattr(dut, f"{name}__error").value = (
-                    self.running[unit][0].error if offered[unit] else rng.randrange(16)
-                )
+                # Without done the error means nothing.
+                error = self.running[unit][0].error if offered[unit] else rng.choice([0, 0, 0, 3])
                 ready[unit] = (
                     not stopped
                     and len(self.running[unit]) < IN_FLIGHT
                     and rng.random() < self.behaviour.ready
                 )
-                getattr(dut, f"{name}__instruction__ready").value = int(ready[unit])
+                drive(getattr(dut, f"{name}__done"), int(offered[unit]))
+                drive(getattr(dut, f"{name}__error"), int(error))
+                drive(getattr(dut, f"{name}__instruction__ready"), int(ready[unit]))
 
     async def run(
         self,
