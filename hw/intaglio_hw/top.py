@@ -1,0 +1,215 @@
+"""The accelerator: units, scratchpads, sequencer and registers behind AXI4 and AXI4-Lite."""
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from intaglio.spec import isa
+from intaglio.spec.config import AcceleratorConfig
+from intaglio_hw.array import ArrayUnit
+from intaglio_hw.axi import AxiReadArbiter
+from intaglio_hw.csr import CsrBank, axi_lite_members
+from intaglio_hw.interfaces import ADDRESS_BITS
+from intaglio_hw.load import LoadUnit
+from intaglio_hw.memory import Scratchpad
+from intaglio_hw.sequencer import INDEX_BITS, Sequencer
+from intaglio_hw.store import StoreUnit
+from intaglio_hw.vector import VectorUnit
+
+__all__ = ["Accelerator", "axi_members"]
+
+_NAMES = [unit.name.lower() for unit in isa.UNITS]
+#: AXI4: incrementing bursts; normal memory that may be buffered; data, unprivileged, secure.
+_BURST_INCR, _CACHE, _PROT = 0b01, 0b0011, 0b000
+
+
+def axi_members(prefix: str, *, data_bytes: int) -> dict:
+    """Return the members of an AXI4 manager, named ``<prefix>_awaddr`` and so on; IDs are zero."""
+    members: dict = {}
+    for channel in ("aw", "ar"):
+        members |= {
+            f"{channel}id": Out(1),
+            f"{channel}addr": Out(ADDRESS_BITS),
+            f"{channel}len": Out(8),
+            f"{channel}size": Out(3),
+            f"{channel}burst": Out(2),
+            f"{channel}lock": Out(1),
+            f"{channel}cache": Out(4),
+            f"{channel}prot": Out(3),
+            f"{channel}qos": Out(4),
+            f"{channel}valid": Out(1),
+            f"{channel}ready": In(1),
+        }
+    members |= {
+        "wdata": Out(8 * data_bytes),
+        "wstrb": Out(data_bytes),
+        "wlast": Out(1),
+        "wvalid": Out(1),
+        "wready": In(1),
+        "bid": In(1),
+        "bresp": In(2),
+        "bvalid": In(1),
+        "bready": Out(1),
+        "rid": In(1),
+        "rdata": In(8 * data_bytes),
+        "rresp": In(2),
+        "rlast": In(1),
+        "rvalid": In(1),
+        "rready": Out(1),
+    }
+    return {f"{prefix}_{name}": member for name, member in members.items()}
+
+
+class Accelerator(wiring.Component):
+    """The whole machine.
+
+    Members
+    -------
+    m_axi_*
+        AXI4 manager, one beat is R bytes, addresses of 32 bits, ID 0, whole beats only.
+    s_axil_*
+        AXI4-Lite subordinate, :class:`~intaglio_hw.csr.CsrBank`.
+    interrupt
+        Level, high until it is cleared in ``interrupt_status``.
+    trace_start, trace_done
+        Bit u: unit u takes, has finished an instruction in this cycle, whose index in the program
+        is ``trace_start_index_<unit>``, ``trace_done_index_<unit>``. For test benches and logic
+        analysers.
+
+    One clock; the reset is synchronous and active high.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self.config = config
+        members = axi_members("m_axi", data_bytes=config.bus_bytes) | axi_lite_members("s_axil")
+        members["interrupt"] = Out(1)
+        for event in ("start", "done"):
+            members[f"trace_{event}"] = Out(len(_NAMES))
+            for name in _NAMES:
+                members[f"trace_{event}_index_{name}"] = Out(INDEX_BITS)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        vector_bits = 8 * config.R
+
+        m.submodules.csr = csr = CsrBank(config=config)
+        m.submodules.sequencer = sequencer = Sequencer(config=config)
+        m.submodules.load = load = LoadUnit(config=config)
+        m.submodules.array = array = ArrayUnit(config=config)
+        m.submodules.vector = vector = VectorUnit(config=config)
+        m.submodules.store = store = StoreUnit(config=config)
+        for name, unit in zip(_NAMES, (load, array, vector, store), strict=True):
+            wiring.connect(m, getattr(sequencer, name), unit.unit)
+
+        # Scratchpads: who writes, who reads.
+        prm_depth = config.prm_depth // config.params_per_vector
+        for name, depth, writer, reader in (
+            ("ifm", config.ifm_depth, load.ifm, array.ifm),
+            ("wgt", config.wgt_depth, load.wgt, array.wgt),
+            ("vec", config.vec_depth, load.vec, vector.vec),
+            ("prm", prm_depth, load.prm, vector.prm),
+            ("ofm", config.ofm_depth, vector.ofm, store.ofm),
+        ):
+            scratchpad = Scratchpad(
+                depth=depth, width=vector_bits, granularity=8 if name == "ofm" else None
+            )
+            m.submodules[name] = scratchpad
+            wiring.connect(m, writer, scratchpad.write)
+            wiring.connect(m, reader, scratchpad.read)
+        wiring.connect(m, vector.acc, array.acc)
+
+        # Registers.
+        for name, member in axi_lite_members("s_axil").items():
+            inner, outer = getattr(csr, name), getattr(self, name)
+            m.d.comb += inner.eq(outer) if member.flow == In else outer.eq(inner)
+        m.d.comb += self.interrupt.eq(csr.interrupt)
+        for name in (
+            "start", "stop", "program_base", "program_length", "memory_base", "memory_bytes",
+            "cycle_limit",
+        ):  # fmt: skip
+            m.d.comb += getattr(sequencer, name).eq(getattr(csr, name))
+        for name in ("busy", "done", "failed", "finished", "error", "error_instruction"):
+            m.d.comb += getattr(csr, name).eq(getattr(sequencer, name))
+        for unit in (load, store):
+            m.d.comb += [
+                unit.memory_base.eq(csr.memory_base),
+                unit.memory_bytes.eq(csr.memory_bytes),
+            ]
+
+        # Counters.
+        LOAD, ARRAY, VECTOR, STORE = isa.UNITS
+        waiting, running = sequencer.waiting, sequencer.running
+        from_load = [getattr(sequencer, f"missing_{name}")[LOAD] for name in _NAMES]
+        events = {
+            "cycles": sequencer.busy,
+            "array_busy": array.busy_pixel,
+            "array_wait_load": waiting[ARRAY] & from_load[ARRAY],
+            "array_wait_vector": waiting[ARRAY]
+            & ~from_load[ARRAY]
+            & sequencer.missing_array[VECTOR],
+            "vector_busy": running[VECTOR],
+            "vector_wait_load": waiting[VECTOR] & from_load[VECTOR],
+            "vector_wait_array": waiting[VECTOR]
+            & ~from_load[VECTOR]
+            & sequencer.missing_vector[ARRAY],
+            "vector_wait_store": waiting[VECTOR]
+            & ~from_load[VECTOR]
+            & ~sequencer.missing_vector[ARRAY]
+            & sequencer.missing_vector[STORE],
+            "load_busy": running[LOAD],
+            "load_wait": waiting[LOAD],
+            "store_busy": running[STORE],
+            "store_wait": waiting[STORE],
+            "read_beats": load.beat,
+            "write_beats": store.beat,
+            "fetch_beats": sequencer.fetch.r.valid & sequencer.fetch.r.ready,
+            "instructions": sequencer.finished_count,
+        }
+        m.d.comb += [csr.events[name].eq(event) for name, event in events.items()]
+
+        # The memory.
+        m.submodules.arbiter = arbiter = AxiReadArbiter(config=config)
+        wiring.connect(m, sequencer.fetch, arbiter.fetch)
+        wiring.connect(m, load.memory, arbiter.load)
+        read, write = arbiter.memory, store.memory
+        for channel, address in (("ar", read.ar), ("aw", write.aw)):
+            constants = {
+                "id": 0,
+                "size": config.bus_bytes.bit_length() - 1,
+                "burst": _BURST_INCR,
+                "lock": 0,
+                "cache": _CACHE,
+                "prot": _PROT,
+                "qos": 0,
+            }
+            for name, value in constants.items():
+                m.d.comb += getattr(self, f"m_axi_{channel}{name}").eq(value)
+            m.d.comb += [
+                getattr(self, f"m_axi_{channel}addr").eq(address.payload.addr),
+                getattr(self, f"m_axi_{channel}len").eq(address.payload.len),
+                getattr(self, f"m_axi_{channel}valid").eq(address.valid),
+                address.ready.eq(getattr(self, f"m_axi_{channel}ready")),
+            ]
+        m.d.comb += [
+            read.r.payload.data.eq(self.m_axi_rdata),
+            read.r.payload.resp.eq(self.m_axi_rresp),
+            read.r.payload.last.eq(self.m_axi_rlast),
+            read.r.valid.eq(self.m_axi_rvalid),
+            self.m_axi_rready.eq(read.r.ready),
+            self.m_axi_wdata.eq(write.w.payload.data),
+            self.m_axi_wstrb.eq(~0),
+            self.m_axi_wlast.eq(write.w.payload.last),
+            self.m_axi_wvalid.eq(write.w.valid),
+            write.w.ready.eq(self.m_axi_wready),
+            write.b.payload.resp.eq(self.m_axi_bresp),
+            write.b.valid.eq(self.m_axi_bvalid),
+            self.m_axi_bready.eq(write.b.ready),
+        ]
+
+        # Traces.
+        for event in ("start", "done"):
+            names = [f"trace_{event}", *(f"trace_{event}_index_{name}" for name in _NAMES)]
+            m.d.comb += [getattr(self, name).eq(getattr(sequencer, name)) for name in names]
+        return m
