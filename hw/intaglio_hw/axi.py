@@ -217,7 +217,7 @@ class RowBursts(wiring.Component):
         left = Signal.like(beats)
         limit = Signal.like(room)
         count = Signal.like(room)
-        final = Signal(reset_less=True)
+        is_final = Signal(reset_less=True)
         page = Signal(20, reset_less=True)  # bus address above the page offset
         free = Signal()
         emit = Signal()
@@ -281,7 +281,7 @@ class RowBursts(wiring.Component):
             with m.State("SIZE"):
                 m.d.sync += [
                     count.eq(Mux(left <= limit, left, limit)[: len(count)]),
-                    final.eq(left <= limit),
+                    is_final.eq(left <= limit),
                     page.eq((self.memory_base[12:] + at[page_bits:])[:20]),
                 ]
                 m.next = "EMIT"
@@ -297,7 +297,7 @@ class RowBursts(wiring.Component):
                         left.eq((left - count)[: len(left)]),
                     ]
                     m.next = "ROOM"
-                    with m.If(final):
+                    with m.If(is_final):
                         m.next = "FREE"
 
         # The burst that is offered.

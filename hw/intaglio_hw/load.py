@@ -237,9 +237,9 @@ class LoadUnit(wiring.Component):
         vectors_left = Signal(16, reset_less=True)
         vector_last = Signal(reset_less=True)
         fresh = Signal(reset_less=True)
-        before = Signal(8 * R, reset_less=True)
+        earlier = Signal(8 * R, reset_less=True)
 
-        real = Signal()
+        is_data = Signal()
         have = Signal()
         onward = Signal()
         move = Signal()
@@ -248,7 +248,7 @@ class LoadUnit(wiring.Component):
         row_end = Signal()
         row_load = Signal()
         running = Signal()
-        this = Signal(8 * R)
+        current = Signal(8 * R)
         previous = Signal(8 * R)
         keep = Signal(R)
         position = Signal(lane_bits + 1)
@@ -261,11 +261,11 @@ class LoadUnit(wiring.Component):
         )
         m.d.comb += [
             ahead.eq((lead - info.head)[:9]),
-            real.eq((lead_left == 0) & beats_any),
-            have.eq(running & row_held & (~real | r.valid)),
-            bus_error.eq(have & real & r.payload.resp[1]),
+            is_data.eq((lead_left == 0) & beats_any),
+            have.eq(running & row_held & (~is_data | r.valid)),
+            bus_error.eq(have & is_data & r.payload.resp[1]),
             keep.eq(
-                real.replicate(R)
+                is_data.replicate(R)
                 & (head_keep | (~beat_first).replicate(R))
                 & (tail_keep | (~beat_final).replicate(R))
             ),
@@ -275,13 +275,13 @@ class LoadUnit(wiring.Component):
             emit.eq(have & ~skip),
             emitted.eq(emit & ~bus_error & ~outside),
             row_end.eq(emit & vector_last),
-            r.ready.eq(abort | (running & row_held & real & onward)),
+            r.ready.eq(abort | (running & row_held & is_data & onward)),
         ]
         for lane in range(R):
             byte = slice(8 * lane, 8 * lane + 8)
             m.d.comb += [
-                this[byte].eq(Mux(keep[lane], r.payload.data[byte], pad)),
-                previous[byte].eq(Mux(fresh, pad, before[byte])),
+                current[byte].eq(Mux(keep[lane], r.payload.data[byte], pad)),
+                previous[byte].eq(Mux(fresh, pad, earlier[byte])),
             ]
 
         def is_outside(row: Signal, which: Signal) -> Signal:
@@ -304,7 +304,7 @@ class LoadUnit(wiring.Component):
                 vector_last.eq(vectors_left == 2),
             ]
         with m.If(move):
-            m.d.sync += [before.eq(this), fresh.eq(0), skip.eq(0)]
+            m.d.sync += [earlier.eq(current), fresh.eq(0), skip.eq(0)]
             with m.If(lead_left != 0):
                 m.d.sync += lead_left.eq((lead_left - 1)[:3])
             with m.Elif(beats_any):
@@ -404,7 +404,7 @@ class LoadUnit(wiring.Component):
         write_flush = Signal()
         write_error = Signal(ERROR_BITS, reset_less=True)
         m.d.sync += [
-            pair.eq(Cat(previous, this)),
+            pair.eq(Cat(previous, current)),
             pair_shift.eq(shift),
             pair_address.eq(address),
             pair_buffer.eq(buffer),

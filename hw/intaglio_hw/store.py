@@ -29,7 +29,7 @@ class StoreUnit(wiring.Component):
        written, nor any after it. A response with an error is the error BUS; it goes before those of later rows.
     2. The data of a burst follows its address, without gaps between beats when the memory is ready, up to
        ``max_outstanding`` bursts without a response.
-    3. ``done`` comes one cycle after the last response. After an error, and after ``stop``, every burst whose address was
+    3. ``done`` comes DONE_CYCLES after the last response. After an error, and after ``stop``, every burst whose address was
        offered is completed first.
     4. ``beat`` is high for one cycle for each beat given to the memory.
 
@@ -47,6 +47,8 @@ class StoreUnit(wiring.Component):
     ISSUE_CYCLES = 7
     #: Cycles from the acceptance of a burst to its first beat, when no other waits.
     LATENCY = 3 + READ_LATENCY + 2
+    #: Cycles from the last response to ``done``.
+    DONE_CYCLES = 2
 
     def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = 8) -> None:
         self.config = config
