@@ -1,0 +1,185 @@
+"""Everything that can run a frozen network, behind one call: an image in, every layer out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from intaglio.compile import compile_graph
+from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.errors import IntaglioError
+from intaglio.spec.graph import Graph
+from intaglio.spec.program import Program, read_value
+
+__all__ = ["EXECUTORS", "Executor", "Network", "make_executor"]
+
+#: Executors by name, in the order of the chain.
+EXECUTORS = ("spec", "torch", "onnx", "golden", "verilator", "icarus")
+
+Layers = dict[str, np.ndarray]
+
+
+class Executor(Protocol):
+    """Runs the network on one image."""
+
+    def __call__(self, image: np.ndarray) -> Layers:
+        """Return name -> (C, H, W) of every value for ``image`` int8 (C, H, W)."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Network:
+    """A frozen network and what its executors need.
+
+    Parameters
+    ----------
+    graph
+        The frozen graph.
+    model
+        The torch module in eval mode that it was recorded from, for the executor ``torch``.
+    onnx_path
+        The ONNX file, run as it is; without it, the graph is converted in memory.
+    config
+        The accelerator for ``golden``, ``icarus`` and ``verilator``.
+    simulation
+        Options for :func:`intaglio_sim.system.run_program` (latency, stalls, ...).
+    """
+
+    graph: Graph
+    model: Any = None
+    onnx_path: Path | None = None
+    config: AcceleratorConfig | None = None
+    simulation: Mapping[str, Any] = field(default_factory=dict)
+    #: Executor name -> what its last run reported (counters of the simulators).
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    _program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """Value of the compiled program, made at first use."""
+        if self._program is None:
+            if self.config is None:
+                raise IntaglioError("golden, icarus and verilator need a configuration")
+            self._program = compile_graph(self.graph, self.config)
+        return self._program
+
+    @program.setter
+    def program(self, program: Program) -> None:
+        if program.graph_digest != self.graph.digest():
+            raise IntaglioError(
+                f"the program was compiled from graph {program.graph_digest[:12]}, not "
+                f"{self.graph.digest()[:12]}: compile it again with 'intaglio compile'"
+            )
+        self._program, self.config = program, program.config
+
+
+def _values(program: Program, memory: np.ndarray) -> Layers:
+    return {
+        name: read_value(memory, placement, program.config.R)
+        for name, placement in program.values.items()
+    }
+
+
+def _spec(network: Network) -> Executor:
+    def run(image: np.ndarray) -> Layers:
+        return {name: x[0] for name, x in network.graph.evaluate(image[None]).items()}
+
+    return run
+
+
+def _torch(network: Network) -> Executor:
+    import torch
+
+    from intaglio.nn import functional
+    from intaglio.nn.int_tensor import IntTensor
+
+    model = network.model
+    if model is None:
+        raise IntaglioError("the executor torch needs the run folder, not only a frozen graph")
+    model.eval()
+    exponent = network.graph.values[network.graph.inputs[0]].exponent
+
+    def run(image: np.ndarray) -> Layers:
+        codes = torch.from_numpy(np.ascontiguousarray(image[None]))
+        with torch.no_grad(), functional.record(model) as recorder:
+            model.argmax(model(IntTensor(codes, exponent)))
+        layers = {name: x[0].numpy() for name, x in recorder.codes.items()}
+        if layers.keys() != network.graph.values.keys():
+            raise IntaglioError("the model has other layers than the frozen graph: freeze it again")
+        return {
+            name: layers[name].astype(value.dtype) for name, value in network.graph.values.items()
+        }
+
+    return run
+
+
+def _onnx(network: Network) -> Executor:
+    from intaglio.freeze import OnnxExecutor
+
+    executor = OnnxExecutor(network.graph, path=network.onnx_path)
+    return lambda image: {name: x[0] for name, x in executor.run(image[None]).items()}
+
+
+def _golden(network: Network) -> Executor:
+    from intaglio_sim.golden.machine import GoldenMachine
+
+    def run(image: np.ndarray) -> Layers:
+        program = network.program
+        result = GoldenMachine(program.config).run(
+            program.image(image), program.program_base, program.length, program.memory_bytes
+        )
+        if result.error:
+            raise IntaglioError(
+                f"golden: {result.error.name} at instruction {result.error_instruction} "
+                f"({program.layers[result.error_instruction]}): {result.error_text}"
+            )
+        return _values(program, result.memory)
+
+    return run
+
+
+def _rtl(simulator: str) -> Callable[[Network], Executor]:
+    def make(network: Network) -> Executor:
+        from intaglio_sim.system import run_program
+
+        def run(image: np.ndarray) -> Layers:
+            program = network.program
+            result = run_program(
+                program, program.image(image), program.config, simulator, **network.simulation
+            )
+            if not result.finished:
+                raise IntaglioError(
+                    f"{simulator}: {result.error.name} at instruction {result.error_instruction} "
+                    f"({program.layers[result.error_instruction]})"
+                )
+            network.counters[simulator] = dict(result.counters)
+            return _values(program, result.memory)
+
+        return run
+
+    return make
+
+
+_MAKERS: dict[str, Callable[[Network], Executor]] = {
+    "spec": _spec,
+    "torch": _torch,
+    "onnx": _onnx,
+    "golden": _golden,
+    "verilator": _rtl("verilator"),
+    "icarus": _rtl("icarus"),
+}
+
+
+def make_executor(name: str, network: Network) -> Executor:
+    """Return the executor ``name`` of ``network``.
+
+    Raises
+    ------
+    IntaglioError
+        Unknown executor, or ``network`` lacks what it needs.
+    """
+    if name not in _MAKERS:
+        raise IntaglioError(f"executor {name!r} is unknown; choose from {', '.join(EXECUTORS)}")
+    return _MAKERS[name](network)
