@@ -90,7 +90,7 @@ def test_linear_pixel_classifier_fails(reach, balance):
 
 @pytest.mark.slow
 def test_small_network_learns():
-    """Where the linear classifier has nothing, four hundred steps of a small float network do."""
+    """Where the linear classifier has nothing, six hundred steps of a small float network do."""
     torch = pytest.importorskip("torch")
     nn = torch.nn
 
@@ -104,9 +104,10 @@ def test_small_network_learns():
     layers += block(64, 64, 1, 2) + block(64, 64, 1, 4)
     net = nn.Sequential(*layers, nn.Conv2d(64, classes, 1), nn.Upsample(scale_factor=4))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=600)
     train = open_dataset("shapes", "train")
     val = open_dataset("shapes", "val")
-    for step in range(400):
+    for step in range(600):
         epoch, start = divmod(step, 64)
         options = dict(batch=16, seed=0, epoch=epoch, height=64, width=64, start=start)
         images, labels = next(epoch_batches(train, **options))
@@ -116,6 +117,7 @@ def test_small_network_learns():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     net.eval()
     with torch.no_grad():
         matrix = sum(
