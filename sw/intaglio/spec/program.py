@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,7 +257,17 @@ def load_program(path: str | Path) -> Program:
             macs=header["macs"],
         )
         found = program.digest()
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    # RuntimeError: zipfile's word for a flag or a method that it does not know.
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise IntaglioError(f"{path}: not a program file: {error}") from error
     if found != header["digest"]:
         raise IntaglioError(
