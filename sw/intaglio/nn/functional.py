@@ -26,6 +26,7 @@ __all__ = [
     "ErrorScale",
     "PendingConv",
     "Recorder",
+    "add",
     "batch_norm",
     "broadcast",
     "concat",
@@ -38,7 +39,6 @@ __all__ = [
     "record",
     "requantize_bias",
     "resize_wide",
-    "add",
     "softmax_cross_entropy",
     "to_graph",
 ]
@@ -140,10 +140,7 @@ class _Window:
 
     def transposed(self, size: Pair) -> Pair:
         rows, cols = (
-            (size[i] - 1) * self.stride[i]
-            + self.kernel[i]
-            - self.padding[i]
-            - self.padding[2 + i]
+            (size[i] - 1) * self.stride[i] + self.kernel[i] - self.padding[i] - self.padding[2 + i]
             for i in (0, 1)
         )
         return rows, cols
@@ -175,7 +172,7 @@ def _gather(x: torch.Tensor, window: _Window, size: Pair, code: int = 0) -> torc
 def _scatter_product(
     e: torch.Tensor, matrix: torch.Tensor, window: _Window, size: Pair
 ) -> torch.Tensor:
-    """Return the adjoint of a convolution: e (N, P, Q, K) and matrix (R * S * K, C), flipped taps."""
+    """Return the adjoint of a convolution: e (N, P, Q, K), matrix (R * S * K, C)."""
     N, C = e.shape[0], matrix.shape[1]
     if window.pointwise:
         out = _product(_pad_columns(e.reshape(-1, e.shape[3]), _LANES), matrix, C)
@@ -507,7 +504,9 @@ def _add_attributes(a: int, b: int, exponent: int, relu: bool) -> dict[str, int]
 def _add_codes(
     a: IntTensor, b: IntTensor, *, shift_a: int, shift_b: int, shift: int, low: int, high: int
 ) -> torch.Tensor:
-    total = (_nhwc(a.codes).to(torch.int64) << shift_a) + (_nhwc(b.codes).to(torch.int64) << shift_b)
+    total = (_nhwc(a.codes).to(torch.int64) << shift_a) + (
+        _nhwc(b.codes).to(torch.int64) << shift_b
+    )
     return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
 
 
@@ -545,7 +544,11 @@ class _ResizeWide(torch.autograd.Function):
                 f"while training a resize is exact only for ratios that are powers of two, "
                 f"not {ratio}"
             )
-        ctx.tables, ctx.size, ctx.bits = (rows, columns), (x.shape[2], x.shape[3]), quant.log2_ceil(area)
+        ctx.tables, ctx.size, ctx.bits = (
+            (rows, columns),
+            (x.shape[2], x.shape[3]),
+            quant.log2_ceil(area),
+        )
         wide = kernels.active().resize_wide(_nhwc(x.codes), rows, columns)
         return IntTensor(_nchw(wide), x.exponent - ctx.bits)
 
@@ -600,9 +603,13 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
 
 
 def quantize_image(images: torch.Tensor) -> IntTensor:
-    """Return uint8 images (N, 3, H, W) as codes ``pixel - 128`` at INPUT_EXPONENT."""
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise TypeError(f"images must be uint8 (N, C, H, W), not {images.dtype} of {images.dim()}")
+    """Return images (N, C, H, W) at INPUT_EXPONENT: uint8 pixels minus 128, or int8 codes as is."""
+    if images.dim() != 4 or images.dtype not in (torch.uint8, torch.int8):
+        raise TypeError(
+            f"images must be uint8 or int8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
+        )
+    if images.dtype == torch.int8:
+        return IntTensor(_nchw(_nhwc(images)), INPUT_EXPONENT)
     codes = _nhwc(images).to(torch.int16).sub_(128).to(torch.int8)
     return IntTensor(_nchw(codes), INPUT_EXPONENT)
 
@@ -696,6 +703,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.builder = GraphBuilder()
+        #: Name -> codes (N, C, H, W) of every value that was recorded.
+        self.codes: dict[str, torch.Tensor] = {}
         self._input: str | None = None
 
     def name_of(self, value: IntTensor) -> str:
@@ -705,6 +714,7 @@ class Recorder:
                 raise ValueError("a recorded network has one input, and values do not leave it")
             self._input = self.builder.input("input", tuple(value.shape), value.exponent)
             value.value_name = self._input
+            self.codes[self._input] = value.codes
         return value.value_name
 
     def finish(self, *outputs: IntTensor) -> Graph:
@@ -772,6 +782,7 @@ def graph_op(
         }
         names = [recorder.name_of(x) for x in inputs]
         out.value_name = recorder.builder.node(op, name, names, exponent, attributes, host)
+        recorder.codes[out.value_name] = out.codes
     return out
 
 

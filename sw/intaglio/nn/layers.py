@@ -94,10 +94,10 @@ class IntLayer(nn.Module):
 
 
 class QuantizeImage(IntLayer):
-    """uint8 images (N, 3, H, W) to codes in [-128, 127] with exponent -7."""
+    """uint8 pixels or int8 codes (N, 3, H, W) to the network's input with exponent -7."""
 
-    def forward(self, images: torch.Tensor) -> IntTensor:
-        return F.quantize_image(images)
+    def forward(self, images: torch.Tensor | IntTensor) -> IntTensor:
+        return images if isinstance(images, IntTensor) else F.quantize_image(images)
 
 
 class Conv2d(IntLayer):
@@ -246,9 +246,7 @@ class ConvTranspose2d(IntLayer):
         attributes = {"stride": self.stride, "padding": self.padding}
         return _finish_bias(
             self,
-            F.PendingConv(
-                "conv_transpose", self.path, x, codes, x.exponent + exponent, attributes
-            ),
+            F.PendingConv("conv_transpose", self.path, x, codes, x.exponent + exponent, attributes),
         )
 
 
@@ -289,9 +287,7 @@ class BatchNorm2d(IntLayer):
         self._scale("error_scale")
         self._scale("acc_error_scale")
 
-    def track(
-        self, mean: np.ndarray, deviation: np.ndarray, count: int, acc_exponent: int
-    ) -> None:
+    def track(self, mean: np.ndarray, deviation: np.ndarray, count: int, acc_exponent: int) -> None:
         """Move the running statistics towards those of a batch."""
         batches = int(self.num_batches_tracked.item())
         for buffer, total in (

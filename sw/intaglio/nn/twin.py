@@ -34,10 +34,11 @@ ACTIVATION_EXPONENT, RESIDUAL_EXPONENT, LOGITS_EXPONENT = -5, -4, -4
 
 
 class QuantizeImage(nn.Module):
-    """uint8 images (N, 3, H, W) to float32 in [-1, 1)."""
+    """uint8 pixels or int8 codes (N, 3, H, W) to float32 in [-1, 1)."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = (images.to(torch.float32) - 128) / 128
+        zero = 128 if images.dtype == torch.uint8 else 0
+        x = (images.to(torch.float32) - zero) / 128
         return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -174,9 +175,7 @@ class Resize(nn.Module):
             size = [n * f for n, f in sizes]
         else:
             size = [(n - 1) * f + 1 for n, f in sizes]
-        return TF.interpolate(
-            x, size=size, mode="bilinear", align_corners=self.corners == "align"
-        )
+        return TF.interpolate(x, size=size, mode="bilinear", align_corners=self.corners == "align")
 
 
 class ArgMax(nn.Module):

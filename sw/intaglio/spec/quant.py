@@ -20,7 +20,6 @@ from intaglio.spec.arith import (
     RESIDUAL_SHIFT_MAX,
     SHIFT_MAX,
     SUM_MAX,
-    requantize,
     round_shift,
     saturate,
 )
@@ -40,8 +39,8 @@ __all__ = [
     "STATISTICS_EXPONENT",
     "STATISTICS_WINDOW",
     "affine_codes",
-    "average_pool_multiplier",
     "average_pool_gradient",
+    "average_pool_multiplier",
     "batch_norm_error_factors",
     "batch_norm_error_means",
     "batch_norm_forward",
@@ -582,6 +581,8 @@ def resize_gradient(
 
 #: round(256 * log2(1 + (i + 1/2) / 256)): log2 of a mantissa, mid-bin.
 _LOG2 = np.array([round(256 * float(np.log2(1 + (i + 0.5) / 256))) for i in range(256)], np.int64)
+#: round(2**12 * 2**(i / 32)).
+_EXP2 = np.array([round(4096 * 2.0 ** (i / 32)) for i in range(32)], np.int64)
 _LN2 = 45426  # round(2**16 * ln 2)
 
 
@@ -598,14 +599,14 @@ def softmax_cross_entropy(
     """Return ``(error codes, loss sum, pixels)`` of logits z (N, K, H, W) at LOGIT_EXPONENT.
 
     The error ``p - [k = y]`` has exponent -7 and is zero where ``labels`` (N, H, W) is ``void``.
-    The loss is the sum over the counted pixels, in nats, at LOG_EXPONENT. Powers of two are
-    piecewise linear: ``d = z - max``, ``t = (d * 369) >> 9`` is ``d / ln 2`` in steps of 1/32,
-    ``p = ((256 + 8 f) << 4) >> -i`` for its integer and fractional parts i and f.
+    The loss is the sum over the counted pixels, in nats, at LOG_EXPONENT. With ``d = z - max``,
+    ``t = round_shift(d * 369, 9)`` is ``d / ln 2`` in steps of 1/32; with its integer and
+    fractional parts i and f, ``p = EXP2[f] >> -i`` is ``2**12 * exp d``.
     """
     K = z.shape[1]
     d = z - z.max(1, keepdims=True)
-    t = (d * 369) >> 9
-    p = ((256 + 8 * (t & 31)) << 4) >> np.minimum(-(t >> 5), 16)
+    t = round_shift(d * 369, 9)
+    p = _EXP2[t & 31] >> np.minimum(-(t >> 5), 16)
     total = p.sum(1, keepdims=True)
     hit = labels[:, None] == np.arange(K)[:, None, None]
     counted = (labels != void)[:, None]

@@ -60,7 +60,7 @@ def im2col(
     (R, S), (P, Q) = kernel, size
     rows = (H - 1) * spread[0] + 1
     cols = (W - 1) * spread[1] + 1
-    need = [(n - 1) * st + (k - 1) * d + 1 for n, st, k, d in zip(size, stride, kernel, dilation)]
+    need = [(size[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in (0, 1)]
     top, left = origin
     padded = x.new_full((N, max(need[0], top + rows), max(need[1], left + cols), C), code)
     inside = padded[:, top : top + rows, left : left + cols]
@@ -151,9 +151,7 @@ def _diffuse(values: torch.Tensor, shift: int) -> torch.Tensor:
     return codes.clamp_(-L, L).to(torch.int8).reshape(N, H, W, C)
 
 
-def quantize_error(
-    terms: Terms, mask: torch.Tensor | None, shift: int
-) -> tuple[torch.Tensor, int]:
+def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple[torch.Tensor, int]:
     """Return the diffused int8 codes of a wide error (N, H, W, C) and its largest magnitude.
 
     Where ``mask`` (N, H, W, C) is not positive the error is zero.
@@ -288,8 +286,9 @@ def softmax_cross_entropy(
     wide = logits.to(torch.int64)
     z = round_shift(wide, shift) if shift >= 0 else wide << -shift
     d = z - z.amax(-1, keepdim=True)
-    t = (d * 369) >> 9
-    p = ((256 + 8 * (t & 31)) << 4) >> (-(t >> 5)).clamp(max=16)
+    t = round_shift(d * 369, 9)
+    table = torch.as_tensor(quant._EXP2, device=z.device)
+    p = table[t & 31] >> (-(t >> 5)).clamp(max=16)
     total = p.sum(-1, keepdim=True)
     classes = torch.arange(z.shape[-1], device=z.device)
     truth = labels.to(torch.int64).unsqueeze(-1)

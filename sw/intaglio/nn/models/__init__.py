@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from intaglio.nn import layers, twin
+from intaglio.nn.int_tensor import IntTensor
 from intaglio.nn.models.deeplab_mini import DeepLabMini
 from intaglio.nn.models.fcn_mini import FcnMini
 from intaglio.spec.errors import IntaglioError
@@ -70,11 +71,13 @@ def check_size(model: nn.Module, height: int, width: int) -> None:
     """Raise IntaglioError unless ``height`` and ``width`` are positive multiples of the stride."""
     for name, value in (("height", height), ("width", width)):
         if value < model.STRIDE or value % model.STRIDE:
-            raise IntaglioError(f"{name} must be a positive multiple of {model.STRIDE}, not {value}")
+            raise IntaglioError(
+                f"{name} must be a positive multiple of {model.STRIDE}, not {value}"
+            )
 
 
 def calibrate(model: nn.Module, images: torch.Tensor) -> None:
-    """Set the running statistics from uint8 ``images`` (N, 3, H, W); weights stay as they are."""
+    """Set the running statistics from ``images`` (N, 3, H, W); weights stay as they are."""
     check_size(model, images.shape[2], images.shape[3])
     training = model.training
     for module in model.modules():
@@ -87,9 +90,12 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the class map uint8 (N, H, W) of uint8 ``images``; the model is in eval mode."""
+    """Return the class map uint8 (N, H, W) of ``images``, uint8 pixels or int8 codes.
+
+    The model, integers or twin, is in eval mode.
+    """
     check_size(model, images.shape[2], images.shape[3])
     with torch.no_grad():
         classes = model.argmax(model(images))
-    codes = classes if isinstance(model, nn.Module) and not hasattr(classes, "codes") else classes.codes
+    codes = classes.codes if isinstance(classes, IntTensor) else classes
     return codes[:, 0].to(torch.uint8)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 __all__ = ["BasicBlock", "DeepLabMini"]
@@ -45,9 +44,7 @@ class _Aspp(nn.Module):
         L = layers
         self.conv0 = L.Conv2d(inputs, width, 1)
         self.bn0 = L.BatchNorm2d(width)
-        self.convs = nn.ModuleList(
-            L.Conv2d(inputs, width, 3, padding=r, dilation=r) for r in rates
-        )
+        self.convs = nn.ModuleList(L.Conv2d(inputs, width, 3, padding=r, dilation=r) for r in rates)
         self.bns = nn.ModuleList(L.BatchNorm2d(width) for _ in rates)
         self.pool = L.GlobalAvgPool()
         # A map of one pixel has too few values for batch statistics.
@@ -93,7 +90,7 @@ class DeepLabMini(nn.Module):
         self.argmax = L.ArgMax()
 
     def forward(self, images: Any) -> Any:
-        x = self.quantize(images) if images.dtype == torch.uint8 else images
+        x = self.quantize(images)
         x = self.bn1(self.conv1(x))  # (N, w0, H/2, W/2)
         x = self.layer1(x)  # (N, w1, H/4, W/4)
         x = self.layer3(self.layer2(x))  # (N, w3, H/8, W/8)

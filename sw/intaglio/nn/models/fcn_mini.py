@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 __all__ = ["FcnMini"]
@@ -49,7 +48,7 @@ class FcnMini(nn.Module):
         self.argmax = L.ArgMax()
 
     def forward(self, images: Any) -> Any:
-        x = self.quantize(images) if images.dtype == torch.uint8 else images
+        x = self.quantize(images)
         pool1 = self.pool1(self.bn1(self.conv1(x)))  # (N, w1, H/2, W/2)
         pool2 = self.pool2(self.bn2(self.conv2(pool1)))  # (N, w2, H/4, W/4)
         x = self.pool3(self.bn3(self.conv3(pool2)))  # (N, w3, H/8, W/8)

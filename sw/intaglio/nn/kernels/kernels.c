@@ -1,0 +1,603 @@
+/* Fused integer loops for training: the kernels of plain.py, byte for byte.
+ *
+ * Feature maps lie as (N, H, W, C). Sums are exact integers, so that the partition over threads
+ * does not matter. Compile with -fwrapv: shifts of negative numbers are arithmetic.
+ */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int64_t i64;
+typedef uint64_t u64;
+
+#define LIMIT 127
+
+static inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+static inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
+
+/* Output (p, q), tap (r, s) meet row (p * stride - origin + r * dilation) / spread of x. */
+void im2col(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64 S, i64 stride_h,
+            i64 stride_w, i64 top, i64 left, i64 dil_h, i64 dil_w, i64 spread_h, i64 spread_w,
+            i64 P, i64 Q, i64 code, i64 pitch)
+{
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 n = 0; n < N; n++)
+        for (i64 p = 0; p < P; p++)
+            for (i64 q = 0; q < Q; q++) {
+                int8_t *row = out + ((n * P + p) * Q + q) * pitch;
+                for (i64 r = 0; r < R; r++) {
+                    i64 h = p * stride_h - top + r * dil_h;
+                    int inside = h >= 0 && h % spread_h == 0 && h / spread_h < H;
+                    const int8_t *line = x + (n * H + (inside ? h / spread_h : 0)) * W * C;
+                    i64 w0 = q * stride_w - left;
+                    if (inside && spread_w == 1 && dil_w == 1 && w0 >= 0 && w0 + S <= W) {
+                        memcpy(row, line + w0 * C, S * C);
+                        row += S * C;
+                        continue;
+                    }
+                    for (i64 s = 0; s < S; s++, row += C) {
+                        i64 w = w0 + s * dil_w;
+                        if (inside && w >= 0 && w % spread_w == 0 && w / spread_w < W)
+                            memcpy(row, line + w / spread_w * C, C);
+                        else
+                            memset(row, (int)code, C);
+                    }
+                }
+                memset(row, 0, pitch - R * S * C);
+            }
+}
+
+void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,
+                i64 residual_shift, i64 low, i64 high, int8_t *out, i64 M, i64 C)
+{
+    const i64 half = ((i64)1 << shift) >> 1;
+#pragma omp parallel for schedule(static)
+    for (i64 i = 0; i < M; i++) {
+        const int32_t *a = acc + i * C;
+        int8_t *y = out + i * C;
+        if (residual) {
+            const int8_t *z = residual + i * C;
+            for (i64 c = 0; c < C; c++) {
+                i64 t = (a[c] * m[c] + b[c] + ((i64)z[c] << residual_shift) + half) >> shift;
+                y[c] = (int8_t)(t < low ? low : t > high ? high : t);
+            }
+        } else {
+            for (i64 c = 0; c < C; c++) {
+                i64 t = (a[c] * m[c] + b[c] + half) >> shift;
+                y[c] = (int8_t)(t < low ? low : t > high ? high : t);
+            }
+        }
+    }
+}
+
+void channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
+{
+    memset(total, 0, C * sizeof *total);
+#pragma omp parallel
+    {
+        i64 *mine = calloc(C, sizeof *mine);
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < M; i++)
+            for (i64 c = 0; c < C; c++)
+                mine[c] += acc[i * C + c];
+#pragma omp critical
+        for (i64 c = 0; c < C; c++)
+            total[c] += mine[c];
+        free(mine);
+    }
+}
+
+void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, i64 C)
+{
+    memset(total, 0, C * sizeof *total);
+#pragma omp parallel
+    {
+        i64 *mine = calloc(C, sizeof *mine);
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < M; i++)
+            for (i64 c = 0; c < C; c++) {
+                i64 d = acc[i * C + c] - mean[c];
+                mine[c] += d < 0 ? -d : d;
+            }
+#pragma omp critical
+        for (i64 c = 0; c < C; c++)
+            total[c] += mine[c];
+        free(mine);
+    }
+}
+
+void batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
+                          const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
+                          const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
+                          int8_t *out, i64 *signs, i64 M, i64 C)
+{
+    const int32_t out_half = (1 << out_shift) >> 1;
+    memset(signs, 0, C * sizeof *signs);
+#pragma omp parallel
+    {
+        i64 *mine = calloc(C, sizeof *mine), *right = malloc(C * sizeof *right);
+        i64 *half = malloc(C * sizeof *half);
+        int32_t *g = malloc(C * sizeof *g), *t = malloc(C * sizeof *t);
+        for (i64 c = 0; c < C; c++) {
+            right[c] = shift[c] - 12;
+            half[c] = ((i64)1 << right[c]) >> 1;
+            g[c] = (int32_t)gamma[c];
+            t[c] = (int32_t)(beta[c] << 12) + out_half;
+        }
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < M; i++) {
+            const int32_t *a = acc + i * C;
+            int16_t *x = xhat + i * C;
+            int8_t *y = out + i * C;
+            const int8_t *z = residual ? residual + i * C : 0;
+            for (i64 c = 0; c < C; c++) {
+                i64 v = ((a[c] - mean[c]) * mantissa[c] + half[c]) >> right[c];
+                v = v < -32767 ? -32767 : v > 32767 ? 32767 : v;
+                x[c] = (int16_t)v;
+            }
+            for (i64 c = 0; c < C; c++)
+                mine[c] += (x[c] > 0) - (x[c] < 0);
+            if (z)
+                for (i64 c = 0; c < C; c++) {
+                    int32_t v = (x[c] * g[c] + t[c] + ((int32_t)z[c] << residual_shift)) >> out_shift;
+                    y[c] = (int8_t)(v < low ? low : v > LIMIT ? LIMIT : v);
+                }
+            else
+                for (i64 c = 0; c < C; c++) {
+                    int32_t v = (x[c] * g[c] + t[c]) >> out_shift;
+                    y[c] = (int8_t)(v < low ? low : v > LIMIT ? LIMIT : v);
+                }
+        }
+#pragma omp critical
+        for (i64 c = 0; c < C; c++)
+            signs[c] += mine[c];
+        free(mine);
+        free(right);
+        free(half);
+        free(g);
+        free(t);
+    }
+}
+
+/* One summand of a wide error: bytes is the width of its codes; strides count elements. */
+typedef struct {
+    const void *codes;
+    i64 bytes, shift, stride_n, stride_h, stride_w;
+} term;
+
+#define GATHER(type)                                                                               \
+    do {                                                                                           \
+        const type *v = (const type *)t->codes + at;                                               \
+        if (first)                                                                                 \
+            for (i64 c = 0; c < C; c++)                                                            \
+                row[c] = (i64)v[c] << t->shift;                                                    \
+        else                                                                                       \
+            for (i64 c = 0; c < C; c++)                                                            \
+                row[c] += (i64)v[c] << t->shift;                                                   \
+    } while (0)
+
+static void gather(const term *terms, i64 count, i64 n, i64 h, i64 w, i64 C, i64 *row)
+{
+    for (i64 k = 0; k < count; k++) {
+        const term *t = terms + k;
+        const i64 at = n * t->stride_n + h * t->stride_h + w * t->stride_w;
+        const int first = k == 0;
+        switch (t->bytes) {
+        case 1: GATHER(int8_t); break;
+        case 2: GATHER(int16_t); break;
+        case 4: GATHER(int32_t); break;
+        default: GATHER(int64_t);
+        }
+    }
+}
+
+/* Diffuse row into y: sum is the running sum, before its rounded value so far. */
+static inline void diffuse(const i64 *row, i64 *sum, i64 *before, int8_t *y, i64 shift, i64 half,
+                           i64 *top, i64 C)
+{
+    for (i64 c = 0; c < C; c++) {
+        i64 s = sum[c] + row[c];
+        i64 r = (s + half) >> shift;
+        i64 q = r - before[c];
+        i64 a = row[c] < 0 ? -row[c] : row[c];
+        sum[c] = s;
+        before[c] = r;
+        top[c] = a > top[c] ? a : top[c];
+        y[c] = (int8_t)(q < -LIMIT ? -LIMIT : q > LIMIT ? LIMIT : q);
+    }
+}
+
+/* The scan runs along the pixels of an image, in 1x1 maps along the images. */
+i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, int8_t *out, i64 N,
+                   i64 H, i64 W, i64 C)
+{
+    const i64 half = ((i64)1 << shift) >> 1;
+    const i64 scans = H * W == 1 ? 1 : N, pixels = H * W == 1 ? N : H * W;
+    i64 maximum = 0;
+#pragma omp parallel for schedule(static) reduction(max : maximum)
+    for (i64 k = 0; k < scans; k++) {
+        i64 *work = calloc(4 * C, sizeof *work);
+        i64 *row = work, *sum = work + C, *before = work + 2 * C, *top = work + 3 * C;
+        for (i64 p = 0; p < pixels; p++) {
+            const i64 at = (k * pixels + p) * C;
+            if (H * W == 1)
+                gather(terms, count, p, 0, 0, C, row);
+            else
+                gather(terms, count, k, p / W, p % W, C, row);
+            if (mask)
+                for (i64 c = 0; c < C; c++)
+                    row[c] = mask[at + c] > 0 ? row[c] : 0;
+            diffuse(row, sum, before, out + at, shift, half, top, C);
+        }
+        for (i64 c = 0; c < C; c++)
+            maximum = most(maximum, top[c]);
+        free(work);
+    }
+    return maximum;
+}
+
+void batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i64 *product_sum,
+                     i64 M, i64 C)
+{
+    memset(error_sum, 0, C * sizeof *error_sum);
+    memset(product_sum, 0, C * sizeof *product_sum);
+#pragma omp parallel
+    {
+        i64 *mine = calloc(2 * C, sizeof *mine);
+        int32_t *part = malloc(2 * C * sizeof *part);
+#pragma omp for schedule(static)
+        for (i64 block = 0; block < M; block += 256) {
+            memset(part, 0, 2 * C * sizeof *part); /* 256 * 127 * 2**15 < 2**31 */
+            for (i64 i = block; i < least(block + 256, M); i++)
+                for (i64 c = 0; c < C; c++) {
+                    part[c] += error[i * C + c];
+                    part[C + c] += error[i * C + c] * xhat[i * C + c];
+                }
+            for (i64 c = 0; c < 2 * C; c++)
+                mine[c] += part[c];
+        }
+#pragma omp critical
+        for (i64 c = 0; c < C; c++) {
+            error_sum[c] += mine[c];
+            product_sum[c] += mine[C + c];
+        }
+        free(mine);
+        free(part);
+    }
+}
+
+/* With out == NULL only the largest magnitude. */
+i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
+                        const i64 *ms, const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P,
+                        i64 C)
+{
+    const i64 half = ((i64)1 << shift) >> 1;
+    const i64 scans = P == 1 ? 1 : N, pixels = P == 1 ? N : P;
+    i64 maximum = 0;
+#pragma omp parallel for schedule(static) reduction(max : maximum)
+    for (i64 k = 0; k < scans; k++) {
+        i64 *work = calloc(4 * C, sizeof *work);
+        i64 *row = work, *sum = work + C, *before = work + 2 * C, *top = work + 3 * C;
+        int32_t *vector = malloc(4 * C * sizeof *vector);
+        int32_t *zero = vector, *sign = vector + C, *f = vector + 2 * C;
+        int8_t *spare = malloc(C);
+        for (i64 c = 0; c < C; c++) {
+            zero[c] = (int32_t)(ms[c] * m1[c] - (m0[c] << 8)); /* value for dy = sgn xhat = 0 */
+            sign[c] = (int32_t)(m1[c] << 8);
+            f[c] = (int32_t)factors[c];
+        }
+        for (i64 p = 0; p < pixels; p++) {
+            const i64 at = (k * pixels + p) * C;
+            const int8_t *e = error + at;
+            const int16_t *x = xhat + at;
+            for (i64 c = 0; c < C; c++) {
+                int32_t s = (x[c] > 0) - (x[c] < 0);
+                int32_t v = ((int32_t)e[c] << 16) + zero[c] - s * sign[c];
+                row[c] = (i64)v * f[c];
+            }
+            diffuse(row, sum, before, out ? out + at : spare, shift, half, top, C);
+        }
+        for (i64 c = 0; c < C; c++)
+            maximum = most(maximum, top[c]);
+        free(work);
+        free(vector);
+        free(spare);
+    }
+    return maximum;
+}
+
+void max_pool(const int8_t *x, int8_t *out, uint8_t *winner, i64 N, i64 H, i64 W, i64 C, i64 R,
+              i64 S, i64 stride_h, i64 stride_w, i64 top, i64 left, i64 P, i64 Q)
+{
+#pragma omp parallel for collapse(2) schedule(static)
+    for (i64 n = 0; n < N; n++)
+        for (i64 p = 0; p < P; p++)
+            for (i64 q = 0; q < Q; q++) {
+                int8_t *y = out + ((n * P + p) * Q + q) * C;
+                uint8_t *k = winner + ((n * P + p) * Q + q) * C;
+                int first = 1;
+                for (i64 r = 0; r < R; r++)
+                    for (i64 s = 0; s < S; s++) {
+                        const i64 h = p * stride_h - top + r, w = q * stride_w - left + s;
+                        if (h < 0 || h >= H || w < 0 || w >= W)
+                            continue;
+                        const int8_t *v = x + ((n * H + h) * W + w) * C;
+                        const uint8_t tap = (uint8_t)(r * S + s);
+                        for (i64 c = 0; c < C; c++) {
+                            const int better = first || v[c] > y[c];
+                            y[c] = better ? v[c] : y[c];
+                            k[c] = better ? tap : k[c];
+                        }
+                        first = 0;
+                    }
+            }
+}
+
+#define POOL_GRADIENT(type)                                                                        \
+    void max_pool_gradient_##type(const type *error, const uint8_t *winner, type *out, i64 N,      \
+                                  i64 H, i64 W, i64 C, i64 R, i64 S, i64 stride_h, i64 stride_w,   \
+                                  i64 top, i64 left, i64 P, i64 Q)                                 \
+    {                                                                                              \
+        _Pragma("omp parallel for schedule(static)") for (i64 n = 0; n < N; n++)                   \
+        {                                                                                          \
+            memset(out + n * H * W * C, 0, H *W *C * sizeof *out);                                 \
+            for (i64 p = 0; p < P; p++)                                                            \
+                for (i64 q = 0; q < Q; q++) {                                                      \
+                    const type *e = error + ((n * P + p) * Q + q) * C;                             \
+                    const uint8_t *k = winner + ((n * P + p) * Q + q) * C;                         \
+                    for (i64 r = 0; r < R; r++)                                                    \
+                        for (i64 s = 0; s < S; s++) {                                              \
+                            const i64 h = p * stride_h - top + r, w = q * stride_w - left + s;     \
+                            if (h < 0 || h >= H || w < 0 || w >= W)                                \
+                                continue;                                                          \
+                            type *v = out + ((n * H + h) * W + w) * C;                             \
+                            for (i64 c = 0; c < C; c++)                                            \
+                                v[c] += k[c] == r * S + s ? e[c] : 0;                              \
+                        }                                                                          \
+                }                                                                                  \
+        }                                                                                          \
+    }
+POOL_GRADIENT(int8_t)
+POOL_GRADIENT(int32_t)
+POOL_GRADIENT(int64_t)
+
+/* Tables: first and second source position, weight of the second; the first has unit - weight. */
+static void resize_row(const int8_t *x, int32_t *mixed, i64 n, i64 p, i64 H, i64 W, i64 C,
+                       const i64 *r0, const i64 *r1, const i64 *rw, i64 unit)
+{
+    const int8_t *a = x + (n * H + r0[p]) * W * C, *b = x + (n * H + r1[p]) * W * C;
+    const int32_t wb = (int32_t)rw[p], wa = (int32_t)(unit - rw[p]);
+    for (i64 i = 0; i < W * C; i++)
+        mixed[i] = a[i] * wa + b[i] * wb;
+}
+
+void resize_wide(const int8_t *x, int32_t *out, i64 N, i64 H, i64 W, i64 C, const i64 *r0,
+                 const i64 *r1, const i64 *rw, i64 row_unit, i64 P, const i64 *c0, const i64 *c1,
+                 const i64 *cw, i64 column_unit, i64 Q)
+{
+#pragma omp parallel
+    {
+        int32_t *mixed = malloc(W * C * sizeof *mixed);
+#pragma omp for collapse(2) schedule(static)
+        for (i64 n = 0; n < N; n++)
+            for (i64 p = 0; p < P; p++) {
+                resize_row(x, mixed, n, p, H, W, C, r0, r1, rw, row_unit);
+                for (i64 q = 0; q < Q; q++) {
+                    const int32_t *a = mixed + c0[q] * C, *b = mixed + c1[q] * C;
+                    const int32_t wb = (int32_t)cw[q], wa = (int32_t)(column_unit - cw[q]);
+                    int32_t *y = out + ((n * P + p) * Q + q) * C;
+                    for (i64 c = 0; c < C; c++)
+                        y[c] = a[c] * wa + b[c] * wb;
+                }
+            }
+        free(mixed);
+    }
+}
+
+#define RESIZE_GRADIENT(type)                                                                      \
+    void resize_gradient_##type(const type *error, i64 *out, i64 N, i64 H, i64 W, i64 C,           \
+                                const i64 *r0, const i64 *r1, const i64 *rw, i64 row_unit, i64 P,  \
+                                const i64 *c0, const i64 *c1, const i64 *cw, i64 column_unit,      \
+                                i64 Q)                                                             \
+    {                                                                                              \
+        _Pragma("omp parallel for schedule(static)") for (i64 n = 0; n < N; n++)                   \
+        {                                                                                          \
+            i64 *line = malloc(W * C * sizeof *line);                                              \
+            i64 *image = out + n * H * W * C;                                                      \
+            memset(image, 0, H *W *C * sizeof *image);                                             \
+            for (i64 p = 0; p < P; p++) {                                                          \
+                memset(line, 0, W *C * sizeof *line);                                              \
+                for (i64 q = 0; q < Q; q++) {                                                      \
+                    const type *e = error + ((n * P + p) * Q + q) * C;                             \
+                    i64 *a = line + c0[q] * C, *b = line + c1[q] * C;                              \
+                    const i64 wb = cw[q], wa = column_unit - cw[q];                                \
+                    for (i64 c = 0; c < C; c++)                                                    \
+                        a[c] += e[c] * wa;                                                         \
+                    for (i64 c = 0; c < C; c++)                                                    \
+                        b[c] += e[c] * wb;                                                         \
+                }                                                                                  \
+                i64 *a = image + r0[p] * W * C, *b = image + r1[p] * W * C;                        \
+                const i64 wb = rw[p], wa = row_unit - rw[p];                                       \
+                for (i64 i = 0; i < W * C; i++)                                                    \
+                    a[i] += line[i] * wa;                                                          \
+                for (i64 i = 0; i < W * C; i++)                                                    \
+                    b[i] += line[i] * wb;                                                          \
+            }                                                                                      \
+            free(line);                                                                            \
+        }                                                                                          \
+    }
+RESIZE_GRADIENT(int8_t)
+RESIZE_GRADIENT(int32_t)
+RESIZE_GRADIENT(int64_t)
+
+/* totals: loss in steps of 1/256 bit, counted pixels. */
+#define SOFTMAX(type)                                                                              \
+    void softmax_cross_entropy_##type(const type *logits, i64 shift, const uint8_t *labels,        \
+                                      i64 void_label, const i64 *exp2, const i64 *log2,            \
+                                      int8_t *error, i64 *totals, i64 M, i64 K)                    \
+    {                                                                                              \
+        i64 bits = 0, counted = 0;                                                                 \
+        const i64 half = shift > 0 ? ((i64)1 << shift) >> 1 : 0;                                   \
+        _Pragma("omp parallel for schedule(static) reduction(+ : bits, counted)")                  \
+        for (i64 i = 0; i < M; i++)                                                                \
+        {                                                                                          \
+            int32_t z[128], t[128], p[128];                                                        \
+            const type *v = logits + i * K;                                                        \
+            int8_t *e = error + i * K;                                                             \
+            const i64 y = labels[i];                                                               \
+            if (y == void_label) {                                                                 \
+                memset(e, 0, K);                                                                   \
+                continue;                                                                          \
+            }                                                                                      \
+            int32_t top = INT32_MIN, total = 0;                                                    \
+            if (shift >= 0)                                                                        \
+                for (i64 k = 0; k < K; k++)                                                        \
+                    z[k] = (int32_t)(((i64)v[k] + half) >> shift);                                 \
+            else                                                                                   \
+                for (i64 k = 0; k < K; k++)                                                        \
+                    z[k] = (int32_t)((i64)v[k] << -shift);                                         \
+            for (i64 k = 0; k < K; k++)                                                            \
+                top = z[k] > top ? z[k] : top;                                                     \
+            for (i64 k = 0; k < K; k++) {                                                          \
+                t[k] = (int32_t)(((i64)(z[k] - top) * 369 + 256) >> 9);                            \
+                const int32_t right = -(t[k] >> 5);                                                \
+                p[k] = (int32_t)exp2[t[k] & 31] >> (right < 16 ? right : 16);                      \
+                total += p[k];                                                                     \
+            }                                                                                      \
+            for (i64 k = 0; k < K; k++) {                                                          \
+                int32_t q = (int32_t)((uint32_t)(256 * p[k] + total) / (uint32_t)(2 * total));     \
+                q -= k == y ? 128 : 0;                                                             \
+                e[k] = (int8_t)(q > LIMIT ? LIMIT : q < -LIMIT ? -LIMIT : q);                      \
+            }                                                                                      \
+            counted++;                                                                             \
+            if (y < K) {                                                                           \
+                const int whole = 31 - __builtin_clz((uint32_t)total);                             \
+                bits += ((whole - 12) << 8) + log2[(total >> (whole - 8)) & 255] - (t[y] << 3);    \
+            }                                                                                      \
+        }                                                                                          \
+        totals[0] = bits;                                                                          \
+        totals[1] = counted;                                                                       \
+    }
+SOFTMAX(int8_t)
+SOFTMAX(int32_t)
+SOFTMAX(int64_t)
+
+/* SplitMix64 with a counter: word i of (key = seed ^ mix64(stream)). */
+static inline u64 word(u64 key, u64 i)
+{
+    u64 z = key + (i + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+static inline i64 stochastic(i64 x, i64 shift, u64 key, u64 i)
+{
+    return (x + (i64)(word(key, i) & (((u64)1 << shift) - 1))) >> shift;
+}
+
+#define MAXIMUM(type)                                                                              \
+    i64 maximum_##type(const type *x, i64 count)                                                   \
+    {                                                                                              \
+        i64 top = 0;                                                                               \
+        _Pragma("omp parallel for schedule(static) reduction(max : top)")                          \
+        for (i64 i = 0; i < count; i++)                                                            \
+        {                                                                                          \
+            const i64 a = x[i] < 0 ? -(i64)x[i] : (i64)x[i];                                       \
+            top = a > top ? a : top;                                                               \
+        }                                                                                          \
+        return top;                                                                                \
+    }
+MAXIMUM(int16_t)
+MAXIMUM(int32_t)
+MAXIMUM(int64_t)
+
+/* shift 0 is exact and draws nothing that matters. */
+#define QUANTIZE(type)                                                                             \
+    i64 quantize_gradient_##type(const type *x, int32_t *out, i64 shift, i64 limit, u64 key,       \
+                                 i64 count)                                                        \
+    {                                                                                              \
+        i64 top = 0;                                                                               \
+        _Pragma("omp parallel for schedule(static) reduction(max : top)")                          \
+        for (i64 i = 0; i < count; i++)                                                            \
+        {                                                                                          \
+            i64 v = stochastic(x[i], shift, key, (u64)i);                                          \
+            v = v < -limit ? -limit : v > limit ? limit : v;                                       \
+            out[i] = (int32_t)v;                                                                   \
+            const i64 a = v < 0 ? -v : v;                                                          \
+            top = a > top ? a : top;                                                               \
+        }                                                                                          \
+        return top;                                                                                \
+    }
+QUANTIZE(int32_t)
+QUANTIZE(int64_t)
+
+/* left[k] >= 0 shifts term k to the left, below 0 rounds it off; a dead term has scale 0. */
+static inline i64 place(i64 v, i64 left)
+{
+    return left >= 0 ? v << left : (v + (((i64)1 << -left) >> 1)) >> -left;
+}
+
+i64 momentum_sum(const int16_t *momentum, i64 scale_m, i64 left_m, const int32_t *gradient,
+                 i64 scale_g, i64 left_g, const int16_t *master, i64 left_w, i64 *out, i64 count)
+{
+    i64 top = 0;
+#pragma omp parallel for schedule(static) reduction(max : top)
+    for (i64 i = 0; i < count; i++) {
+        i64 v = place(momentum[i] * scale_m, left_m) + place(gradient[i] * scale_g, left_g);
+        if (master)
+            v += place(master[i], left_w);
+        out[i] = v;
+        const i64 a = v < 0 ? -v : v;
+        top = a > top ? a : top;
+    }
+    return top;
+}
+
+void round_master(const i64 *x, int16_t *out, i64 shift, u64 key, i64 count)
+{
+#pragma omp parallel for schedule(static)
+    for (i64 i = 0; i < count; i++) {
+        i64 v = stochastic(x[i], shift, key, (u64)i);
+        out[i] = (int16_t)(v < -32767 ? -32767 : v > 32767 ? 32767 : v);
+    }
+}
+
+/* out = master - SR(momentum * rate); shift below 0 is a left shift, above 48 no update. */
+i64 weight_step(const int16_t *master, const int16_t *momentum, i64 rate, i64 shift, u64 key,
+                int32_t *out, i64 count)
+{
+    i64 top = 0;
+#pragma omp parallel for schedule(static) reduction(max : top)
+    for (i64 i = 0; i < count; i++) {
+        const i64 product = momentum[i] * rate;
+        i64 delta = 0;
+        if (shift >= 0 && shift <= 48)
+            delta = stochastic(product, shift, key, (u64)i);
+        else if (shift < 0)
+            delta = product << least(-shift, 32);
+        i64 v = master[i] - delta;
+        v = v < -((i64)1 << 30) ? -((i64)1 << 30) : v > ((i64)1 << 30) ? (i64)1 << 30 : v;
+        out[i] = (int32_t)v;
+        const i64 a = v < 0 ? -v : v;
+        top = a > top ? a : top;
+    }
+    return top;
+}
+
+void clip_master(const int32_t *x, int16_t *out, i64 count)
+{
+    for (i64 i = 0; i < count; i++)
+        out[i] = (int16_t)(x[i] < -32767 ? -32767 : x[i] > 32767 ? 32767 : x[i]);
+}
+
+i64 halve(int32_t *x, i64 count)
+{
+    i64 top = 0;
+    for (i64 i = 0; i < count; i++) {
+        x[i] = (x[i] + 1) >> 1;
+        top = most(top, x[i] < 0 ? -x[i] : x[i]);
+    }
+    return top;
+}

@@ -1,0 +1,469 @@
+"""The kernels as fused loops in C: compiled at first use, called on the memory of CPU tensors.
+
+The shared library is kept in ``$XDG_CACHE_HOME/intaglio`` (``~/.cache/intaglio``) under a name
+that depends on source, compiler and processor. Where there is no compiler, :func:`available` is
+False and :mod:`intaglio.nn.kernels.plain` is used. Functions have the names, arguments and bytes of
+those in ``plain``; tensors on other devices are handed to it.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from intaglio.nn.kernels import plain
+from intaglio.spec import quant
+from intaglio.spec.rng import mix64
+
+__all__ = [
+    "absolute_maximum",
+    "available",
+    "average_sum",
+    "batch_norm_backward",
+    "batch_norm_normalize",
+    "batch_norm_statistics",
+    "batch_norm_sums",
+    "im2col",
+    "max_pool",
+    "max_pool_gradient",
+    "momentum_update",
+    "quantize_error",
+    "requantize",
+    "resize_gradient",
+    "resize_rounded",
+    "resize_wide",
+    "softmax_cross_entropy",
+    "weight_update",
+]
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fopenmp", "-std=c11")
+_RETURNS = ("quantize_error", "batch_norm_backward", "momentum_sum", "weight_step", "halve")
+_NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
+
+Pair = tuple[int, int]
+Terms = Sequence[tuple[torch.Tensor, int]]
+
+
+class _Term(ctypes.Structure):
+    _fields_ = [
+        ("codes", ctypes.c_void_p),
+        ("bytes", ctypes.c_int64),
+        ("shift", ctypes.c_int64),
+        ("stride_n", ctypes.c_int64),
+        ("stride_h", ctypes.c_int64),
+        ("stride_w", ctypes.c_int64),
+    ]
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    lines = [x for x in text.splitlines() if x.startswith(("model name", "flags"))]
+    return "\n".join(lines[:2])
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "intaglio"
+
+
+@functools.cache
+def _library() -> Any:
+    """Return the loaded library, or None where it cannot be built."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or platform.system() != "Linux":
+        return None
+    try:
+        version = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        key = "\n".join((_SOURCE.read_text(), version, _processor(), *_FLAGS))
+        name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+        path = _folder() / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
+            os.close(handle)
+            try:
+                command = [compiler, *_FLAGS, "-shared", "-fPIC", str(_SOURCE), "-o", temporary]
+                subprocess.run(command, capture_output=True, check=True)
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        library = ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    for function in (
+        *_RETURNS,
+        *(f"maximum_{t}" for t in ("int16_t", "int32_t", "int64_t")),
+        *(f"quantize_gradient_{t}" for t in ("int32_t", "int64_t")),
+    ):
+        getattr(library, function).restype = ctypes.c_int64
+    return library
+
+
+def available() -> bool:
+    """Return whether the library could be built and loaded."""
+    return _library() is not None
+
+
+def _call(name: str, *arguments: Any) -> int:
+    """Call a function with tensors as pointers, None as NULL and integers of 64 bits."""
+    values: list[Any] = []
+    for a in arguments:
+        if a is None:
+            values.append(ctypes.c_void_p())
+        elif isinstance(a, torch.Tensor):
+            values.append(ctypes.c_void_p(a.data_ptr()))
+        elif isinstance(a, np.ndarray):
+            values.append(ctypes.c_void_p(a.ctypes.data))
+        elif isinstance(a, int):
+            values.append(ctypes.c_int64(a if a < 1 << 63 else a - (1 << 64)))
+        else:
+            values.append(a)
+    return getattr(_library(), name)(*values)
+
+
+def _kind(x: torch.Tensor) -> str:
+    return _NAMES.get(x.dtype, "int64_t")
+
+
+def _on_cpu(function: Any) -> Any:
+    """Hand the call to :mod:`plain` where the first tensor is not on the CPU."""
+    fallback = getattr(plain, function.__name__)
+
+    @functools.wraps(function)
+    def wrapper(first: Any, *arguments: Any, **options: Any) -> Any:
+        tensor = first if isinstance(first, torch.Tensor) else first[0][0]
+        chosen = function if tensor.device.type == "cpu" else fallback
+        return chosen(first, *arguments, **options)
+
+    return wrapper
+
+
+average_sum = plain.average_sum
+
+
+@_on_cpu
+def im2col(
+    x: torch.Tensor,
+    kernel: Pair,
+    *,
+    stride: Pair = (1, 1),
+    origin: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    spread: Pair = (1, 1),
+    size: Pair,
+    code: int = 0,
+    pitch: int | None = None,
+) -> torch.Tensor:
+    N, H, W, C = x.shape
+    x = x.contiguous()
+    width = kernel[0] * kernel[1] * C if pitch is None else pitch
+    out = torch.empty((N * size[0] * size[1], width), dtype=torch.int8)
+    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, *spread, *size, code, width)
+    _call("im2col", x, out, *shape)
+    return out
+
+
+@_on_cpu
+def requantize(
+    acc: torch.Tensor,
+    multiplier: torch.Tensor,
+    bias: torch.Tensor,
+    shift: int,
+    residual: torch.Tensor | None,
+    residual_shift: int,
+    low: int,
+    high: int,
+) -> torch.Tensor:
+    acc = acc.contiguous()
+    out = torch.empty(acc.shape, dtype=torch.int8)
+    C = acc.shape[-1]
+    z = None if residual is None else residual.contiguous()
+    m, b = multiplier.to(torch.int64).contiguous(), bias.to(torch.int64).contiguous()
+    rows = acc.numel() // C
+    _call("requantize", acc, m, b, shift, z, residual_shift, low, high, out, rows, C)
+    return out
+
+
+@_on_cpu
+def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    acc = acc.contiguous()
+    M, C = acc.shape
+    total, deviation = torch.empty((2, C), dtype=torch.int64)
+    _call("channel_sums", acc, total, M, C)
+    mean = torch.div(2 * total + M, 2 * M, rounding_mode="floor")
+    _call("channel_deviations", acc, mean, deviation, M, C)
+    return mean, deviation.clamp(min=M)
+
+
+@_on_cpu
+def batch_norm_normalize(
+    acc: torch.Tensor,
+    mean: torch.Tensor,
+    mantissa: torch.Tensor,
+    shift: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    out_shift: int,
+    residual: torch.Tensor | None,
+    residual_shift: int,
+    low: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    acc = acc.contiguous()
+    M, C = acc.shape
+    xhat = torch.empty((M, C), dtype=torch.int16)
+    y = torch.empty((M, C), dtype=torch.int8)
+    signs = torch.empty(C, dtype=torch.int64)
+    z = None if residual is None else residual.contiguous()
+    vectors = [v.contiguous() for v in (mean, mantissa, shift, gamma, beta)]
+    _call(
+        "batch_norm_normalize",
+        *(acc, *vectors, out_shift, z, residual_shift, low, xhat, y, signs, M, C),
+    )
+    return xhat, y, signs
+
+
+def _term_array(terms: Terms) -> tuple[Any, list[torch.Tensor]]:
+    exponent = min(e for _, e in terms)
+    kept = [c if c.stride(3) == 1 or c.shape[3] == 1 else c.contiguous() for c, _ in terms]
+    array = (_Term * len(kept))()
+    for slot, codes, (_, e) in zip(array, kept, terms, strict=True):
+        n, h, w, _ = codes.stride()
+        slot.codes, slot.bytes = codes.data_ptr(), codes.element_size()
+        slot.shift, slot.stride_n, slot.stride_h, slot.stride_w = e - exponent, n, h, w
+    return array, kept
+
+
+@_on_cpu
+def absolute_maximum(terms: Terms, mask: torch.Tensor | None) -> int:
+    return quantize_error(terms, mask, 0)[1]
+
+
+@_on_cpu
+def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple[torch.Tensor, int]:
+    shape = terms[0][0].shape
+    array, kept = _term_array(terms)
+    out = torch.empty(shape, dtype=torch.int8)
+    pointer = ctypes.byref(array)
+    zero = None if mask is None else mask.contiguous()
+    maximum = _call("quantize_error", pointer, len(kept), zero, shift, out, *shape)
+    return out, maximum
+
+
+@_on_cpu
+def batch_norm_sums(error: torch.Tensor, xhat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    M, C = error.shape
+    totals = torch.empty((2, C), dtype=torch.int64)
+    _call("batch_norm_sums", error.contiguous(), xhat.contiguous(), totals[0], totals[1], M, C)
+    return totals[0], totals[1]
+
+
+@_on_cpu
+def batch_norm_backward(
+    error: torch.Tensor,
+    xhat: torch.Tensor,
+    m0: torch.Tensor,
+    m1: torch.Tensor,
+    ms: torch.Tensor,
+    factors: torch.Tensor,
+    shift: int | None,
+) -> tuple[torch.Tensor | None, int]:
+    error, xhat = error.contiguous(), xhat.contiguous()
+    N, H, W, C = error.shape
+    out = None if shift is None else torch.empty(error.shape, dtype=torch.int8)
+    vectors = [v.contiguous() for v in (m0, m1, ms, factors)]
+    maximum = _call("batch_norm_backward", error, xhat, *vectors, shift or 0, out, N, H * W, C)
+    return out, maximum
+
+
+@_on_cpu
+def max_pool(
+    x: torch.Tensor, kernel: Pair, stride: Pair, padding: tuple[int, int, int, int], size: Pair
+) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.contiguous()
+    N, H, W, C = x.shape
+    out = torch.empty((N, *size, C), dtype=torch.int8)
+    winner = torch.empty((N, *size, C), dtype=torch.uint8)
+    _call("max_pool", x, out, winner, N, H, W, C, *kernel, *stride, *padding[:2], *size)
+    return out, winner
+
+
+@_on_cpu
+def max_pool_gradient(
+    error: torch.Tensor,
+    winner: torch.Tensor,
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, int, int, int],
+    size: Pair,
+) -> torch.Tensor:
+    error = error.contiguous()
+    N, P, Q, C = error.shape
+    out = torch.empty((N, *size, C), dtype=error.dtype)
+    shape = (N, *size, C, *kernel, *stride, *padding[:2], P, Q)
+    _call(f"max_pool_gradient_{_kind(error)}", error, winner, out, *shape)
+    return out
+
+
+def _tables(rows: Sequence, columns: Sequence) -> list[Any]:
+    out: list[Any] = []
+    for first, second, weight, unit in (rows, columns):
+        arrays = [np.ascontiguousarray(v, np.int64) for v in (first, second, weight)]
+        out += [*arrays, int(unit), len(arrays[0])]
+    return out
+
+
+@_on_cpu
+def resize_wide(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Tensor:
+    x = x.contiguous()
+    N, H, W, C = x.shape
+    out = torch.empty((N, len(rows[0]), len(columns[0]), C), dtype=torch.int32)
+    _call("resize_wide", x, out, N, H, W, C, *_tables(rows, columns))
+    return out
+
+
+@_on_cpu
+def resize_rounded(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Tensor:
+    area = int(rows[3]) * int(columns[3])
+    wide = resize_wide(x, rows, columns)
+    if area & (area - 1) == 0:  # floor division by a power of two is a shift
+        shift = area.bit_length() - 1
+        return ((wide + (area >> 1)) >> shift).to(torch.int8)
+    return torch.div(2 * wide + area, 2 * area, rounding_mode="floor").to(torch.int8)
+
+
+@_on_cpu
+def resize_gradient(
+    error: torch.Tensor, size: Pair, rows: Sequence, columns: Sequence
+) -> torch.Tensor:
+    error = error.contiguous()
+    N, C = error.shape[0], error.shape[3]
+    out = torch.empty((N, *size, C), dtype=torch.int64)
+    _call(f"resize_gradient_{_kind(error)}", error, out, N, *size, C, *_tables(rows, columns))
+    return out
+
+
+@_on_cpu
+def softmax_cross_entropy(
+    logits: torch.Tensor, exponent: int, labels: torch.Tensor, void: int
+) -> tuple[torch.Tensor, int, int]:
+    K = logits.shape[-1]
+    if K > 128:
+        return plain.softmax_cross_entropy(logits, exponent, labels, void)
+    logits = logits.contiguous()
+    error = torch.empty(logits.shape, dtype=torch.int8)
+    totals = torch.empty(2, dtype=torch.int64)
+    _call(
+        f"softmax_cross_entropy_{_kind(logits)}",
+        logits,
+        quant.LOGIT_EXPONENT - exponent,
+        labels.to(torch.uint8).contiguous(),
+        void,
+        quant._EXP2,
+        quant._LOG2,
+        error,
+        totals,
+        labels.numel(),
+        K,
+    )
+    bits, counted = totals.tolist()
+    return error, bits * quant._LN2 >> 8, counted
+
+
+@_on_cpu
+def momentum_update(
+    momentum: torch.Tensor,
+    momentum_exponent: int,
+    gradient: torch.Tensor,
+    gradient_exponent: int,
+    master: torch.Tensor | None,
+    decay_exponent: int,
+    *,
+    gradient_bits: int,
+    seed: int,
+    streams: Pair,
+) -> tuple[torch.Tensor, int]:
+    gradient = gradient.contiguous()
+    count = gradient.numel()
+    shift = quant.scale_shift(_call(f"maximum_{_kind(gradient)}", gradient, count), gradient_bits)
+    limit = (1 << (gradient_bits - 1)) - 1
+    g = torch.empty(gradient.shape, dtype=torch.int32)
+    key = seed ^ mix64(streams[0])
+    g_max = _call(f"quantize_gradient_{_kind(gradient)}", gradient, g, shift, limit, key, count)
+    scale = (1 << quant.MOMENTUM_SHIFT) - 1
+    sizes = [
+        (
+            scale * _call("maximum_int16_t", momentum, count),
+            momentum_exponent - quant.MOMENTUM_SHIFT,
+        ),
+        (g_max, gradient_exponent + shift),
+    ]
+    if master is not None:
+        sizes.append((_call("maximum_int16_t", master, count), decay_exponent))
+    alive = [(n, e) for n, e in sizes if n]
+    if not alive:
+        return torch.zeros_like(momentum), momentum_exponent
+    top = max(e + quant.log2_ceil(n) for n, e in alive)
+    base = max(min(e for _, e in alive), top - 40)
+    left = [max(e - base, -62) if n else 0 for n, e in sizes]
+    total = torch.empty(gradient.shape, dtype=torch.int64)
+    decay = master if master is not None and sizes[2][0] else None
+    maximum = _call(
+        "momentum_sum",
+        *(momentum, scale, left[0], g, 1, left[1]),
+        *(decay, left[2] if decay is not None else 0, total, count),
+    )
+    shift = quant.scale_shift(maximum, 16)
+    out = torch.empty_like(momentum)
+    _call("round_master", total, out, shift, seed ^ mix64(streams[1]), count)
+    return out, base + shift
+
+
+@_on_cpu
+def weight_update(
+    master: torch.Tensor,
+    master_exponent: int,
+    momentum: torch.Tensor,
+    momentum_exponent: int,
+    rate: Pair,
+    *,
+    fixed: bool,
+    seed: int,
+    stream: int,
+) -> tuple[torch.Tensor, int]:
+    count = master.numel()
+    shift = master_exponent - momentum_exponent + rate[1]
+    if shift < -14:  # beyond the range of the loop: a step of 2**22 << 14 or more
+        return plain.weight_update(
+            master,
+            master_exponent,
+            momentum,
+            momentum_exponent,
+            rate,
+            fixed=fixed,
+            seed=seed,
+            stream=stream,
+        )
+    wide = torch.empty(master.shape, dtype=torch.int32)
+    key = seed ^ mix64(stream)
+    top = _call("weight_step", master, momentum, rate[0], shift, key, wide, count)
+    while not fixed and top > quant.MASTER_LIMIT:
+        top, master_exponent = _call("halve", wide, count), master_exponent + 1
+    out = torch.empty_like(master)
+    _call("clip_master", wide, out, count)
+    return out, master_exponent

@@ -1,0 +1,1 @@
+"""Integer training: update, loop, checkpoints."""
