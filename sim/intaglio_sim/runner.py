@@ -159,12 +159,14 @@ def run_verilog(
     bench_dir: Path | str | None = None,
     optimize: str = "-O1",
     timing: bool = False,
+    waves: Path | None = None,
     waves_on_failure: bool = True,
 ) -> BenchResult:
     """Run the cocotb tests of ``bench`` on Verilog files; :func:`run_bench` describes the rest.
 
     ``label`` names the folder ``sim_build/LABEL-BENCH-SIMULATOR-SEED`` that a failing run leaves in
-    the current folder, with the log, the results and the waveform. A passing run leaves nothing.
+    the current folder, with the log, the results and the waveform. A passing run leaves nothing but
+    the waveform at ``waves``, if given, with the suffix ``.fst`` (Icarus) or ``.vcd`` (Verilator).
     """
     toolchain.require(simulator)
     arguments = {
@@ -184,8 +186,13 @@ def run_verilog(
     }
     with tempfile.TemporaryDirectory(prefix="intaglio-sim-") as folder:
         run = Path(folder)
-        names, failures = _simulate(**arguments, run=run, waves=False)
+        names, failures = _simulate(**arguments, run=run, waves=waves is not None)
         log = (run / "sim.log").read_text(encoding="utf-8", errors="replace")
+        if waves is not None:
+            for recorded in (run / "waves.fst", run / "waves.vcd"):
+                if recorded.is_file():
+                    waves.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(recorded, waves.with_suffix(recorded.suffix))
         if not failures:
             return BenchResult(tuple(names), log)
     kept = Path("sim_build").absolute() / re.sub(

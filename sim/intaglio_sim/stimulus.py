@@ -73,7 +73,7 @@ def matrix(
 
 
 def near_ties(rng: random.Random, count: int, *, shift: int, bits: int) -> list[int]:
-    """Return ``count`` signed integers of ``bits`` bits at and beside the ties of ``/ 2**shift``."""
+    """Return ``count`` signed integers of ``bits`` bits at, beside ties of ``/ 2**shift``."""
     half = (1 << shift) >> 1
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     result = []

@@ -43,6 +43,7 @@ module testbench #(
     wire [31:0] index_start [0:3];
     wire [31:0] index_done [0:3];
 
+    wire awid, bid, arid, rid;
     wire [31:0] awaddr, araddr;
     wire [7:0] awlen, arlen;
     wire [2:0] awsize, arsize;
@@ -59,6 +60,7 @@ module testbench #(
 
     accelerator dut (
         .clk(clk), .rst(rst), .interrupt(interrupt),
+        .m_axi_awid(awid), .m_axi_bid(bid), .m_axi_arid(arid), .m_axi_rid(rid),
         .m_axi_awaddr(awaddr), .m_axi_awlen(awlen), .m_axi_awsize(awsize), .m_axi_awburst(awburst),
         .m_axi_awvalid(awvalid), .m_axi_awready(awready),
         .m_axi_wdata(wdata), .m_axi_wstrb(wstrb), .m_axi_wlast(wlast),
@@ -78,16 +80,16 @@ module testbench #(
         .s_axil_rdata(l_rdata), .s_axil_rresp(l_rresp),
         .s_axil_rvalid(l_rvalid), .s_axil_rready(1'b1),
         .trace_start(trace_start), .trace_done(trace_done),
-        .trace_index_start_load(index_start[0]), .trace_index_done_load(index_done[0]),
-        .trace_index_start_array(index_start[1]), .trace_index_done_array(index_done[1]),
-        .trace_index_start_vector(index_start[2]), .trace_index_done_vector(index_done[2]),
-        .trace_index_start_store(index_start[3]), .trace_index_done_store(index_done[3])
+        .trace_start_index_load(index_start[0]), .trace_done_index_load(index_done[0]),
+        .trace_start_index_array(index_start[1]), .trace_done_index_array(index_done[1]),
+        .trace_start_index_vector(index_start[2]), .trace_done_index_vector(index_done[2]),
+        .trace_start_index_store(index_start[3]), .trace_done_index_store(index_done[3])
     );
 
     memory_model #(.R(R), .BEATS(BEATS)) memory_model (
         .clk(clk), .rst(rst), .base(memory_base), .bytes(image_bytes), .bad(bad), .latency(latency),
         .interval(interval), .stall(stall), .seed(seed), .violation(violation),
-        .s_axi_awid(1'b0), .s_axi_bid(), .s_axi_arid(1'b0), .s_axi_rid(),
+        .s_axi_awid(awid), .s_axi_bid(bid), .s_axi_arid(arid), .s_axi_rid(rid),
         .s_axi_awaddr(awaddr), .s_axi_awlen(awlen), .s_axi_awsize(awsize), .s_axi_awburst(awburst),
         .s_axi_awvalid(awvalid), .s_axi_awready(awready),
         .s_axi_wdata(wdata), .s_axi_wstrb(wstrb), .s_axi_wlast(wlast),
