@@ -3,8 +3,8 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
-from intaglio.spec.timing import ArrayTiming
 
+from intaglio.spec.timing import ArrayTiming
 from intaglio_hw.interfaces import ReadPortSignature, address_width
 from intaglio_hw.memory import Scratchpad
 
@@ -21,7 +21,8 @@ def access_layout(depth: int) -> data.StructLayout:
 
 
 class Accumulator(wiring.Component):
-    """Two banks of ``depth`` int32 sums: one is added to, one each cycle, while the other one is read.
+    """Two banks of ``depth`` int32 sums: one is added to, one each cycle, while the other one is
+    read.
 
     Members
     -------
@@ -32,8 +33,8 @@ class Accumulator(wiring.Component):
     write
         In cycle ``t + WRITE_CYCLE``: where the result goes, if enabled.
     drain
-        ``addr`` is bank * depth + pixel. Free on the bank that ``read`` does not use; on the same bank ``read`` comes first
-        and ``drain.data`` is then of no use.
+        ``addr`` is bank * depth + pixel. Free on the bank that ``read`` does not use; on the same
+        bank ``read`` comes first and ``drain.data`` is then of no use.
 
     The result is readable by an address presented in cycle ``t + LATENCY``. Sums wrap modulo 2**32.
     """

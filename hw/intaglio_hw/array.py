@@ -3,10 +3,10 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
-
 from intaglio_hw.accumulator import ACCUMULATOR_BITS, Accumulator, access_layout
 from intaglio_hw.array_control import ArraySetup, PixelWalk, WeightFetch
 from intaglio_hw.interfaces import READ_LATENCY, ReadPortSignature, UnitSignature
@@ -25,32 +25,38 @@ def _delay(m, value, cycles, *, name, reset_less=True):
 
 
 class ArrayUnit(wiring.Component):
-    """R reduction lanes x K output lanes; runs ``array`` instructions (:data:`intaglio.spec.isa.ARRAY`).
+    """R reduction lanes x K output lanes; runs ``array`` instructions
+    (:data:`intaglio.spec.isa.ARRAY`).
 
     Members
     -------
     unit
-        The sequencer's port (:class:`~intaglio_hw.interfaces.UnitSignature`). The only error is BUFFER: an in-tile position
-        outside IFM, weights outside WGT, or P * Q larger than ``acc_depth``. An instruction with an error ends within a few
-        cycles after the access and leaves its bank undefined, never anything else.
+        The sequencer's port (:class:`~intaglio_hw.interfaces.UnitSignature`). The only error is
+        BUFFER: an in-tile position outside IFM, weights outside WGT, or P * Q larger than
+        ``acc_depth``. An instruction with an error ends within a few cycles after the access and
+        leaves its bank undefined, never anything else.
     ifm, wgt
         Read ports, rows of R codes.
     acc
-        Read port of the accumulators for the vector unit: ``addr`` = bank * acc_depth + pixel, ``data`` = K x int32, lane 0
-        lowest. The bank that the array is working on reads as anything.
+        Read port of the accumulators for the vector unit: ``addr`` = bank * acc_depth + pixel,
+        ``data`` = K x int32, lane 0 lowest. The bank that the array is working on reads as
+        anything.
     busy_pixel
-        High in each cycle in which one pixel is multiplied: in passes * P * Q cycles of an instruction.
+        High in each cycle in which one pixel is multiplied: in passes * P * Q cycles of an
+        instruction.
 
     Timing
     ------
     :class:`intaglio.spec.timing.ArrayTiming`: an instruction takes
-    ``startup + (passes - 1) * max(P * Q, min_pass) + (P * Q - 1) + drain`` cycles from its transfer to ``done`` in an idle unit;
-    passes = blocks * kernel_h * kernel_w. Set-up and first weights of the next instruction overlap with the current one
-    (:class:`intaglio.spec.timing.ArraySchedule` is exact).
+    ``startup + (passes - 1) * max(P * Q, min_pass) + (P * Q - 1) + drain`` cycles from its transfer
+    to ``done`` in an idle unit; passes = blocks * kernel_h * kernel_w. Set-up and first weights of
+    the next instruction overlap with the current one (:class:`intaglio.spec.timing.ArraySchedule`
+    is exact).
 
-    Structure: pixels, weights and control move through a chain of lanes, one lane each cycle; lane k works k cycles
-    later than lane 0. While a pass streams its pixels, the weights of the next one travel down the chain into shadow
-    registers and become active with the first pixel of their pass.
+    Structure: pixels, weights and control move through a chain of lanes, one lane each cycle; lane
+    k works k cycles later than lane 0. While a pass streams its pixels, the weights of the next one
+    travel down the chain into shadow registers and become active with the first pixel of their
+    pass.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -61,9 +67,7 @@ class ArrayUnit(wiring.Component):
                 "ifm": Out(ReadPortSignature(depth=config.ifm_depth, width=8 * config.R)),
                 "wgt": Out(ReadPortSignature(depth=config.wgt_depth, width=8 * config.R)),
                 "acc": In(
-                    ReadPortSignature(
-                        depth=2 * config.acc_depth, width=ACCUMULATOR_BITS * config.K
-                    )
+                    ReadPortSignature(depth=2 * config.acc_depth, width=ACCUMULATOR_BITS * config.K)
                 ),
                 "busy_pixel": Out(1),
             }
@@ -117,8 +121,8 @@ class ArrayUnit(wiring.Component):
                 self.acc.data.word_select(k, ACCUMULATOR_BITS).eq(lane.drain.data),
             ]
 
-        # Issue 1 drives the addresses, issue 2 the slot; data arrives READ_LATENCY after issue 1, at the door of
-        # lane 0, whose register is the last step of FETCH.
+        # Issue 1 drives the addresses, issue 2 the slot; data arrives READ_LATENCY after issue 1,
+        # at the door of lane 0, whose register is the last step of FETCH.
         issue = 2
         fetch = 1 + READ_LATENCY
         assert timing.FETCH == fetch + 1 and timing.MULTIPLY == Multiplier.LATENCY
@@ -148,9 +152,7 @@ class ArrayUnit(wiring.Component):
             access.bank.eq(slot.bank),
             access.enable.eq(slot.valid & slot.read),
         ]
-        read = _delay(
-            m, access, fetch - issue + first.READ_CYCLE, name="read", reset_less=False
-        )
+        read = _delay(m, access, fetch - issue + first.READ_CYCLE, name="read", reset_less=False)
         write_early = Signal(access_layout(config.acc_depth))
         write_valid = _delay(
             m,

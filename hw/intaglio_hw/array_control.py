@@ -1,24 +1,24 @@
 """Control of the array: what every pixel and every weight vector is, one each cycle.
 
-Three components: :class:`ArraySetup` accepts an instruction and forms the products that addresses need,
-:class:`WeightFetch` streams the weights of the next pass, :class:`PixelWalk` streams the pixels of the current one. A *pass*
-is one (block, kernel row, kernel column).
+:class:`ArraySetup` accepts an instruction and forms the products that addresses need,
+:class:`WeightFetch` streams the weights of the next pass, :class:`PixelWalk` streams the pixels of
+the current one. A *pass* is one (block, kernel row, kernel column).
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
-
-from intaglio_hw.accumulator import access_layout
 from intaglio_hw.interfaces import IN_FLIGHT, address_width, instruction_layout
 
 __all__ = ["ArraySetup", "PixelWalk", "WeightFetch", "setup_layout", "slot_layout"]
 
-#: Width of IFM addresses while they are formed. Inside a tile, h * ifm_cols + w < 2**24, and a block that does not
-#: start below 2**16 is remembered as outside; what lies outside the tile may wrap, nobody reads it.
+#: Width of IFM addresses while they are formed. Inside a tile, h * ifm_cols + w < 2**24, and a
+#: block that does not start below 2**16 is remembered as outside; what lies outside the tile may
+#: wrap, nobody reads it.
 _ADDRESS_BITS = 25
 #: Width of tile rows and columns: at most 4095 + 254 * 255 + 4094 * 255 < 2**21, at least -4096.
 _POSITION = signed(22)
@@ -29,7 +29,7 @@ _OFFSET_BITS = 12
 
 
 def setup_layout() -> data.StructLayout:
-    """Return the layout of an instruction that is set up: its fields, and the products of its strides."""
+    """Return the layout of an instruction that is set up: fields, and products of its strides."""
     return data.StructLayout(
         {
             **instruction_layout(isa.ARRAY).members,
@@ -45,9 +45,10 @@ def setup_layout() -> data.StructLayout:
 def slot_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Return the layout of what happens in one cycle: a pixel, or nothing.
 
-    ``valid``: a pixel is multiplied and its sum written; ``inside``: it comes from IFM, else it is ``pad_code``; ``swap``: the
-    first pixel of a pass; ``read``: add to the sum at ``addr`` of ``bank``, else start from zero; ``last``: the instruction
-    ends with this cycle (which may have no pixel), with ``error``.
+    ``valid``: a pixel is multiplied and its sum written; ``inside``: it comes from IFM, else it is
+    ``pad_code``; ``swap``: the first pixel of a pass; ``read``: add to the sum at ``addr`` of
+    ``bank``, else start from zero; ``last``: the instruction ends with this cycle (which may have
+    no pixel), with ``error``.
     """
     return data.StructLayout(
         {
@@ -70,10 +71,12 @@ class ArraySetup(wiring.Component):
     Members
     -------
     instruction, stop, done
-        The unit's port; ``done`` comes from the end of the pipeline. At most IN_FLIGHT are accepted and not done.
+        The unit's port; ``done`` comes from the end of the pipeline. At most IN_FLIGHT are accepted
+        and not done.
     upcoming
-        The accepted instruction. ``present`` from the cycle after the transfer until the cycle of ``take``; the products
-        are valid with ``ready``, ArrayTiming.SETUP cycles after ``present`` has risen.
+        The accepted instruction. ``present`` from the cycle after the transfer until the cycle of
+        ``take``; the products are valid with ``ready``, ArrayTiming.SETUP cycles after ``present``
+        has risen.
     """
 
     def __init__(self) -> None:
@@ -172,12 +175,14 @@ class ArraySetup(wiring.Component):
 
 
 class WeightFetch(wiring.Component):
-    """Stream the K weight vectors of the next pass into the shadow registers, while the current pass runs.
+    """Stream the K weight vectors of the next pass into the shadow registers, while the current
+    pass runs.
 
     Members
     -------
     present, base
-        An instruction follows the current one, and the WGT address of its first block. Blocks follow densely.
+        An instruction follows the current one, and the WGT address of its first block. Blocks
+        follow densely.
     start, start_last
         A pass starts and takes the shadow weights; it is the last one of its instruction.
     drop
@@ -187,11 +192,13 @@ class WeightFetch(wiring.Component):
     ready
         A pass may start in the next cycle, as far as its weights are concerned.
     fault, current
-        The next weights lie outside WGT; they belong to the current instruction (else to the one that follows).
+        The next weights lie outside WGT; they belong to the current instruction (else to the one
+        that follows).
     addr, valid, index
         WGT address, and one cycle earlier its validity and the lane it is for.
 
-    Timing: the first vector is issued in the cycle after ``start`` (or ``present``), then one each cycle.
+    Timing: the first vector is issued in the cycle after ``start`` (or ``present``), then one each
+    cycle.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -264,7 +271,8 @@ class PixelWalk(wiring.Component):
     upcoming, present, ready, take
         The next instruction, from :class:`ArraySetup`.
     follows
-        An instruction follows the current one: ``present`` without the one that is taken in this cycle.
+        An instruction follows the current one: ``present`` without the one that is taken in this
+        cycle.
     weights_ready, weights_fault, weights_current, start, start_last, drop
         To and from :class:`WeightFetch`.
     stop
@@ -272,10 +280,11 @@ class PixelWalk(wiring.Component):
     ifm_addr
         IFM address of a pixel, ISSUE_CYCLES before its data.
     slot
-        What happens in this cycle, one cycle after ``ifm_addr``; ends with ``last`` come in the order of the instructions.
+        What happens in this cycle, one cycle after ``ifm_addr``; ends with ``last`` come in the
+        order of the instructions.
 
-    Errors: an in-tile position outside IFM, a pixel outside the bank, and weights outside WGT end the instruction within four
-    cycles; the pixel itself is not multiplied.
+    Errors: an in-tile position outside IFM, a pixel outside the bank, and weights outside WGT end
+    the instruction within four cycles; the pixel itself is not multiplied.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -353,9 +362,7 @@ class PixelWalk(wiring.Component):
                 )
             ),
             abort.eq(
-                ~live
-                & self.present
-                & (self.stop | (self.weights_fault & ~self.weights_current))
+                ~live & self.present & (self.stop | (self.weights_fault & ~self.weights_current))
             ),
             self.start.eq(
                 (~run | pass_end)
@@ -516,10 +523,11 @@ class PixelWalk(wiring.Component):
         return m
 
     def _next_pass(self, m, current, following, following_ready, kill) -> None:
-        """Form the next pass in the three cycles after the start of a pass; the shortest pass is longer."""
+        """Form the next pass in three cycles after the start of a pass; every pass is longer."""
         assert ArrayTiming.ACCUMULATE > 4
         upcoming = self.upcoming
-        # Addresses of pixel 0 at kernel column 0 of the kernel row, and at kernel position 0 of the block.
+        # Addresses of pixel 0 at kernel column 0 of the kernel row, and at kernel position 0 of the
+        # block.
         row_address = Signal(_ADDRESS_BITS, reset_less=True)
         block_address = Signal(_ADDRESS_BITS, reset_less=True)
         block_start = Signal(16, reset_less=True)

@@ -1,11 +1,11 @@
-"""One output lane of the array: R multipliers, an adder tree and an accumulator, in a chain of lanes."""
+"""One output lane of the array: R multipliers, an adder tree and an accumulator."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
-
 from intaglio_hw.accumulator import ACCUMULATOR_BITS, Accumulator, access_layout
 from intaglio_hw.interfaces import ReadPortSignature
 
@@ -22,14 +22,16 @@ class Multiplier(wiring.Component):
     Parameters
     ----------
     kind
-        ``"dsp"``: one product that synthesis maps to a multiplier block; ``"logic"``: radix-4 Booth digits and adders.
+        ``"dsp"``: one product that synthesis maps to a multiplier block; ``"logic"``: radix-4 Booth
+        digits and adders.
 
     Members
     -------
     pixel, weight
         Codes; ``weight`` is taken in cycles with ``load`` and kept.
     product
-        In cycle ``t + LATENCY``: ``pixel`` of cycle ``t`` times the weight last loaded in cycle ``t`` or before.
+        In cycle ``t + LATENCY``: ``pixel`` of cycle ``t`` times the weight last loaded in cycle
+        ``t`` or before.
     """
 
     LATENCY = ArrayTiming.MULTIPLY
@@ -68,15 +70,16 @@ class Multiplier(wiring.Component):
             for i in range(_CODE_BITS // 2):
                 below, at, above = bits[2 * i], bits[2 * i + 1], bits[2 * i + 2]
                 magnitude = Signal(signed(_CODE_BITS + 1), name=f"magnitude{i}")
-                # |digit| is one if the lower bits differ, two if they agree and differ from the upper one.
-                m.d.comb += magnitude.eq(
-                    Mux(below ^ at, pixel, Mux(at ^ above, pixel << 1, 0))
-                )
+                # |digit| is one if the lower bits differ, two if they agree and differ from the
+                # upper one.
+                m.d.comb += magnitude.eq(Mux(below ^ at, pixel, Mux(at ^ above, pixel << 1, 0)))
                 term = Signal(signed(_CODE_BITS + 2), name=f"term{i}")
                 m.d.comb += term.eq(Mux(above, -magnitude, magnitude))
                 terms.append(term << (2 * i))
             # Stage 2: two sums of two digits. Stage 3: the product.
-            halves = [Signal(signed(_PRODUCT_BITS), name=f"half{i}", reset_less=True) for i in range(2)]
+            halves = [
+                Signal(signed(_PRODUCT_BITS), name=f"half{i}", reset_less=True) for i in range(2)
+            ]
             m.d.sync += [
                 halves[0].eq(terms[0] + terms[1]),
                 halves[1].eq(terms[2] + terms[3]),
@@ -98,10 +101,8 @@ def weight_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def pixel_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Return the layout of a pixel vector; with ``swap`` the new weights are used from this pixel on."""
-    return data.StructLayout(
-        {"swap": 1, "data": data.ArrayLayout(signed(_CODE_BITS), config.R)}
-    )
+    """Return the layout of a pixel vector; ``swap``: new weights are used from this pixel on."""
+    return data.StructLayout({"swap": 1, "data": data.ArrayLayout(signed(_CODE_BITS), config.R)})
 
 
 class Lane(wiring.Component):
@@ -114,9 +115,11 @@ class Lane(wiring.Component):
     weight_in
         A weight vector; if it is meant for this lane it is kept in the shadow registers.
     pixel_in
-        In cycle ``t``: a pixel vector. ``swap``: the shadow weights become the active ones for this and all later pixels.
+        In cycle ``t``: a pixel vector. ``swap``: the shadow weights become the active ones for this
+        and all later pixels.
     read_in
-        In cycle ``t + READ_CYCLE``: which sum to add to (see :class:`~intaglio_hw.accumulator.Accumulator`).
+        In cycle ``t + READ_CYCLE``: which sum to add to (see
+        :class:`~intaglio_hw.accumulator.Accumulator`).
     write_in
         In cycle ``t + WRITE_CYCLE``: where the new sum goes.
     drain

@@ -25,13 +25,14 @@ class Scratchpad(wiring.Component):
     Members
     -------
     write
-        The row is written at the end of the cycle; a read that presents its address in the next cycle sees it.
+        The row is written at the end of the cycle; a read that presents its address in the next
+        cycle sees it.
     read
-        ``data`` is the row at the ``addr`` of LATENCY cycles ago. A row that is written in the very cycle in which
-        its address is presented reads as it was before.
+        ``data`` is the row at the ``addr`` of LATENCY cycles ago. A row that is written in the very
+        cycle in which its address is presented reads as anything.
 
-    Rows are zero at power-up and survive a reset. This portable description is the door behind which a family's own
-    primitives may stand.
+    Rows are zero at power-up and survive a reset. This portable description is the door behind
+    which a family's own primitives may stand.
     """
 
     LATENCY = READ_LATENCY
@@ -52,17 +53,23 @@ class Scratchpad(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=[])
+        # Without the attribute, synthesis spends a row of flip-flops and a multiplexer on the case
+        # that a row is read and written at once; it is heard only with a read in logic and a
+        # register.
+        m.submodules.memory = memory = Memory(
+            shape=self.width, depth=self.depth, init=[], attrs={"no_rw_check": 1}
+        )
         write = memory.write_port(granularity=self.granularity)
-        read = memory.read_port()
+        read = memory.read_port(domain="comb")
         m.d.comb += [
             write.addr.eq(self.write.addr),
             write.data.eq(self.write.data),
             write.en.eq(self.write.en),
             read.addr.eq(self.read.addr),
         ]
-        # Stage 2: the output register of the block RAM.
+        # Stage 1: the block RAM. Stage 2: its output register.
+        row = Signal(self.width, reset_less=True)
         output = Signal(self.width, reset_less=True)
-        m.d.sync += output.eq(read.data)
+        m.d.sync += [row.eq(read.data), output.eq(row)]
         m.d.comb += self.read.data.eq(output)
         return m

@@ -17,7 +17,7 @@ def array_golden(
     wgt: np.ndarray,  # (wgt_depth, R) int8
     acc: np.ndarray,  # (2, acc_depth, K) int64, the values of int32; changed in place
 ) -> Error:
-    """Run one instruction. With an error the bank is left as it was (hardware leaves it undefined)."""
+    """Run one instruction. An error leaves the bank as it was (hardware leaves it undefined)."""
     f, K = fields, config.K
     P, Q = f["out_rows"], f["out_cols"]
     passes = f["blocks"] * f["kernel_h"] * f["kernel_w"]
@@ -63,7 +63,10 @@ def random_array(
 
     Sizes are biased towards one, tiles may be left on every side or missed altogether.
     """
-    small = lambda high: rng.choice([1, 1, rng.randint(1, high), rng.randint(1, high)])  # noqa: E731
+
+    def small(high: int) -> int:
+        return rng.choice([1, 1, rng.randint(1, high), rng.randint(1, high)])
+
     wild = rng.random() < 0.15
     kernel_h, kernel_w = small(4), small(4)
     blocks = min(small(3), max(1, max_passes // (kernel_h * kernel_w)))

@@ -46,9 +46,7 @@ class Rig:
 
     async def start(self) -> "Rig":
         self.dut.acc__addr.value = 0
-        self.unit = UnitDriver(
-            self.dut, isa.ARRAY, prefix="unit__", rate=self.rate, rng=self.rng
-        )
+        self.unit = UnitDriver(self.dut, isa.ARRAY, prefix="unit__", rate=self.rate, rng=self.rng)
         ReadPort(self.dut, "ifm", self.ifm)
         ReadPort(self.dut, "wgt", self.wgt)
         await start_clock(self.dut)
@@ -235,7 +233,6 @@ async def drains_one_bank_while_filling_the_other(dut):
         tiles.append(rig.acc[i % 2].copy()[: 2 * (pixels // 2)])
         if i:
             await rig.finish(i)
-            # Reversed, so that the pixel written last is read first.
             await rig.check((i - 1) % 2, tiles[i - 1], text=f"tile {i - 1}")
     await rig.finish()
     await rig.check(1)
@@ -249,7 +246,8 @@ async def last_pixel_is_visible_with_done(dut):
     for i in range(3):
         rig.send(PLAIN | {"wgt_base": i * CONFIG.K})
         await rig.unit.wait_done(i + 1)
-        # The edge that ended the cycle of done has passed; data is due READ_LATENCY after its start.
+        # The edge that ended the cycle of done has passed; data is due READ_LATENCY after its
+        # start.
         for _ in range(READ_LATENCY):
             word = int(dut.acc__data.value)
             await RisingEdge(dut.clk)

@@ -1,4 +1,4 @@
-"""The array unit in both simulators, in machines with different numbers of lanes on its two sides."""
+"""The array unit in both simulators, with different numbers of lanes on its two sides."""
 
 import dataclasses
 
@@ -30,6 +30,4 @@ def _config(base, /, **changes):
     ids=lambda config: f"{config.name}-{config.R}x{config.K}-{config.multiplier}",
 )
 def test_array(config, simulator):
-    run_bench(
-        ArrayUnit(config=config), "bench_array", simulator=simulator, config=config, seed=11
-    )
+    run_bench(ArrayUnit(config=config), "bench_array", simulator=simulator, config=config, seed=11)
