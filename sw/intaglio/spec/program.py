@@ -1,7 +1,7 @@
 """A compiled program: instructions, memory image, and where every value of the graph lies.
 
 Written by :mod:`intaglio.compile`, executed by the golden machine, the RTL and the board. The file
-is an ``.npz`` with the configuration and the digests of what it was made from. 
+is an ``.npz`` with the configuration and the digests of what it was made from.
 """
 
 import dataclasses
@@ -130,8 +130,9 @@ class Program:
         """Raise IntaglioError when ``config`` is another machine than the one compiled for."""
         if config.digest() != self.config.digest():
             raise IntaglioError(
-                f"the program is for configuration {self.config.name} ({self.config.digest()[:12]}), "
-                f"not {config.name} ({config.digest()[:12]}): compile it again with 'intaglio compile'"
+                f"the program is for configuration {self.config.name} "
+                f"({self.config.digest()[:12]}), not {config.name} ({config.digest()[:12]}): "
+                "compile it again with 'intaglio compile'"
             )
 
     def image(self, x: np.ndarray) -> np.ndarray:
