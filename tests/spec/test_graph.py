@@ -548,16 +548,21 @@ def test_builder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "inputs", "text"),
+    ("op", "inputs", "attributes", "text"),
     [
-        ("softmax", ["x"], "node n (softmax): unsupported operation; supported: conv, conv_trans"),
-        ("concat", ["y"], "node n (concat): input 'y' is not made by an earlier node"),
-        ("broadcast", ["x"], "node n (broadcast): the input must be 1 x 1, not 6 x 6"),
+        ("softmax", ["x"], {}, "node n (softmax): unsupported operation; supported: conv, conv_"),
+        ("concat", ["y"], {}, "node n (concat): input 'y' is not made by an earlier node"),
+        ("concat", [], {}, "node n (concat): takes 1 to 64 inputs, not 0"),
+        ("broadcast", ["x"], {"size": (2, 2)}, "node n (broadcast): the input must be 1 x 1, not"),
+        ("broadcast", ["x"], {}, "node n (broadcast): attribute 'size' is missing"),
+        ("broadcast", ["x"], {"size": 2}, "node n (broadcast): size must be a tuple of 2 integers"),
+        ("argmax", ["x"], {"axis": 1}, "node n (argmax): unknown attribute 'axis'"),
+        ("conv", ["x"], ATTRIBUTES["conv"], "node n (conv): tensors must be ('weight', 'multi"),
     ],
 )
-def test_builder_refuses(op: str, inputs: list[str], text: str) -> None:
+def test_builder_refuses(op: str, inputs: list[str], attributes: dict[str, Any], text: str) -> None:
     builder = GraphBuilder()
     builder.input("x", (1, 4, 6, 6), -7)
     with pytest.raises(IntaglioError) as caught:
-        builder.node(op, "n", inputs, 0, {"size": (2, 2)})
+        builder.node(op, "n", inputs, 0, attributes)
     assert str(caught.value).startswith(text)

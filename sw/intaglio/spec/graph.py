@@ -333,6 +333,29 @@ def _check_attribute(name: str, kind: str, value: Any) -> None:
         _require(low <= item <= high, f"{name} must be in [{low}, {high}], not {item}")
 
 
+def _check_parts(node: Node, operation: Operation) -> None:
+    """Refuse a node with other numbers of inputs, attributes or tensors than its operation has."""
+    least, most = operation.inputs
+    _require(
+        least <= len(node.inputs) <= most,
+        f"takes {least} to {most} inputs, not {len(node.inputs)}",
+    )
+    for name in node.attributes:
+        _require(name in operation.attributes, f"unknown attribute {name!r}")
+    for name, kind in operation.attributes.items():
+        _require(name in node.attributes, f"attribute {name!r} is missing")
+        _check_attribute(name, kind, node.attributes[name])
+    _require(
+        tuple(node.tensors) == tuple(operation.tensors),
+        f"tensors must be {tuple(operation.tensors)}, not {tuple(node.tensors)}",
+    )
+    for name, dtype in operation.tensors.items():
+        _require(
+            node.tensors[name].dtype == np.dtype(dtype),
+            f"{name} must be {dtype}, not {node.tensors[name].dtype}",
+        )
+
+
 class Graph:
     """A verified network in execution order.
 
@@ -420,28 +443,10 @@ class Graph:
         operation = OPERATIONS.get(node.op)
         if operation is None:
             raise _Refused(f"unsupported operation; supported: {', '.join(OPERATIONS)}")
-        least, most = operation.inputs
-        _require(
-            least <= len(node.inputs) <= most,
-            f"takes {least} to {most} inputs, not {len(node.inputs)}",
-        )
+        _check_parts(node, operation)
         for name in node.inputs:
             _require(name in self.ranges, f"input {name!r} is not made by an earlier node")
             _require(self.values[name].dtype == "int8", f"input {name!r} is a class map")
-        for name in node.attributes:
-            _require(name in operation.attributes, f"unknown attribute {name!r}")
-        for name, kind in operation.attributes.items():
-            _require(name in node.attributes, f"attribute {name!r} is missing")
-            _check_attribute(name, kind, node.attributes[name])
-        _require(
-            tuple(node.tensors) == tuple(operation.tensors),
-            f"tensors must be {tuple(operation.tensors)}, not {tuple(node.tensors)}",
-        )
-        for name, dtype in operation.tensors.items():
-            _require(
-                node.tensors[name].dtype == np.dtype(dtype),
-                f"{name} must be {dtype}, not {node.tensors[name].dtype}",
-            )
         shape = operation.shape(node, [self.values[name].shape for name in node.inputs])
         _require(node.output not in self.ranges, f"output {node.output!r} is made twice")
         value = self._check_value(node.output)
@@ -652,7 +657,8 @@ class GraphBuilder:
         Raises
         ------
         IntaglioError
-            Unsupported operation, or shapes that do not fit.
+            Unsupported operation, missing or unknown attributes or tensors, or shapes that do not
+            fit.
         """
         if op not in OPERATIONS:
             raise IntaglioError(
@@ -668,6 +674,7 @@ class GraphBuilder:
                     f"node {name} ({op}): input {source!r} is not made by an earlier node"
                 )
         try:
+            _check_parts(node, operation)
             shape = operation.shape(node, [self._values[source].shape for source in node.inputs])
         except _Refused as refused:
             raise IntaglioError(f"node {name} ({op}): {refused}") from None
