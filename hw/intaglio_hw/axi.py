@@ -1,7 +1,8 @@
-"""Memory side of the units: rows of a transfer, their bursts, and the arbiter between the two readers.
+"""Memory side of the units: rows of a transfer, their bursts, the arbiter between two readers.
 
-A transfer is ``planes`` x ``rows`` rows. :class:`RowWalker` lists the rows, :class:`RowBursts` checks each against the memory
-and cuts it into bursts, :class:`AxiReadArbiter` merges the bursts of two readers and returns each its beats.
+A transfer is ``planes`` x ``rows`` rows. :class:`RowWalker` lists the rows, :class:`RowBursts`
+checks each against the memory and cuts it into bursts, :class:`AxiReadArbiter` merges the bursts of
+two readers and returns each its beats.
 """
 
 from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
@@ -26,7 +27,8 @@ __all__ = [
 
 #: A burst never crosses a multiple of this many bytes.
 BOUNDARY_BYTES = 4096
-#: Width of a byte offset into the memory: a row that starts inside of it plus one 32-bit step, without wrapping.
+#: Width of a byte offset into the memory: a row that starts inside of it plus one 32-bit step,
+#: without wrapping.
 OFFSET_BITS = 33
 #: Width of the bytes of a row: 0 to 2**20 (load), 0 to 65535 * 32 (store).
 ROW_BITS = 21
@@ -35,8 +37,9 @@ ROW_BITS = 21
 def row_layout() -> data.StructLayout:
     """Return the layout of a row that :class:`RowBursts` takes.
 
-    ``offset``: byte offset of its first byte. ``bytes``: bytes that must lie in the memory. ``used``: how many of them,
-    from the first, are transferred. ``error``: not 0 refuses the row with this code. ``last``: passed through.
+    ``offset``: byte offset of its first byte. ``bytes``: bytes that must lie in the memory.
+    ``used``: how many of them, from the first, are transferred. ``error``: not 0 refuses the row
+    with this code. ``last``: passed through.
     """
     return data.StructLayout(
         {
@@ -52,8 +55,9 @@ def row_layout() -> data.StructLayout:
 def row_info_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Return the layout of what :class:`RowBursts` says about a row.
 
-    ``head``: bytes of the first beat before the row. ``tail``: used bytes end at this byte of the last beat (0: at its
-    end). ``beats``: beats transferred. ``error``: not 0: none, and no further row follows. ``last``: as given.
+    ``head``: bytes of the first beat before the row. ``tail``: used bytes end at this byte of the
+    last beat (0: at its end). ``beats``: beats transferred. ``error``: not 0: none, and no further
+    row follows. ``last``: as given.
     """
     lane_bits = (config.bus_bytes - 1).bit_length()
     return data.StructLayout(
@@ -70,12 +74,14 @@ def row_info_layout(config: AcceleratorConfig) -> data.StructLayout:
 class RowWalker(wiring.Component):
     """List the byte offsets of the rows of a transfer, planes outside, rows inside.
 
-    1. ``start`` takes ``address``, ``plane_step``, ``row_step`` (bytes), ``planes`` and ``rows`` (at least 1); it is given
-       only while ``busy`` is low. The fields may change in the next cycle.
-    2. From then on ``o`` offers one row after the other, one per cycle; ``last`` marks the final one. ``busy`` is high
-       until that has been taken.
+    1. ``start`` takes ``address``, ``plane_step``, ``row_step`` (bytes), ``planes`` and ``rows``
+       (at least 1); it is given only while ``busy`` is low. The fields may change in the next
+       cycle.
+    2. From then on ``o`` offers one row after the other, one per cycle; ``last`` marks the final
+       one. ``busy`` is high until that has been taken.
     3. ``halt`` drops what is left; it may withdraw ``o``.
-    4. Offsets are exact as long as no row before lies at or above 2**32; the taker stops at such a row.
+    4. Offsets are exact as long as no row before lies at or above 2**32; the taker stops at such a
+       row.
     """
 
     #: Cycles from ``start`` to the first row.
@@ -156,16 +162,19 @@ class RowBursts(wiring.Component):
     """Check rows against the memory and cut them into bursts of whole beats.
 
     1. ``row`` takes rows (:func:`row_layout`), ``info`` says for each, in order, what becomes of it
-       (:func:`row_info_layout`); ``burst`` carries the bursts of all rows, in order, those of a row after its ``info``.
-    2. A row lies in the memory when ``offset + bytes <= memory_bytes``, computed without wrapping. Otherwise its ``error`` is
-       MEMORY; inside, its ``error`` is the one given. A row with an error has no burst, and no row is taken after it until
-       ``halt``.
-    3. The first beat is the one that holds the first byte. No burst is longer than ``burst_beats`` or crosses
-       BOUNDARY_BYTES. The bus address is ``memory_base`` (a multiple of BOUNDARY_BYTES) plus the offset.
-    4. ``halt`` drops all rows and may withdraw ``info``; a burst that is offered stays. ``idle``: nothing inside.
+       (:func:`row_info_layout`); ``burst`` carries the bursts of all rows, in order, those of a row
+       after its ``info``.
+    2. A row lies in the memory when ``offset + bytes <= memory_bytes``, computed without wrapping.
+       Otherwise its ``error`` is MEMORY; inside, its ``error`` is the one given. A row with an
+       error has no burst, and no row is taken after it until ``halt``.
+    3. The first beat is the one that holds the first byte. No burst is longer than ``burst_beats``
+       or crosses BOUNDARY_BYTES. The bus address is ``memory_base`` (a multiple of BOUNDARY_BYTES)
+       plus the offset.
+    4. ``halt`` drops all rows and may withdraw ``info``; a burst that is offered stays. ``idle``:
+       nothing inside.
 
-    At most one burst in three cycles and one row in three. ``memory_base``, ``memory_bytes`` (a multiple of the beat) are
-    constant while not idle.
+    At most one burst in three cycles and one row in three. ``memory_base``, ``memory_bytes`` (a
+    multiple of the beat) are constant while not idle.
 
     Parameters
     ----------
@@ -318,16 +327,18 @@ class AxiReadArbiter(wiring.Component):
     1. Bursts of ``fetch`` go before those of ``load``; a burst that is offered at ``memory`` stays.
     2. Beats arrive in the order of the bursts; each goes to the reader that asked for it.
     3. At most ``max_outstanding`` bursts are on their way.
-    4. A reader that does not take its beats holds up the other: each takes what it asked for after a finite time.
+    4. A reader that does not take its beats holds up the other: each takes what it asked for after
+       a finite time.
 
-    All outputs towards the memory are registered: no combinational path leads through from one side to the other.
+    All outputs towards the memory are registered: no combinational path leads through from one side
+    to the other.
 
     Parameters
     ----------
     config
         Bus width.
     max_outstanding
-        Bursts on their way, at least 2.
+        Bursts on their way, at least 3.
     """
 
     #: Cycles from a reader's burst to the memory, and from a beat of the memory to its reader.

@@ -1,4 +1,4 @@
-"""The load unit: memory to scratchpads, with padding, at any byte alignment, dense or as overlapping windows."""
+"""The load unit: memory to scratchpads, with padding, dense or as overlapping windows."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -24,18 +24,21 @@ __all__ = ["LoadUnit"]
 class LoadUnit(wiring.Component):
     """Run ``load`` instructions (:data:`intaglio.spec.isa.LOAD`).
 
-    1. Rows are handled in order; a row's MEMORY check comes before its data, BUFFER and BUS when a vector needs it. FIELD
-       (``vector_step`` above R, ``lead`` above 7 R, a PRM ``base`` that is no multiple of R / 8) comes before everything.
-       Vectors before the error are written, none after it.
-    2. Beats are asked for up to ``max_outstanding`` bursts ahead, across rows and into the next instruction. Only bytes
-       that a vector uses are asked for.
-    3. One vector per cycle when beats arrive and rows are aligned; an unaligned row costs its one beat more. Rows whose
-       bursts are short are limited by :class:`intaglio_hw.axi.RowBursts`.
-    4. ``done`` comes one cycle after the last write. After an error, and after ``stop``, it waits for all beats on their
-       way. An instruction behind a failed one runs unless ``stop`` comes; with ``stop`` it ends without effect.
+    1. Rows are handled in order; a row's MEMORY check comes before its data, BUFFER and BUS when a
+       vector needs it. FIELD (``vector_step`` above R, ``lead`` above 7 R, a PRM ``base`` that is
+       no multiple of R / 8) comes before everything. Vectors before the error are written, none
+       after it.
+    2. Beats are asked for up to ``max_outstanding`` bursts ahead, across rows and into the next
+       instruction. Only bytes that a vector uses are asked for.
+    3. One vector per cycle when beats arrive and rows are aligned; an unaligned row costs its one
+       beat more. Rows whose bursts are short are limited by :class:`intaglio_hw.axi.RowBursts`.
+    4. ``done`` comes one cycle after the last write. After an error, and after ``stop``, it waits
+       for all beats on their way. An instruction behind a failed one runs unless ``stop`` comes;
+       with ``stop`` it ends without effect.
     5. ``beat`` is high for one cycle for each beat taken from the memory.
 
-    ``memory_base`` (a multiple of 4096) and ``memory_bytes`` (a multiple of R) are constant while an instruction runs.
+    ``memory_base`` (a multiple of 4096) and ``memory_bytes`` (a multiple of R) are constant while
+    an instruction runs.
 
     Parameters
     ----------
@@ -45,7 +48,8 @@ class LoadUnit(wiring.Component):
         Bursts on their way, at least 1.
     """
 
-    #: Cycles from an instruction to its first burst: 1 to accept, log2(R) + 3 to prepare, 1 + 5 for row and burst.
+    #: Cycles from an instruction to its first burst: 1 to accept, log2(R) + 4 to prepare, 5 for
+    #: row and burst.
     ISSUE_CYCLES = {8: 13, 16: 14, 32: 15}
     #: Cycles from a beat to the write of the vector that it completes.
     LATENCY = 2
@@ -99,15 +103,17 @@ class LoadUnit(wiring.Component):
         m.d.sync += stop_seen.eq(stopping & (in_flight != 0))
         m.d.sync += in_flight.eq((in_flight + accept - finish)[: len(in_flight)])
 
-        # The asking side: one instruction, prepared, then its rows one after the other. It is ``held`` until the writing
-        # side has taken it and all its rows are handed over, and starts anew when it was not taken before an abort.
+        # The asking side: one instruction, prepared, then its rows one after the other. It is
+        # ``held`` until the writing side has taken it and all its rows are handed over, and starts
+        # anew when it was not taken before an abort.
         held = Signal()
         taken = Signal()
         take = Signal()
         prepared = Signal()
         ask = Signal(instruction_layout(isa.LOAD), reset_less=True)
         field_error = Signal(reset_less=True)
-        # reach: bytes of a row up to the last byte of its last vector, (vectors - 1) * vector_step + R - lead.
+        # reach: bytes of a row up to the last byte of its last vector, (vectors - 1) * vector_step
+        # + R - lead.
         reach = Signal(data.StructLayout({"low": ROW_BITS + 1, "negative": 1}), reset_less=True)
         addend = Signal(ROW_BITS + 1, reset_less=True)
         step_left = Signal(lane_bits + 1, reset_less=True)
@@ -209,10 +215,11 @@ class LoadUnit(wiring.Component):
         ]
         m.d.sync += outstanding.eq((outstanding + asked - answered)[: len(outstanding)])
 
-        # The writing side. Stage 1: beats and padding become pairs of neighbouring beats and a position in them.
-        # Vector i of a row starts at byte s = head - lead + i * vector_step after the start of its first beat. It is read
-        # when the beat with its last byte, floor((s + R - 1) / R), is there: as R bytes of (beat before, this beat), from
-        # byte ``shift`` + 1 of the pair, 0 <= shift < R. Hence shift + vector_step >= R: go on to the next beat.
+        # The writing side. Stage 1: beats and padding become pairs of neighbouring beats and a
+        # position in them. Vector i of a row starts at byte s = head - lead + i * vector_step after
+        # the start of its first beat. It is read when the beat with its last byte, floor((s + R -
+        # 1) / R), is there: as R bytes of (beat before, this beat), from byte ``shift`` + 1 of the
+        # pair, 0 <= shift < R. Hence shift + vector_step >= R: go on to the next beat.
         buffer = Signal(2, reset_less=True)
         pad = Signal(8, reset_less=True)
         step = Signal(lane_bits + 1, reset_less=True)
@@ -340,7 +347,8 @@ class LoadUnit(wiring.Component):
                 fresh.eq(1),
             ]
 
-        # Stage 1 control. ``flush``: the instruction ends, its place in the pipeline follows the last vector.
+        # Stage 1 control. ``flush``: the instruction ends, its place in the pipeline follows the
+        # last vector.
         flush = Signal()
         base = Signal(row_bits)
         m.d.comb += base.eq(Mux(ask.buffer == Buffer.PRM, ask.base >> pair_bits, ask.base))

@@ -24,23 +24,25 @@ __all__ = ["StoreUnit"]
 class StoreUnit(wiring.Component):
     """Run ``store`` instructions (:data:`intaglio.spec.isa.STORE`), one at a time.
 
-    1. An ``address``, ``plane_step`` or ``row_step`` that is no multiple of R is the error MEMORY, before everything. Then
-       rows are handled in order; a row outside the memory (MEMORY) or, if inside, with vectors outside OFM (BUFFER) is not
-       written, nor any after it. A response with an error is the error BUS; it goes before those of later rows.
-    2. The data of a burst follows its address, without gaps between beats when the memory is ready, up to
-       ``max_outstanding`` bursts without a response.
-    3. ``done`` comes DONE_CYCLES after the last response. After an error, and after ``stop``, every burst whose address was
-       offered is completed first.
+    1. An ``address``, ``plane_step`` or ``row_step`` that is no multiple of R is the error MEMORY,
+       before everything. Then rows are handled in order; a row outside the memory (MEMORY) or, if
+       inside, with vectors outside OFM (BUFFER) is not written, nor any after it. A response with
+       an error is the error BUS; it goes before those of later rows.
+    2. The data of a burst follows its address, without gaps between beats when the memory is ready,
+       up to ``max_outstanding`` bursts without a response.
+    3. ``done`` comes DONE_CYCLES after the last response. After an error, and after ``stop``, every
+       burst whose address was offered is completed first.
     4. ``beat`` is high for one cycle for each beat given to the memory.
 
-    ``memory_base`` (a multiple of 4096) and ``memory_bytes`` (a multiple of R) are constant while an instruction runs.
+    ``memory_base`` (a multiple of 4096) and ``memory_bytes`` (a multiple of R) are constant while
+    an instruction runs.
 
     Parameters
     ----------
     config
         Sizes of the machine.
     max_outstanding
-        Bursts without a response, at least 2.
+        Bursts without a response, at least 3.
     """
 
     #: Cycles from an instruction to its first burst: 1 to accept, 1 to check, 5 for row and burst.
@@ -100,7 +102,8 @@ class StoreUnit(wiring.Component):
         with m.If(walker.o.valid & walker.o.ready):
             m.d.sync += row_end.eq((row_end + now.vectors)[:18])
 
-        # Addresses. A burst whose address was taken owes its beats (``lengths``) and its response (``outstanding``).
+        # Addresses. A burst whose address was taken owes its beats (``lengths``) and its response
+        # (``outstanding``).
         m.submodules.lengths = lengths = Queue(shape=8, depth=self.max_outstanding)
         outstanding = Signal(range(self.max_outstanding + 1))
         may_ask = Signal()

@@ -10,9 +10,9 @@ __all__ = ["Queue", "SkidBuffer"]
 class SkidBuffer(wiring.Component):
     """Cut every combinational path between two streams.
 
-    Holds up to two payloads: ``o.valid``, ``o.payload`` and ``i.ready`` are all registers. Order is kept, nothing is lost
-    or repeated; one payload per cycle. A payload that enters in cycle t is at ``o`` in cycle t + LATENCY, or later if older
-    ones wait.
+    Holds up to two payloads: ``o.valid``, ``o.payload`` and ``i.ready`` are all registers. Order is
+    kept, nothing is lost or repeated; one payload per cycle. A payload that enters in cycle t is at
+    ``o`` in cycle t + LATENCY, or later if older ones wait.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ class SkidBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # The spare register takes the payload of the one cycle in which the input does not know yet that the output waits.
+        # The spare register takes the payload of the one cycle in which the input does not know yet
+        # that the output waits.
         spare = Signal.like(self.i.payload, reset_less=True)
         front = Signal.like(self.o.payload, reset_less=True)
         front_full = Signal()
@@ -52,28 +53,28 @@ class SkidBuffer(wiring.Component):
 class Queue(wiring.Component):
     """A first-in first-out queue of ``depth`` payloads with a registered output.
 
-    ``i.ready`` is low when ``depth`` payloads wait. One payload per cycle; one that enters an empty queue in cycle t is at
-    ``o`` in cycle t + LATENCY. ``level`` is the number of payloads inside.
+    ``i.ready`` is low when ``depth`` payloads wait. One payload per cycle; one that enters an empty
+    queue in cycle t is at ``o`` in cycle t + LATENCY. ``level`` is the number of payloads inside.
 
     Parameters
     ----------
     shape
         Shape of the payload.
     depth
-        Payloads held, at least 2.
+        Payloads held, at least 3: below, it could not take one in every cycle.
 
     Raises
     ------
     ValueError
-        ``depth`` below 2.
+        ``depth`` below 3.
     """
 
     #: Cycles from input to output of an empty queue.
     LATENCY = 2
 
     def __init__(self, *, shape: ShapeLike, depth: int) -> None:
-        if depth < 2:
-            raise ValueError(f"depth must be at least 2, not {depth}")
+        if depth < 3:
+            raise ValueError(f"depth must be at least 3, not {depth}")
         self.depth = depth
         self._width = Shape.cast(shape).width
         super().__init__(

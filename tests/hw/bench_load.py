@@ -98,7 +98,12 @@ def instruction(rng: random.Random, kind: str) -> dict[str, int]:
     # At a boundary of bursts, at the end of the memory, anywhere.
     top = LIMIT - span
     f["address"] = rng.choice(
-        (top, rng.randint(0, top), min(top, 4096 - rng.randint(0, 2 * R)), rng.randint(0, top // R) * R)
+        (
+            top,
+            rng.randint(0, top),
+            min(top, 4096 - rng.randint(0, 2 * R)),
+            rng.randint(0, top // R) * R,
+        )
     )
     total = f["planes"] * f["rows"] * f["vectors"]
     f["base"] = integer(rng, 0, max(0, depth - total), (depth - total,))
@@ -213,7 +218,7 @@ async def each_error_in_place(dut):
 
 @cocotb.test(timeout_time=300, timeout_unit="us")
 async def bus_error(dut):
-    """A bad beat ends its instruction at the first vector that needs it; the next one is complete."""
+    """A bad beat ends its instruction at the first vector that needs it; the next is complete."""
     rng = bench_rng("bus")
     bench = Bench(dut, rng, latency=7, data=0.7)
     await start_clock(dut)
@@ -236,7 +241,7 @@ async def bus_error(dut):
 
 @cocotb.test(timeout_time=300, timeout_unit="us")
 async def stop(dut):
-    """``stop`` at any time: done for all that was accepted, a prefix of the writes, then new work."""
+    """``stop`` at any time: done for what was accepted, a prefix of the writes, then new work."""
     rng = bench_rng("stop")
     bench = Bench(dut, rng, latency=8, data=0.8)
     await start_clock(dut)
@@ -272,8 +277,14 @@ async def stop(dut):
         got = [(a, w) for a, w, _ in log]
         first, second = ([(a, w) for _, a, w in writes] for writes in both[:2])
         # Whole or stopped first, then whole or stopped second.
-        cuts = [n for n in range(len(first) + 1) if got[:n] == first[:n] and got[n:] == second[: len(got) - n]]
-        assert cuts, f"turn {turn}: {len(got)} writes are no prefixes of {len(first)} and {len(second)}"
+        cuts = [
+            n
+            for n in range(len(first) + 1)
+            if got[:n] == first[:n] and got[n:] == second[: len(got) - n]
+        ]
+        assert cuts, (
+            f"turn {turn}: {len(got)} writes are no prefixes of {len(first)} and {len(second)}"
+        )
         partial += len(got) < len(first) + len(second)
         log.clear()
         bench.unit.send(items[2])
@@ -287,7 +298,7 @@ async def stop(dut):
 @cocotb.test(timeout_time=50, timeout_unit="us")
 @cocotb.parametrize(unaligned=[0, 1])
 async def hides_the_latency(dut, unaligned):
-    """Rows of 20 vectors and a memory of 24 cycles: one vector per cycle, one beat more if unaligned."""
+    """Rows of 20 vectors and a latency of 24: one vector per cycle, one beat more if unaligned."""
     bench = Bench(dut, bench_rng("speed"), latency=24)
     item = instruction(bench.rng, "dense") | {
         "buffer": Buffer.IFM, "base": 0, "address": 128 + 3 * unaligned, "lead": 0, "planes": 2,
@@ -317,7 +328,10 @@ async def documented_cycles(dut):
     for cycle in range(60):
         await RisingEdge(dut.clk)
         for name, seen in (
-            ("accept", int(dut.unit__instruction__valid.value) & int(dut.unit__instruction__ready.value)),
+            (
+                "accept",
+                int(dut.unit__instruction__valid.value) & int(dut.unit__instruction__ready.value),
+            ),
             ("ask", int(dut.memory__ar__valid.value)),
             ("beat", int(dut.beat.value)),
             ("write", int(dut.vec__en.value)),

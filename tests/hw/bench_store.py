@@ -1,4 +1,4 @@
-"""Bench of the store unit: random instructions against a model written from the table of the ISA."""
+"""Bench of the store unit: random instructions against a model written from the ISA's table."""
 
 import random
 
@@ -55,7 +55,9 @@ def instruction(rng: random.Random, kind: str) -> dict[str, int]:
     f["plane_step"] = rng.choice((0, 4096, rng.randint(0, 900 // R) * R))
     span = (f["planes"] - 1) * f["plane_step"] + (f["rows"] - 1) * f["row_step"] + width
     top = (LIMIT - span) // R
-    f["address"] = R * rng.choice((top, rng.randint(0, top), min(top, 4096 // R - rng.randint(0, 3))))
+    f["address"] = R * rng.choice(
+        (top, rng.randint(0, top), min(top, 4096 // R - rng.randint(0, 3)))
+    )
     total = f["planes"] * f["rows"] * f["vectors"]
     f["base"] = rng.choice((0, rng.randint(0, CONFIG.ofm_depth - total), CONFIG.ofm_depth - total))
     if kind == "memory":
@@ -79,7 +81,8 @@ class Bench:
     def __init__(self, dut, rng, *, latency=1, ask=1.0, data=1.0, answer=1.0, feed=1.0):
         self.dut = dut
         self.ofm = np.array(
-            [[rng.randrange(256) for _ in range(R)] for _ in range(CONFIG.ofm_depth)], dtype=np.uint8
+            [[rng.randrange(256) for _ in range(R)] for _ in range(CONFIG.ofm_depth)],
+            dtype=np.uint8,
         )
         self.memory = np.array([rng.randrange(256) for _ in range(LIMIT + 4096)], dtype=np.uint8)
         self.golden = self.memory.copy()
@@ -173,7 +176,7 @@ async def bus_error(dut):
 
 @cocotb.test(timeout_time=300, timeout_unit="us")
 async def stop(dut):
-    """``stop`` at any time: done, all started bursts complete, only whole rows' prefixes written."""
+    """``stop`` at any time: done, all started bursts complete, a prefix written."""
     rng = bench_rng("stop")
     bench = Bench(dut, rng, latency=7, ask=0.6, data=0.7)
     await start_clock(dut)
@@ -215,7 +218,7 @@ async def stop(dut):
 
 @cocotb.test(timeout_time=50, timeout_unit="us")
 async def no_gaps(dut):
-    """Once it flows, a beat goes out in every cycle, across bursts and rows, whatever the latency."""
+    """Once it flows, a beat goes out in every cycle, across bursts and rows."""
     bench = Bench(dut, bench_rng("speed"), latency=30)
     item = {
         "address": 0, "plane_step": 9000 // R * R, "row_step": 40 * R, "base": 3,
@@ -246,7 +249,10 @@ async def documented_cycles(dut):
     for cycle in range(60):
         await RisingEdge(dut.clk)
         for name, seen in (
-            ("accept", int(dut.unit__instruction__valid.value) & int(dut.unit__instruction__ready.value)),
+            (
+                "accept",
+                int(dut.unit__instruction__valid.value) & int(dut.unit__instruction__ready.value),
+            ),
             ("ask", int(dut.memory__aw__valid.value) & int(dut.memory__aw__ready.value)),
             ("beat", int(dut.beat.value)),
             ("answer", int(dut.memory__b__valid.value)),
