@@ -6,7 +6,6 @@ from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio_hw.store import StoreUnit
 from intaglio_sim.runner import run_bench
 
-
 SHAPES = {name: CONFIGS[name] for name in ("mini-8x8", "wide-16x8")} | {
     "wide-32x4": AcceleratorConfig(name="wide-32x4", R=32, K=4, ofm_depth=512, burst_beats=16)
 }
