@@ -11,8 +11,8 @@ from pathlib import Path
 import cocotb
 from cocotb.task import bridge, resume
 from cocotb.triggers import RisingEdge, ValueChange, with_timeout
-from intaglio.spec.config import AcceleratorConfig
 
+from intaglio.spec.config import AcceleratorConfig
 from intaglio_sim.driver import Driver, RegisterError
 
 #: Environment variable with the path of the job, a JSON file; the answer is written beside it.

@@ -24,7 +24,15 @@ from intaglio.spec.files import atomic_write
 from intaglio_sim import toolchain
 from intaglio_sim.toolchain import cache_dir
 
-__all__ = ["BenchFailure", "BenchResult", "bench_config", "run_bench", "run_verilog", "to_verilog"]
+__all__ = [
+    "BenchFailure",
+    "BenchResult",
+    "bench_config",
+    "config_environment",
+    "run_bench",
+    "run_verilog",
+    "to_verilog",
+]
 
 #: Variables through which :func:`run_bench` talks to the bench.
 CONFIG_VARIABLE = "INTAGLIO_BENCH_CONFIG"
@@ -50,6 +58,11 @@ class BenchResult:
 def bench_config() -> AcceleratorConfig:
     """Return the configuration that was given to :func:`run_bench`; for use inside a bench."""
     return AcceleratorConfig(**json.loads(os.environ[CONFIG_VARIABLE]))
+
+
+def config_environment(config: AcceleratorConfig) -> dict[str, str]:
+    """Return the variables with which :func:`bench_config` finds ``config`` in the bench."""
+    return {CONFIG_VARIABLE: json.dumps(dataclasses.asdict(config))}
 
 
 def to_verilog(component, *, name: str = "dut", ports=None) -> str:
@@ -126,7 +139,7 @@ def run_bench(
             file.write(text)
     variables = {key: str(value) for key, value in (env or {}).items()}
     if config is not None:
-        variables[CONFIG_VARIABLE] = json.dumps(dataclasses.asdict(config))
+        variables |= config_environment(config)
     label = type(component).__name__ + (f"-{config.name}" if config is not None else "")
     return run_verilog(
         sources=[source],

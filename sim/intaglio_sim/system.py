@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import intaglio.spec
 import intaglio_hw
-import numpy as np
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
-from intaglio.spec.files import atomic_write
 from intaglio.spec.isa import INSTRUCTION_BYTES, Error, Unit
-
 from intaglio_sim import runner, toolchain
 from intaglio_sim.bench_system import JOB_VARIABLE
 from intaglio_sim.diff import Region, compare_memories
@@ -47,7 +46,7 @@ class TraceEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult(Outcome):
-    """How a program ended, and what it left: ``memory`` (uint8), ``trace`` (empty if not asked for)."""
+    """How a program ended, and what it left: ``memory`` (uint8) and ``trace`` (if asked for)."""
 
     memory: np.ndarray
     trace: tuple[TraceEvent, ...] = ()
@@ -64,7 +63,7 @@ def _sources_digest() -> str:
 
 
 def accelerator_verilog(config: AcceleratorConfig) -> Path:
-    """Return the path of ``accelerator.v`` for ``config``, elaborated only when something changed."""
+    """Return the path of ``accelerator.v`` for ``config``, elaborated when something changed."""
     from intaglio_hw.elaborate import write_verilog
 
     key = hashlib.sha256(f"{config.to_json()} {_sources_digest()}".encode()).hexdigest()[:24]
