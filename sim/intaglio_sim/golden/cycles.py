@@ -11,7 +11,7 @@ Not modelled: pauses of the memory at random, errors, programs that do not reach
 import heapq
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -293,6 +293,22 @@ def _bursts(config: AcceleratorConfig, address: int, beats: int) -> list[int]:
     return sizes
 
 
+@dataclass
+class _Task:
+    """An instruction in the load unit.
+
+    ``prepared``: cycle from which its rows are listed. ``listed``: cycle in which the last one was.
+    ``taken``: cycle in which the writing side took the instruction. The next one may be accepted
+    two cycles after both.
+    """
+
+    fields: Mapping[str, int]
+    done: Callable[[int], None]
+    prepared: int
+    listed: int | None = None
+    taken: int | None = None
+
+
 class _Load:
     """The load unit: the asking side is a process, the writing side follows the beats."""
 
@@ -300,55 +316,75 @@ class _Load:
         self.model, self.kernel, self.config = model, model.kernel, model.config
         self.outstanding = 0
         self.room = _Gate()
-        self.granted = _Gate()
+        self.accepted = _Gate()
+        #: Opens when something about the newest task has become known.
+        self.known = _Gate()
         self.prepare = self.config.R.bit_length() - 1 + 5
-        self.check_free = self.split_free = 0
+        self.ask: deque[_Task] = deque()
+        self.write: deque[_Task] = deque()
+        self.newest: _Task | None = None
         self.rows: deque[_Row] = deque()
-        self.writer = 0  # cycle in which the last row ended, or the writing side began to wait
-        self.idle = True  # between two instructions
-        self.dones: deque[Callable[[int], None]] = deque()
+        self.writer = -1  # cycle in which the last row ended
+        self.fresh = True  # the next row is the first of its instruction
 
-    def run(self, start: int, fields: Mapping[str, int], done: Callable[[int], None]) -> _Process:
-        """Handle one instruction, accepted in cycle ``start``; ends when the next one may be."""
-        self.dones.append(done)
-        prepared = start + self.prepare
-        addresses = places.row_addresses(fields).tolist()
-        shapes: dict[int, _Row] = {}
-        shown = prepared
-        for number, address in enumerate(addresses):
-            head = address % self.config.R
-            if head not in shapes:
-                shapes[head] = _row_steps(self.config, fields, head)
-            shape = shapes[head]
-            row = _Row(
-                shape.beats,
-                shape.steps,
-                shape.first,
-                shape.last,
-                number == len(addresses) - 1,
-                prepared,
-            )
-            taken = max(shown, self.check_free)
-            hand = max(taken + _ROW, self.split_free)
-            yield hand
-            shown, self.check_free = taken + 1, hand + 1
-            row.info = hand + _QUEUE
-            self.rows.append(row)
-            self._advance()
-            if row.beats:
+    def begin(self, start: int, fields: Mapping[str, int], done: Callable[[int], None]) -> None:
+        """Accept an instruction in cycle ``start``."""
+        task = _Task(fields, done, start + self.prepare)
+        if not self.write:
+            task.taken = max(task.prepared, self.writer + 1)
+        self.newest = task
+        self.ask.append(task)
+        self.write.append(task)
+        self.kernel.open(self.accepted)
+
+    def ready(self) -> int | None:
+        """Return the cycle from which the next instruction may be accepted, if that is known."""
+        if self.newest is None:
+            return 0
+        listed, taken = self.newest.listed, self.newest.taken
+        return None if listed is None or taken is None else max(listed, taken) + 2
+
+    def run(self) -> _Process:
+        """List the rows of all instructions and ask for their bursts."""
+        check_free = split_free = 0
+        while True:
+            while not self.ask:
+                yield self.accepted
+            task = self.ask.popleft()
+            addresses = places.row_addresses(task.fields).tolist()
+            shapes: dict[int, _Row] = {}
+            shown = task.prepared
+            for number, address in enumerate(addresses):
+                head = address % self.config.R
+                if head not in shapes:
+                    shapes[head] = _row_steps(self.config, task.fields, head)
+                row = replace(
+                    shapes[head], final=number == len(addresses) - 1, prepared=task.prepared
+                )
+                listed = max(shown, check_free)
+                if row.final:
+                    task.listed = listed
+                    self.kernel.at(listed, lambda: self.kernel.open(self.known))
+                hand = max(listed + _ROW, split_free)
+                yield hand
+                shown, check_free = listed + 1, hand + 1
+                row.info = hand + _QUEUE
+                self.rows.append(row)
+                self._advance()
+                if not row.beats:
+                    continue
                 emit = hand + _BURST - 1
                 for size in _bursts(self.config, address, row.beats):
                     # The register of the burst before must be free.
-                    while "load" in self.model.bus.pending or self.outstanding >= _OUTSTANDING:
+                    while "load" in self.model.bus.pending:
                         yield self.room
                     emit = max(emit, self.kernel.now)
                     yield emit + 1
                     while self.outstanding >= _OUTSTANDING:
                         yield self.room
                     self.model.bus.request("load", self._burst(row, size))
-                    emit = emit + _NEXT_BURST
-                self.split_free = emit - _NEXT_BURST + 1
-        yield max(self.check_free, self.kernel.now)
+                    emit += _NEXT_BURST
+                split_free = emit - _NEXT_BURST + 1
 
     def _burst(self, row: _Row, size: int) -> _Burst:
         def consume(offered: int) -> int:
@@ -372,9 +408,11 @@ class _Load:
     def _begin(self, row: _Row) -> None:
         """Set the cycle before the first step of the row at the front."""
         start = max(self.writer, row.info)
-        if self.idle:
-            start = max(max(self.writer + 1, row.prepared) + 1, row.info)
-            self.idle = False
+        if self.fresh:
+            taken = self.write[0].taken
+            assert taken is not None  # all rows before have ended
+            start = max(taken + 1, row.info)
+            self.fresh = False
         row.step, row.cycle = -1, start
 
     def _take(self, row: _Row, offered: int) -> int:
@@ -396,8 +434,11 @@ class _Load:
                 self._begin(row)
             self.writer = row.cycle + row.steps - 1 - row.step
             if row.final:
-                self.idle = True
-                self.dones.popleft()(self.writer + 3)
+                self.fresh = True
+                self.write.popleft().done(self.writer + 3)
+                if self.write:
+                    self.write[0].taken = max(self.write[0].prepared, self.writer + 1)
+                    self.kernel.at(self.kernel.now, lambda: self.kernel.open(self.known))
 
 
 class _Store:
@@ -530,21 +571,22 @@ class _Stage:
             yield start
             done(start)(start + vector_cycles(model.config, step.fields))
         elif unit == Unit.STORE:
+            while len(self.done_cycles) < model.started[unit] - 1:
+                yield self.finished
             start = max(offered, self.done_cycles[-1] + 1 if self.done_cycles else 0)
             yield start
             done(start)(model.store.run(start, step.fields))
-            # The next one is accepted only after this one's done.
         else:
-            start = offered
+            ready = model.load.ready()
+            while ready is None:
+                yield model.load.known
+                ready = model.load.ready()
+            start = max(offered, ready)
             yield start
+            model.load.begin(start, step.fields, done(start))
         self.last_start = start
         self.queue.popleft()
         kernel.at(start + 1, self._pop)
-        if unit == Unit.LOAD:
-            yield from model.load.run(start, step.fields, done(start))
-        if unit == Unit.STORE:
-            while len(self.done_cycles) < model.started[unit]:
-                yield self.finished
 
     def _done(self, step: _Step, start: int, offered: int, cycle: int) -> None:
         model = self.model
@@ -620,6 +662,7 @@ class _Simulation:
     def run(self) -> None:
         self.kernel.start(self._fetch())
         self.kernel.start(self._decode())
+        self.kernel.start(self.load.run())
         for stage in self.stages.values():
             self.kernel.start(stage.run())
         self.kernel.run()
