@@ -36,7 +36,8 @@ class Network:
     Parameters
     ----------
     graph
-        The frozen graph.
+        The frozen graph; None when only a program is at hand, which golden machine and hardware
+        need no graph for.
     model
         The torch module in eval mode that it was recorded from, for the executor ``torch``.
     onnx_path
@@ -47,13 +48,15 @@ class Network:
         Options for :func:`intaglio_sim.system.run_program` (latency, stalls, ...).
     """
 
-    graph: Graph
+    graph: Graph | None
     model: Any = None
     onnx_path: Path | None = None
     config: AcceleratorConfig | None = None
     simulation: Mapping[str, Any] = field(default_factory=dict)
     #: Executor name -> what its last run reported (counters of the simulators).
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    #: Simulator -> the trace of its last run, with ``trace`` among the options.
+    traces: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _program: Program | None = None
 
     @property
@@ -62,17 +65,23 @@ class Network:
         if self._program is None:
             if self.config is None:
                 raise IntaglioError("golden, icarus and verilator need a configuration")
-            self._program = compile_graph(self.graph, self.config)
+            self._program = compile_graph(self.require_graph(), self.config)
         return self._program
 
     @program.setter
     def program(self, program: Program) -> None:
-        if program.graph_digest != self.graph.digest():
+        if self.graph is not None and program.graph_digest != self.graph.digest():
             raise IntaglioError(
                 f"the program was compiled from graph {program.graph_digest[:12]}, not "
                 f"{self.graph.digest()[:12]}: compile it again with 'intaglio compile'"
             )
         self._program, self.config = program, program.config
+
+    def require_graph(self) -> Graph:
+        """Return the graph; IntaglioError when there is only a program."""
+        if self.graph is None:
+            raise IntaglioError("there is only a program here, not the graph it was compiled from")
+        return self.graph
 
 
 def _values(program: Program, memory: np.ndarray) -> Layers:
@@ -83,8 +92,10 @@ def _values(program: Program, memory: np.ndarray) -> Layers:
 
 
 def _spec(network: Network) -> Executor:
+    graph = network.require_graph()
+
     def run(image: np.ndarray) -> Layers:
-        return {name: x[0] for name, x in network.graph.evaluate(image[None]).items()}
+        return {name: x[0] for name, x in graph.evaluate(image[None]).items()}
 
     return run
 
@@ -99,18 +110,17 @@ def _torch(network: Network) -> Executor:
     if model is None:
         raise IntaglioError("the executor torch needs the run folder, not only a frozen graph")
     model.eval()
-    exponent = network.graph.values[network.graph.inputs[0]].exponent
+    graph = network.require_graph()
+    exponent = graph.values[graph.inputs[0]].exponent
 
     def run(image: np.ndarray) -> Layers:
         codes = torch.from_numpy(np.ascontiguousarray(image[None]))
         with torch.no_grad(), functional.record(model) as recorder:
             model.argmax(model(IntTensor(codes, exponent)))
         layers = {name: x[0].numpy() for name, x in recorder.codes.items()}
-        if layers.keys() != network.graph.values.keys():
+        if layers.keys() != graph.values.keys():
             raise IntaglioError("the model has other layers than the frozen graph: freeze it again")
-        return {
-            name: layers[name].astype(value.dtype) for name, value in network.graph.values.items()
-        }
+        return {name: layers[name].astype(value.dtype) for name, value in graph.values.items()}
 
     return run
 
@@ -118,7 +128,7 @@ def _torch(network: Network) -> Executor:
 def _onnx(network: Network) -> Executor:
     from intaglio.freeze import OnnxExecutor
 
-    executor = OnnxExecutor(network.graph, path=network.onnx_path)
+    executor = OnnxExecutor(network.require_graph(), path=network.onnx_path)
     return lambda image: {name: x[0] for name, x in executor.run(image[None]).items()}
 
 
@@ -155,6 +165,7 @@ def _rtl(simulator: str) -> Callable[[Network], Executor]:
                     f"({program.layers[result.error_instruction]})"
                 )
             network.counters[simulator] = dict(result.counters)
+            network.traces[simulator] = result.trace
             return _values(program, result.memory)
 
         return run

@@ -1,6 +1,6 @@
 """All executors on the same images, layer by layer, byte by byte."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ class Verification:
 
     ``bytes_compared`` counts each byte once for each executor after the first; ``mismatches`` the
     bytes that differ from the first executor; ``first_mismatch`` names the first of them, "" if
-    there is none. ``class_maps`` holds the first executor's class map of each image.
+    there is none. ``mismatches_of`` has the mismatches of each executor after the first.
+    ``class_maps`` holds the first executor's class map of each image.
     """
 
     executors: tuple[str, ...]
@@ -27,6 +28,7 @@ class Verification:
     bytes_compared: int
     mismatches: int
     first_mismatch: str
+    mismatches_of: Mapping[str, int]
     class_maps: tuple[np.ndarray, ...]
 
 
@@ -51,8 +53,10 @@ def verify(
     if not images:
         raise IntaglioError("verify needs at least one image")
     runs = {name: make_executor(name, network) for name in executors}
-    order = tuple(network.graph.values)
+    graph = network.require_graph()
+    order = tuple(graph.values)
     compared = mismatches = 0
+    mismatches_of = {name: 0 for name in executors[1:]}
     first_mismatch = ""
     class_maps = []
     for index, image in enumerate(images):
@@ -77,14 +81,16 @@ def verify(
                 mismatch = compare_layers(expected, layers, order=order, names=(executors[0], name))
                 first_mismatch = f"image {index}: {mismatch}"
             mismatches += found
+            mismatches_of[name] += found
         assert expected is not None
-        class_maps.append(expected[network.graph.outputs[0]])
+        class_maps.append(expected[graph.outputs[0]])
     return Verification(
         executors=tuple(executors),
         images=len(images),
-        layers=len(order) - len(network.graph.inputs),
+        layers=len(order) - len(graph.inputs),
         bytes_compared=compared,
         mismatches=mismatches,
         first_mismatch=first_mismatch,
+        mismatches_of=mismatches_of,
         class_maps=tuple(class_maps),
     )

@@ -1,0 +1,139 @@
+"""``intaglio bench``: the measurements in the README."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from intaglio.cli.common import (
+    Choices,
+    Outcome,
+    hardware_options,
+    parse_size,
+    progress,
+    result_command,
+    select_config,
+    table,
+)
+from intaglio.spec.errors import IntaglioError
+
+__all__ = ["bench_command"]
+
+#: Benches that are planned; refused by name until they are there.
+_PLANNED = ("train", "infer")
+
+
+class _Benches(click.Group):
+    """Refuses what is planned with another text than what is unknown."""
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in _PLANNED:
+            raise IntaglioError(f"bench {name} is not there yet; there is: rtl")
+        return super().get_command(context, name)
+
+
+@click.group("bench", cls=_Benches)
+def bench_command() -> None:
+    """Measure: the tables in the README."""
+
+
+def model_names() -> list[str]:
+    """Return the names of the networks."""
+    from intaglio.nn.models import MODELS
+
+    return [*MODELS, "MODEL.onnx"]
+
+
+@result_command("rtl")
+@click.option(
+    "--model",
+    required=True,
+    cls=Choices,
+    choices=model_names,
+    metavar="NAME|FILE",
+    help="Network with random weights, or a frozen one.",
+)
+@click.option(
+    "--size", default="64x64", show_default=True, metavar="HxW", help="Image, for a named network."
+)
+@click.option("--width", default="1", show_default=True, help="Width of a named network.")
+@click.option("--classes", default=11, show_default=True, help="Classes of a named network.")
+@hardware_options
+@click.option("--latency", default=20, show_default=True, help="Of the memory, in cycles.")
+@click.option(
+    "--interval", default=1, show_default=True, help="Cycles from beat to beat of the memory."
+)
+def rtl_command(
+    model: str,
+    size: str,
+    width: str,
+    classes: int,
+    board: str | None,
+    config: str | None,
+    latency: int,
+    interval: int,
+) -> Outcome:
+    """Cycles, array use and bytes moved of a network, by the cycle model."""
+    from intaglio.compile import compile_graph
+    from intaglio.report.layers import layer_table
+    from intaglio_sim.golden.cycles import CycleModel
+
+    machine = select_config(board, config, default="mini-8x8")
+    graph = _graph(model, parse_size(size) or (64, 64), width, classes)
+    progress(f"compiling {len(graph.nodes)} layers for {machine.name}")
+    program = compile_graph(graph, machine)
+    progress(f"cycle model: {program.length} instructions")
+    timeline = CycleModel(config=machine, memory_latency=latency, memory_interval=interval).run(
+        program
+    )
+    layers = layer_table(graph, program, timeline)
+    moved = sum(row["read"] + row["written"] for row in layers)
+    rows: list[list[Any]] = [["layer", "operation", "output", "MACs", "cycles", "use %", "bytes"]]
+    for row in layers:
+        shape = "x".join(str(n) for n in row["shape"])
+        rows.append([row["name"], row["op"], shape, f"{row['macs']:,}"])
+        rows[-1] += [f"{row['model_cycles']:,}", f"{100 * row['array_use']:.1f}"]
+        rows[-1] += [f"{row['read'] + row['written']:,}"]
+    height, columns = graph.values[graph.inputs[0]].shape[2:]
+    return Outcome(
+        data={
+            "model": model,
+            "size": [height, columns],
+            "config": machine.name,
+            "latency": latency,
+            "interval": interval,
+            "cycles": timeline.cycles,
+            "macs": timeline.macs,
+            "utilization": timeline.utilization,
+            "bytes_moved": moved,
+            "counters": dict(timeline.counters),
+            "layers": layers,
+        },
+        lines=table(rows, right=(3, 4, 5, 6)),
+        summary=f"{model} at {height}x{columns} on {machine.name}: {timeline.cycles:,} cycles, "
+        f"{timeline.macs:,} multiplications, {100 * timeline.utilization:.1f} % of the array, "
+        f"{moved:,} bytes",
+    )
+
+
+bench_command.add_command(rtl_command)
+
+
+def _graph(model: str, size: tuple[int, int], width: str, classes: int) -> Any:
+    """Return the graph of a frozen file, or of a network with random weights."""
+    if Path(model).suffix == ".onnx" or Path(model).is_dir():
+        from intaglio.cli.artifacts import open_frozen
+
+        return open_frozen(Path(model)).graph
+    import torch
+
+    from intaglio.nn.functional import to_graph
+    from intaglio.nn.models import build, calibrate, check_size
+
+    network = build(model, classes=classes, width=width, seed=1)
+    check_size(network, *size)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    calibrate(network, images)
+    network.eval()
+    return to_graph(network, height=size[0], width=size[1])

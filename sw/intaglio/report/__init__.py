@@ -1,0 +1,1 @@
+"""What a run has shown, on one page: tables, curves, pictures, time lines."""
