@@ -236,46 +236,38 @@ def _device(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
 
 
 class ErrorScale:
-    """The scale of one error tensor, kept in an int64 buffer of its layer; see error_codes."""
+    """A guess of the shift that quantises an error tensor: the scale of the step before.
 
-    #: Stands for None: no step was seen yet.
-    UNSET = -(1 << 31)
+    Quantising needs the tensor's maximum first, which is a pass over the data. With the guess both
+    are done in one pass, which is repeated where the guess was wrong: the result never depends on
+    the guess, and it is no part of a checkpoint.
+    """
 
-    def __init__(self, buffer: torch.Tensor) -> None:
-        self.buffer = buffer
+    def __init__(self) -> None:
+        self.guess: int | None = None
 
-    @property
-    def value(self) -> int | None:
-        """Value of the scale, None before the first step."""
-        value = int(self.buffer.item())
-        return None if value == self.UNSET else value
+    def quantize(
+        self, exponent: int, run: Callable[[int], tuple[torch.Tensor, int]]
+    ) -> tuple[torch.Tensor, int]:
+        """Return the codes and exponent of a wide error at ``exponent``.
 
-    def begin(self, exponent: int, maximum: Callable[[], int]) -> int:
-        """Return the shift for a tensor of wide codes at ``exponent``."""
-        scale = self.value
-        if scale is None:
-            m = maximum()
-            if m == 0:
-                return 0
-            scale = exponent + quant.log2_ceil(m)
-        return max(scale - 7 - exponent, 0)
-
-    def end(self, exponent: int, maximum: int) -> None:
-        """Keep the tensor's own scale for the next step."""
-        if maximum:
-            self.buffer.fill_(exponent + quant.log2_ceil(maximum))
+        ``run(shift)`` returns the codes for a right shift and the largest magnitude before it.
+        """
+        shift = 0 if self.guess is None else max(self.guess - 7 - exponent, 0)
+        codes, maximum = run(shift)
+        right = quant.scale_shift(maximum, 8)
+        if right != shift:
+            codes, _ = run(right)
+        self.guess = exponent + quant.log2_ceil(maximum)
+        return codes, exponent + right
 
 
 def _quantize(
     gradient: IntTensor, mask: torch.Tensor | None, scale: ErrorScale
 ) -> tuple[torch.Tensor, int]:
     """Return the 8-bit codes (N, H, W, C) of a wide gradient and their exponent."""
-    k = kernels.active()
-    terms, exponent = _terms(gradient), gradient.exponent
-    shift = scale.begin(exponent, lambda: k.absolute_maximum(terms, mask))
-    codes, maximum = k.quantize_error(terms, mask, shift)
-    scale.end(exponent, maximum)
-    return codes, exponent + shift
+    terms, quantize = _terms(gradient), kernels.active().quantize_error
+    return scale.quantize(gradient.exponent, lambda shift: quantize(terms, mask, shift))
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -401,7 +393,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         k, layer = kernels.active(), ctx.layer
-        e, exponent = _quantize(gradient, ctx.mask, ErrorScale(layer.error_scale))
+        e, exponent = _quantize(gradient, ctx.mask, layer.error_scale)
         sign_sum, gamma, mantissa, shift = ctx.means
         error_sum, product_sum = k.batch_norm_sums(e.reshape(ctx.xhat.shape), ctx.xhat)
         means = quant.batch_norm_error_means(
@@ -410,12 +402,11 @@ class _BatchNorm(torch.autograd.Function):
         factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
         wide_exponent = exponent - 16 + factor_exponent - ctx.acc_exponent
         arguments = (e, ctx.xhat.reshape(e.shape), *(_device(v, e) for v in (*means, factors)))
-        scale = ErrorScale(layer.acc_error_scale)
-        right = scale.begin(wide_exponent, lambda: k.batch_norm_backward(*arguments, None)[1])
-        inner, maximum = k.batch_norm_backward(*arguments, right)
-        scale.end(wide_exponent, maximum)
+        inner, inner_exponent = layer.acc_error_scale.quantize(
+            wide_exponent, lambda right: k.batch_norm_backward(*arguments, right)
+        )
         return (
-            IntTensor(_nchw(inner), wide_exponent + right),
+            IntTensor(_nchw(inner), inner_exponent),
             IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
             IntTensor(error_sum, exponent),
             IntTensor(_nchw(e), exponent) if ctx.needs_input_grad[3] else None,

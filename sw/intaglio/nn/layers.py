@@ -88,10 +88,6 @@ class IntLayer(nn.Module):
 
     path = ""
 
-    def _scale(self, name: str) -> None:
-        unset = torch.tensor(F.ErrorScale.UNSET, dtype=torch.int64)
-        self.register_buffer(name, unset)
-
 
 class QuantizeImage(IntLayer):
     """uint8 pixels or int8 codes (N, 3, H, W) to the network's input with exponent -7."""
@@ -148,7 +144,7 @@ class Conv2d(IntLayer):
         self.bias: Any = None
         if bias:
             self.bias = nn.Parameter(_constant_master(out_channels, 0, quant.BIAS_EXPONENT))
-            self._scale("error_scale")
+            self.error_scale = F.ErrorScale()
 
     def reset(self, seed: int, stream: int) -> None:
         """Draw the weights anew: normal with variance 2 / fan-in, of scores 1 / (16 fan-in)."""
@@ -168,7 +164,7 @@ class Conv2d(IntLayer):
             self.bias,
             exponent=self.exponent,
             relu=self.relu,
-            scale=F.ErrorScale(self.error_scale),
+            scale=self.error_scale,
         )
 
     def _infer(self, x: IntTensor) -> Any:
@@ -218,7 +214,7 @@ class ConvTranspose2d(IntLayer):
         self.shape = (in_channels, out_channels, *self.kernel)
         self.weight = nn.Parameter(self._initial(0, 1))
         self.bias = nn.Parameter(_constant_master(out_channels, 0, quant.BIAS_EXPONENT))
-        self._scale("error_scale")
+        self.error_scale = F.ErrorScale()
 
     def _initial(self, seed: int, stream: int) -> IntTensor:
         C, K, R, S = self.shape
@@ -240,7 +236,7 @@ class ConvTranspose2d(IntLayer):
                 self.bias,
                 exponent=self.exponent,
                 relu=self.relu,
-                scale=F.ErrorScale(self.error_scale),
+                scale=self.error_scale,
             )
         codes, exponent = F._weight_view(self.weight)
         attributes = {"stride": self.stride, "padding": self.padding}
@@ -284,8 +280,8 @@ class BatchNorm2d(IntLayer):
         self.register_buffer("running_mean", torch.zeros(channels, dtype=torch.int64))
         self.register_buffer("running_deviation", torch.full((channels,), one))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
-        self._scale("error_scale")
-        self._scale("acc_error_scale")
+        self.error_scale = F.ErrorScale()
+        self.acc_error_scale = F.ErrorScale()
 
     def track(self, mean: np.ndarray, deviation: np.ndarray, count: int, acc_exponent: int) -> None:
         """Move the running statistics towards those of a batch."""

@@ -6,7 +6,7 @@ kernels) have to agree with it on every byte. A value is ``code * 2**exponent``;
 
 Scale rule (:func:`scale_shift`): the exponent of an n-bit tensor is ``ceil(log2 m) - (n - 1)`` for
 the largest magnitude ``m``, so that codes fill n bits and the largest saturates at most by one
-step. Error tensors take ``m`` from the step before, which saves a pass over the data.
+step.
 """
 
 from typing import Any
@@ -84,8 +84,9 @@ NORMAL_EXPONENT, NORMAL_LIMIT = -12, (1 << 15) - 1
 AFFINE_EXPONENT, AFFINE_MASTER_EXPONENT = -6, -14
 #: Masters of convolution biases.
 BIAS_EXPONENT = -12
-#: Fractional bits of the means in batch norm's backward: with 0 the gradient's cosine is .72.
-MEAN_BITS = 8
+#: Fractional bits of the means in batch norm's backward: with 0 the gradient's cosine is .72. An
+#: error of a mean is the same at every pixel, and so adds up wherever the input has a mean.
+MEAN_BITS = 16
 #: Running statistics are integers at this exponent, averages over about this many batches.
 STATISTICS_EXPONENT, STATISTICS_WINDOW = -24, 16
 #: Step of the logits in the loss, and of the loss itself.
@@ -169,19 +170,15 @@ def diffuse(values: np.ndarray, shift: int) -> np.ndarray:
     return saturate(codes.reshape(N, C, H, W), -CODE_LIMIT, CODE_LIMIT)
 
 
-def error_codes(
-    values: np.ndarray, exponent: int, scale: int | None
-) -> tuple[np.ndarray, int, int | None]:
-    """Quantise a wide error to 8 bits: ``(codes, exponent, next scale)``.
+def error_codes(values: np.ndarray, exponent: int) -> tuple[np.ndarray, int]:
+    """Quantise a wide error to 8 bits: codes and their exponent.
 
-    ``scale`` is ``exponent + ceil(log2 max|values|)`` of the step before; None, as in the first
-    step, takes the tensor's own. A tensor of zeros hands the old scale on.
+    The scale is the tensor's own maximum. (That of the step before would do nearly as well while
+    training is calm, but saturates where the loss jumps; an executor may use it as a guess that
+    saves a pass over the data, and repeat the pass where the guess was wrong.)
     """
-    maximum = int(np.abs(values).max(initial=0))
-    own = exponent + log2_ceil(maximum) if maximum else scale
-    target = own if scale is None else scale
-    shift = 0 if target is None else max(target - 7 - exponent, 0)
-    return diffuse(values, shift), exponent + shift, own
+    shift = scale_shift(int(np.abs(values).max(initial=0)), 8)
+    return diffuse(values, shift), exponent + shift
 
 
 # --- weights ----------------------------------------------------------------------------------
@@ -292,12 +289,14 @@ def batch_norm_forward(
 def batch_norm_error_means(
     error_sum: np.ndarray, product_sum: np.ndarray, sign_sum: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the means of dy, dy * xhat and sgn xhat with MEAN_BITS fractional bits, each (C,)."""
-    return (
-        round_divide(error_sum << MEAN_BITS, count),
-        round_divide(product_sum, count << (-NORMAL_EXPONENT - MEAN_BITS)),
-        round_divide(sign_sum << MEAN_BITS, count),
-    )
+    """Return what batch norm's backward subtracts, each (C,) with MEAN_BITS fractional bits.
+
+    The means of dy, of dy * xhat, and the latter times the mean of sgn xhat, from their sums over
+    ``count`` pixels.
+    """
+    m0 = round_divide(error_sum << MEAN_BITS, count)
+    m1 = round_divide(product_sum << (MEAN_BITS + NORMAL_EXPONENT), count)
+    return m0, m1, round_divide(m1 * sign_sum, count)
 
 
 def batch_norm_error_factors(
@@ -322,17 +321,18 @@ def batch_norm_gradient(
     xhat: np.ndarray,
     m0: np.ndarray,
     m1: np.ndarray,
-    ms: np.ndarray,
+    m2: np.ndarray,
     factors: np.ndarray,
 ) -> np.ndarray:
     """Return the wide error of the accumulator.
 
-    ``((dy << 16) - (m0 << 8) - ((sgn xhat << 8) - ms) * m1) * factor``. Its exponent is that of
-    ``error`` - 16 + that of the factors - that of the accumulator.
+    ``((dy << 16) - m0 - sgn(xhat) * m1 + m2) * factor``, with the means of
+    :func:`batch_norm_error_means`. Its exponent is that of ``error`` - 16 + that of the factors -
+    that of the accumulator.
     """
-    a, b, c, f = (v[:, None, None] for v in (m0, m1, ms, factors))
-    dy, sign = error.astype(np.int64), np.sign(xhat).astype(np.int64)
-    return ((dy << 16) - (a << 8) - ((sign << 8) - c) * b) * f
+    a, b, c, f = (v[:, None, None] for v in (m0, m1, m2, factors))
+    sign = np.sign(xhat).astype(np.int64)
+    return ((error.astype(np.int64) << MEAN_BITS) - a - sign * b + c) * f
 
 
 def track_statistics(

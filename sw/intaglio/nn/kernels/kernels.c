@@ -267,9 +267,8 @@ void batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i
     }
 }
 
-/* With out == NULL only the largest magnitude. */
 i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
-                        const i64 *ms, const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P,
+                        const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P,
                         i64 C)
 {
     const i64 half = ((i64)1 << shift) >> 1;
@@ -281,10 +280,9 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
         i64 *row = work, *sum = work + C, *before = work + 2 * C, *top = work + 3 * C;
         int32_t *vector = malloc(4 * C * sizeof *vector);
         int32_t *zero = vector, *sign = vector + C, *f = vector + 2 * C;
-        int8_t *spare = malloc(C);
         for (i64 c = 0; c < C; c++) {
-            zero[c] = (int32_t)(ms[c] * m1[c] - (m0[c] << 8)); /* value for dy = sgn xhat = 0 */
-            sign[c] = (int32_t)(m1[c] << 8);
+            zero[c] = (int32_t)(m2[c] - m0[c]);
+            sign[c] = (int32_t)m1[c];
             f[c] = (int32_t)factors[c];
         }
         for (i64 p = 0; p < pixels; p++) {
@@ -296,13 +294,12 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
                 int32_t v = ((int32_t)e[c] << 16) + zero[c] - s * sign[c];
                 row[c] = (i64)v * f[c];
             }
-            diffuse(row, sum, before, out ? out + at : spare, shift, half, top, C);
+            diffuse(row, sum, before, out + at, shift, half, top, C);
         }
         for (i64 c = 0; c < C; c++)
             maximum = most(maximum, top[c]);
         free(work);
         free(vector);
-        free(spare);
     }
     return maximum;
 }

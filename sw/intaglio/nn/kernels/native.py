@@ -26,7 +26,6 @@ from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
 __all__ = [
-    "absolute_maximum",
     "available",
     "average_sum",
     "batch_norm_backward",
@@ -250,11 +249,6 @@ def _term_array(terms: Terms) -> tuple[Any, list[torch.Tensor]]:
 
 
 @_on_cpu
-def absolute_maximum(terms: Terms, mask: torch.Tensor | None) -> int:
-    return quantize_error(terms, mask, 0)[1]
-
-
-@_on_cpu
 def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple[torch.Tensor, int]:
     shape = terms[0][0].shape
     array, kept = _term_array(terms)
@@ -279,15 +273,15 @@ def batch_norm_backward(
     xhat: torch.Tensor,
     m0: torch.Tensor,
     m1: torch.Tensor,
-    ms: torch.Tensor,
+    m2: torch.Tensor,
     factors: torch.Tensor,
-    shift: int | None,
-) -> tuple[torch.Tensor | None, int]:
+    shift: int,
+) -> tuple[torch.Tensor, int]:
     error, xhat = error.contiguous(), xhat.contiguous()
     N, H, W, C = error.shape
-    out = None if shift is None else torch.empty(error.shape, dtype=torch.int8)
-    vectors = [v.contiguous() for v in (m0, m1, ms, factors)]
-    maximum = _call("batch_norm_backward", error, xhat, *vectors, shift or 0, out, N, H * W, C)
+    out = torch.empty(error.shape, dtype=torch.int8)
+    vectors = [v.contiguous() for v in (m0, m1, m2, factors)]
+    maximum = _call("batch_norm_backward", error, xhat, *vectors, shift, out, N, H * W, C)
     return out, maximum
 
 

@@ -13,7 +13,6 @@ from intaglio.spec.arith import round_shift
 from intaglio.spec.rng import GAMMA, mix64
 
 __all__ = [
-    "absolute_maximum",
     "average_sum",
     "batch_norm_backward",
     "batch_norm_normalize",
@@ -130,11 +129,6 @@ def batch_norm_normalize(
     return xhat.to(torch.int16), y, xhat.sign().sum(0)
 
 
-def absolute_maximum(terms: Terms, mask: torch.Tensor | None) -> int:
-    """Return the largest magnitude of a wide error, in steps of its smallest exponent."""
-    return int(_merge(terms, mask).abs().max()) if terms[0][0].numel() else 0
-
-
 def _merge(terms: Terms, mask: torch.Tensor | None) -> torch.Tensor:
     exponent = min(e for _, e in terms)
     total = terms[0][0].to(torch.int64) << (terms[0][1] - exponent)
@@ -171,18 +165,14 @@ def batch_norm_backward(
     xhat: torch.Tensor,
     m0: torch.Tensor,
     m1: torch.Tensor,
-    ms: torch.Tensor,
+    m2: torch.Tensor,
     factors: torch.Tensor,
-    shift: int | None,
-) -> tuple[torch.Tensor | None, int]:
-    """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude.
-
-    With ``shift`` None only the magnitude.
-    """
+    shift: int,
+) -> tuple[torch.Tensor, int]:
+    """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude."""
     sign = xhat.sign().to(torch.int64)
-    wide = ((error.to(torch.int64) << 16) - (m0 << 8) - ((sign << 8) - ms) * m1) * factors
-    codes = None if shift is None else _diffuse(wide, shift)
-    return codes, int(wide.abs().max())
+    wide = ((error.to(torch.int64) << quant.MEAN_BITS) - m0 - sign * m1 + m2) * factors
+    return _diffuse(wide, shift), int(wide.abs().max())
 
 
 def max_pool(
