@@ -97,10 +97,8 @@ class LoadUnit(wiring.Component):
         finish = Signal()
         in_flight = Signal(range(IN_FLIGHT + 1))
         accept = Signal()
-        stop_seen = Signal()
         stopping = Signal()
-        m.d.comb += stopping.eq(self.unit.stop | stop_seen)
-        m.d.sync += stop_seen.eq(stopping & (in_flight != 0))
+        m.d.sync += stopping.eq(self.unit.stop | (stopping & (in_flight != 0)))
         m.d.sync += in_flight.eq((in_flight + accept - finish)[: len(in_flight)])
 
         # The asking side: one instruction, prepared, then its rows one after the other. It is
@@ -141,7 +139,9 @@ class LoadUnit(wiring.Component):
         with m.FSM(name="asking"):
             with m.State("IDLE"):
                 m.d.comb += [
-                    self.unit.instruction.ready.eq(~stopping & (in_flight != IN_FLIGHT)),
+                    self.unit.instruction.ready.eq(
+                        ~self.unit.stop & ~stopping & (in_flight != IN_FLIGHT)
+                    ),
                     accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
                 ]
                 m.d.sync += ask.eq(self.unit.instruction.payload)
@@ -246,7 +246,7 @@ class LoadUnit(wiring.Component):
         fresh = Signal(reset_less=True)
         earlier = Signal(8 * R, reset_less=True)
 
-        is_data = Signal()
+        is_data = Signal(reset_less=True)  # the current beat comes from memory
         have = Signal()
         onward = Signal()
         move = Signal()
@@ -268,7 +268,6 @@ class LoadUnit(wiring.Component):
         )
         m.d.comb += [
             ahead.eq((lead - info.head)[:9]),
-            is_data.eq((lead_left == 0) & beats_any),
             have.eq(running & row_held & (~is_data | r.valid)),
             bus_error.eq(have & is_data & r.payload.resp[1]),
             keep.eq(
@@ -313,11 +312,14 @@ class LoadUnit(wiring.Component):
         with m.If(move):
             m.d.sync += [earlier.eq(current), fresh.eq(0), skip.eq(0)]
             with m.If(lead_left != 0):
-                m.d.sync += lead_left.eq((lead_left - 1)[:3])
-            with m.Elif(beats_any):
+                m.d.sync += [
+                    lead_left.eq((lead_left - 1)[:3]),
+                    is_data.eq((lead_left == 1) & beats_any),
+                ]
+            with m.Elif(is_data):
                 m.d.sync += [
                     beats_left.eq((beats_left - 1)[: len(beats_left)]),
-                    beats_any.eq(~beat_final),
+                    is_data.eq(~beat_final),
                     beat_final.eq(beats_left == 2),
                     beat_first.eq(0),
                 ]
@@ -340,6 +342,7 @@ class LoadUnit(wiring.Component):
                 beat_first.eq(1),
                 beat_final.eq(info.beats == 1),
                 lead_left.eq(Mux(ahead.negative, 0, ahead.beats)[:3]),
+                is_data.eq((info.beats != 0) & (ahead.negative | (ahead.beats == 0))),
                 skip.eq(ahead.negative),
                 shift.eq(~ahead.bytes),
                 vectors_left.eq(vectors),

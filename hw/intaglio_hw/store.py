@@ -166,8 +166,10 @@ class StoreUnit(wiring.Component):
         ]
 
         # Control.
+        stop = Signal()
         error = Signal(ERROR_BITS)
         bus_error = Signal()
+        m.d.sync += stop.eq(self.unit.stop)
         complete = Signal()
         with m.If(b.valid & b.payload.resp[1]):
             m.d.sync += bus_error.eq(1)
@@ -190,7 +192,7 @@ class StoreUnit(wiring.Component):
                     vector.eq(now.base[:depth_bits]),
                 ]
                 m.next = "ROWS"
-                with m.If(self.unit.stop):
+                with m.If(stop):
                     m.next = "ABORT"
                 with m.Elif((now.address | now.plane_step | now.row_step)[:lane_bits].any()):
                     m.d.sync += error.eq(Error.MEMORY)
@@ -198,7 +200,7 @@ class StoreUnit(wiring.Component):
                 with m.Else():
                     m.d.comb += walker.start.eq(1)
             with m.State("ROWS"):
-                with m.If(self.unit.stop | bus_error):
+                with m.If(stop | bus_error):
                     m.next = "ABORT"
                 with m.Elif(bursts.info.valid & (bursts.info.payload.error != Error.NONE)):
                     m.d.sync += error.eq(bursts.info.payload.error)
@@ -209,7 +211,7 @@ class StoreUnit(wiring.Component):
                 m.d.comb += abort.eq(1)
                 m.next = "FINISH"
             with m.State("FINISH"):
-                m.d.comb += abort.eq(self.unit.stop | bus_error)
+                m.d.comb += abort.eq(stop | bus_error)
                 with m.If(complete):
                     m.d.sync += [
                         self.unit.done.eq(1),

@@ -248,7 +248,7 @@ async def stop(dut):
     edge = RisingEdge(dut.clk)
     log = bench.ports[Buffer.IFM].log
     partial = 0
-    for turn in range(14):
+    for turn in range(20):
         # Two instructions, stopped; then one that must be complete.
         items = [instruction(rng, rng.choice(("dense", "window", "long"))) for _ in range(3)]
         for item in items:
@@ -260,9 +260,13 @@ async def stop(dut):
             bench.unit.send(item)
         await ClockCycles(dut.clk, 1 + (turn if turn < 5 else rng.randrange(120)))
         dut.unit__stop.value = 1
+        frozen = None
         if turn % 2:
             await edge
             dut.unit__stop.value = 0
+            await ClockCycles(dut.clk, 2 + LoadUnit.LATENCY)
+            if bench.unit.driver.sent == before + 2:  # a pulse ends both, though it is over
+                frozen = len(log)
         else:
             await ClockCycles(dut.clk, 3)  # what was offered before stop is taken by now, or waits
             accepted = bench.unit.driver.sent
@@ -273,6 +277,7 @@ async def stop(dut):
         await bench.unit.wait_done(done + 2)
         assert bench.unit.errors[done:] == [Error.NONE] * 2
         assert bench.unit.driver.sent == before + 2
+        assert frozen is None or len(log) == frozen, f"turn {turn}: writes after stop"
         both = [model(item, bench.memory)[1] for item in items]
         got = [(a, w) for a, w, _ in log]
         first, second = ([(a, w) for _, a, w in writes] for writes in both[:2])
