@@ -11,7 +11,7 @@ from amaranth.hdl import Cat, Const, Mux, Shape, Value, ValueLike, signed, unsig
 
 from intaglio.spec.arith import CODE_MAX, CODE_MIN
 
-__all__ = ["requantize", "round_shift", "saturate", "wrap"]
+__all__ = ["less", "requantize", "round_shift", "saturate", "wrap"]
 
 
 def _value(x: ValueLike) -> Value:
@@ -30,6 +30,15 @@ def _fit(x: ValueLike, shape: Shape) -> Value:
     else:
         x = Cat(x, Const(0, shape.width - x.shape().width))
     return x.as_signed() if shape.signed else x.as_unsigned()
+
+
+def less(a: ValueLike, b: ValueLike) -> Value:
+    """Return the bit ``a < b``: the sign of an exact difference.
+
+    A comparison operator becomes a carry chain whose carry and overflow leave it for the fabric,
+    which on an ECP5 costs more than the chain; a sign is an ordinary output of the adder.
+    """
+    return (_value(a) - _value(b))[-1]
 
 
 def round_shift(x: ValueLike, shift: ValueLike) -> Value:
@@ -59,8 +68,9 @@ def saturate(x: ValueLike, low: ValueLike = CODE_MIN, high: ValueLike = CODE_MAX
     """
     x, low, high = _value(x), _value(low), _value(high)
     shape = signed(max(len(low), len(high)))
-    bounded = Mux(x < low, low, x)
-    return _fit(Mux(bounded > high, high, bounded), shape)
+    # min(max(x, low), high) with the comparisons side by side.
+    above = less(high, x) | less(high, low)
+    return _fit(Mux(above, high, Mux(less(x, low), low, x)), shape)
 
 
 def wrap(x: ValueLike, bits: int) -> Value:

@@ -1,4 +1,4 @@
-"""Hardware arithmetic against ``spec.arith``: every input of 8 bits, and edge values of full width."""
+"""Hardware arithmetic against ``spec.arith``: every input of 8 bits, edge values above."""
 
 import cocotb
 import numpy as np

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Function
+from intaglio_hw.arith import less
 from intaglio_hw.interfaces import ERROR_BITS, address_width, instruction_layout
 from intaglio_hw.vector.beats import ADDRESS_BITS, OFFSET_BITS, beat_layout, delay, position_layout
 
@@ -79,8 +80,8 @@ class AddressPipeline(wiring.Component):
         # Stage 1: inside or outside, clamped, the factors of the weight.
         below, beyond = Signal(), Signal()
         m.d.comb += [
-            below.eq(~at.row[-1] & (at.row[:-1] >= bottom)),
-            beyond.eq(~at.col[-1] & (at.col[:-1] > right)),
+            below.eq(~less(at.row, bottom)),
+            beyond.eq(less(right, at.col)),
         ]
         row_offset_1 = Signal(OFFSET_BITS, reset_less=True)
         col_1 = Signal(12, reset_less=True)

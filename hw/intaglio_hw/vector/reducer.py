@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from intaglio_hw.arith import less
 from intaglio_hw.vector.beats import delay
 
 __all__ = ["Reducer"]
@@ -59,7 +60,7 @@ class Reducer(wiring.Component):
             value = self.values[j]
             with m.If(valid_2):
                 with m.If(self.maximum):
-                    with m.If(first_2 | (code_2 > value[:8].as_signed())):
+                    with m.If(first_2 | less(value[:8].as_signed(), code_2)):
                         m.d.sync += value.eq(code_2)
                 with m.Else():
                     m.d.sync += value.eq(Mux(first_2, 0, value) + product_2)

@@ -117,21 +117,22 @@ class VectorUnit(wiring.Component):
     """The unit that runs ``vector`` instructions (:data:`intaglio.spec.isa.VECTOR`).
 
     Every beat that the :class:`~intaglio_hw.vector.walker.Walker` steps through goes down one
-    pipeline that never stalls. Cycles after the beat:
+    pipeline that never stalls. Cycles after the beat, with V = 6 + max(3, log2(L) + 1):
 
     ====== ========================================================================
     0      position
     1 - 3  inside or outside, weight, address: VEC is addressed in cycle 3
     4      checked: a beat that may not be performed is dropped
-    5, 6   VEC data; lanes selected. ACC is addressed in cycle 6
-    7 - 9  products, reduction; ACC data, lanes selected
-    9 - 19 :class:`~intaglio_hw.requantizer.Requantizer`
-    20     OFM is written
-    21     ``done``, if the beat was the last
+    5, 6   VEC data; lanes selected
+    6 - V  products, reduction, arg max; ACC is addressed in cycle V - 3
+    V      :class:`~intaglio_hw.requantizer.Requantizer` takes the value
+    V + 10 codes
+    V + 11 OFM is written
+    V + 12 ``done``, if the beat was the last
     ====== ========================================================================
 
     The parameters of the next chunk are read while the current one is processed. The next
-    instruction is accepted when the last beat has come to cycle 9, so that its set-up overlaps the
+    instruction is accepted when the last beat has come to cycle V, so that its set-up overlaps the
     requantisation of this one. :mod:`intaglio.spec.timing_vector` has the exact cycles.
 
     Errors: FIELD for fields that contradict each other (``lane`` not a multiple of L or not below
@@ -154,14 +155,13 @@ class VectorUnit(wiring.Component):
         An instruction is accepted and not done.
     """
 
-    #: Cycles from a beat to the value that the requantiser takes in the same cycle.
-    VALUE_LATENCY = 9
-    #: Cycles from an instruction's last beat to ``done``.
-    LATENCY = VALUE_LATENCY + Requantizer.LATENCY + OutputWriter.LATENCY + 1
-
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
         R, K = config.R, config.K
+        #: Cycles from a beat to the value that the requantiser takes, V.
+        self.value_latency = 6 + max(Reducer.LATENCY, config.drain_lanes.bit_length())
+        #: Cycles from an instruction's last beat to ``done``.
+        self.latency = self.value_latency + Requantizer.LATENCY + OutputWriter.LATENCY + 1
         super().__init__(
             {
                 "unit": Out(UnitSignature(isa.VECTOR)),
@@ -180,7 +180,7 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
-        R, K, L = config.R, config.K, config.drain_lanes
+        R, K, L, value = config.R, config.K, config.drain_lanes, self.value_latency
 
         m.submodules.setup = setup = _Setup(config=config)
         m.submodules.walker = walker = Walker(config=config)
@@ -191,7 +191,7 @@ class VectorUnit(wiring.Component):
         m.submodules.requantizer = requantizer = Requantizer(lanes=L)
         m.submodules.writer = writer = OutputWriter(config=config)
 
-        # The instruction, from its acceptance until its last beat has come to VALUE_LATENCY.
+        # The instruction, from its acceptance until its last beat has come to cycle V.
         fields = Signal(instruction_layout(isa.VECTOR), reset_less=True)
         is_drain, is_argmax, is_max = (Signal(reset_less=True) for _ in range(3))
         reloads = Signal(reset_less=True)
@@ -271,17 +271,16 @@ class VectorUnit(wiring.Component):
 
         # Cycles 3 to 6: VEC, the lanes of the source, what replaces them.
         m.d.comb += self.vec.addr.eq(addresses.vec_addr)
-        beat_4 = addresses.beat
-        m.d.comb += parameters.more.eq(beat_4.take & reloads)
-        beats = {4: beat_4}
+        beats = {4: addresses.beat}
         validity = ("valid", "take", "write", "last")
+        # Each stage keeps what is still needed behind it.
         layout = beat_layout(config)
-        to_write = ("write", "last", "error", "ofm", "ofm_lane")
-        to_sums = (*to_write, "take", "chunk")
         everything = tuple(name for name, _ in layout)
-        for stage, members in enumerate(
-            (everything, everything, to_sums, to_sums, to_write), start=5
-        ):
+        to_write = ("write", "last", "error", "ofm", "ofm_lane")
+        for stage in range(5, value + 1):
+            members = everything if stage <= value - 3 else (*to_write, "first", "valid")
+            if value - 3 < stage < value:
+                members = (*members, "take", "chunk")
             beat = Signal(layout, name=f"beat_{stage}")
             for name in members:
                 register = Signal(
@@ -292,47 +291,51 @@ class VectorUnit(wiring.Component):
                 m.d.sync += register.eq(beats[stage - 1][name])
                 m.d.comb += beat[name].eq(register)
             beats[stage] = beat
-        beat_5, beat_6, beat_8, beat_9 = (beats[n] for n in (5, 6, 8, 9))
-        m.d.comb += last_at_value.eq(beat_9.last)
+        m.d.comb += [
+            parameters.more.eq(beats[value - 5].take & reloads),
+            last_at_value.eq(beats[value].last),
+        ]
 
-        codes_6 = Signal(data.ArrayLayout(signed(8), L), reset_less=True)
+        codes = {6: Signal(data.ArrayLayout(signed(8), L), name="codes_6", reset_less=True)}
         groups = Array(self.vec.data[8 * L * n : 8 * L * (n + 1)] for n in range(R // L))
         selected = Signal(data.ArrayLayout(signed(8), L))
-        m.d.comb += selected.eq(groups[beat_5.group])
+        m.d.comb += selected.eq(groups[beats[5].group])
         for j in range(L):
             # The channels beyond the last are never larger, and lose a tie.
             substitute = Mux(is_argmax, CODE_MIN, fields.pad_code)
-            m.d.sync += codes_6[j].eq(Mux(beat_5.replace[j], substitute, selected[j]))
+            m.d.sync += codes[6][j].eq(Mux(beats[5].replace[j], substitute, selected[j]))
+        for stage in range(7, value):
+            codes[stage] = Signal(codes[6].shape(), name=f"codes_{stage}", reset_less=True)
+            m.d.sync += codes[stage].eq(codes[stage - 1])
 
-        # Cycles 6 to 9: reduction, and the accumulators beside it.
+        # Up to cycle V: reduction, arg max, and the accumulators beside them.
+        reduced_from = value - Reducer.LATENCY
+        scanned_from = value - argmax.latency
+        summed_from = value - READ_LATENCY - 1
         m.d.comb += [
-            reducer.codes.eq(codes_6),
-            reducer.weight.eq(beat_6.weight),
-            reducer.first.eq(beat_6.first),
-            reducer.valid.eq(beat_6.valid),
+            reducer.codes.eq(codes[reduced_from]),
+            reducer.weight.eq(beats[reduced_from].weight),
+            reducer.first.eq(beats[reduced_from].first),
+            reducer.valid.eq(beats[reduced_from].valid),
             reducer.maximum.eq(is_max),
-            argmax.codes.eq(codes_6),
-            argmax.first.eq(beat_6.first),
-            argmax.valid.eq(beat_6.valid),
+            argmax.codes.eq(codes[scanned_from]),
+            argmax.first.eq(beats[scanned_from].first),
+            argmax.valid.eq(beats[scanned_from].valid),
         ]
         bank_offset = address_width(config.acc_depth)
         m.d.comb += [
-            self.acc.addr[:bank_offset].eq(beat_6.pixel),
+            self.acc.addr[:bank_offset].eq(beats[summed_from].pixel),
             self.acc.addr[bank_offset].eq(fields.acc_bank[0]),
         ]
         sums = Array(self.acc.data[32 * L * n : 32 * L * (n + 1)] for n in range(K // L))
-        sums_9 = Signal(data.ArrayLayout(signed(32), L), reset_less=True)
-        assert 6 + READ_LATENCY + 1 == self.VALUE_LATENCY
-        m.d.sync += sums_9.eq(sums[beat_8.chunk])
-        residual_7 = Signal(data.ArrayLayout(signed(8), L), reset_less=True)
-        m.d.sync += residual_7.eq(Mux(fields.residual[0], codes_6.as_value(), 0))
-        residual_8 = Signal(residual_7.shape(), reset_less=True)
-        residual_9 = Signal(residual_7.shape(), reset_less=True)
-        m.d.sync += [residual_8.eq(residual_7), residual_9.eq(residual_8)]
+        acc_lanes = Signal(data.ArrayLayout(signed(32), L), reset_less=True)
+        m.d.sync += acc_lanes.eq(sums[beats[value - 1].chunk])
+        residuals = Signal(data.ArrayLayout(signed(8), L), reset_less=True)
+        m.d.sync += residuals.eq(Mux(fields.residual[0], codes[value - 1].as_value(), 0))
 
-        # Cycle 9: everything that the requantiser wants.
+        # Cycle V: everything that the requantiser wants.
         pairs = Signal(data.ArrayLayout(PAIR, L), reset_less=True)
-        with m.If(beat_8.take):
+        with m.If(beats[value - 1].take):
             m.d.sync += pairs.eq(parameters.pairs)
         shift, low, high = (
             Signal(6, reset_less=True),
@@ -350,31 +353,32 @@ class VectorUnit(wiring.Component):
             if j == 0:  # an index goes through as a code with the same bits
                 reduced = Mux(is_argmax, argmax.index.as_signed(), reduced)
             m.d.comb += [
-                payload.value[j].eq(Mux(is_drain, sums_9[j], reduced)),
+                payload.value[j].eq(Mux(is_drain, acc_lanes[j], reduced)),
                 payload.multiplier[j].eq(pairs[j].multiplier),
                 payload.bias[j].eq(pairs[j].bias),
-                payload.residual[j].eq(residual_9[j]),
+                payload.residual[j].eq(residuals[j]),
             ]
         m.d.comb += [
             payload.residual_shift.eq(fields.res_shift[:6]),
             payload.shift.eq(shift),
             payload.low.eq(low),
             payload.high.eq(high),
-            requantizer.i.valid.eq(beat_9.write),
+            requantizer.i.valid.eq(beats[value].write),
             requantizer.o.ready.eq(1),
         ]
 
-        # Cycles 19 to 21: write, report.
+        # Cycles V + 10 to V + 12: write, report.
         stages = Requantizer.LATENCY
-        done_stages = self.LATENCY - self.VALUE_LATENCY
-        error = Mux(beat_9.last, beat_9.error, Error.NONE)
+        done_stages = self.latency - value
+        final = beats[value]
+        error = Mux(final.last, final.error, Error.NONE)
         m.d.comb += [
             writer.codes.eq(requantizer.o.payload),
             writer.valid.eq(requantizer.o.valid),
-            writer.addr.eq(delay(m, beat_9.ofm, stages, name="ofm_addr")),
-            writer.lane.eq(delay(m, beat_9.ofm_lane, stages, name="ofm_lane")),
+            writer.addr.eq(delay(m, final.ofm, stages, name="ofm_addr")),
+            writer.lane.eq(delay(m, final.ofm_lane, stages, name="ofm_lane")),
             writer.single.eq(delay(m, is_argmax, stages, name="single")),
-            self.unit.done.eq(delay(m, beat_9.last, done_stages, name="done", reset_less=False)),
+            self.unit.done.eq(delay(m, final.last, done_stages, name="done", reset_less=False)),
             self.unit.error.eq(
                 delay(m, error[:ERROR_BITS], done_stages, name="error", reset_less=False)
             ),

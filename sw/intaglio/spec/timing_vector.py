@@ -1,10 +1,9 @@
 """Cycles of the vector unit, exactly: a function of the configuration and the fields.
 
 A *beat* is one vector read from the source (or one row of the accumulator). The unit does one beat
-per cycle, chunk after chunk; the parameters of the next chunk are read meanwhile, L pairs in L + 8
-cycles, which a chunk of fewer beats waits for. The rest is constant: SETUP before the first beat,
-PIPELINE behind the last. Plain integers, no imports besides the tables; tests hold the formula
-against the hardware.
+per cycle, chunk after chunk; the parameters of the next chunk are read meanwhile, L pairs in
+L + V - 1 cycles, which a chunk of fewer beats waits for. The rest is constant: SETUP + L before the
+first beat, V + FINISH behind the last. Plain integers; tests hold the formula against the hardware.
 """
 
 from collections.abc import Mapping
@@ -16,11 +15,8 @@ __all__ = ["vector_beats", "vector_cycles", "vector_interval"]
 
 #: Cycles from acceptance to the first beat, besides the L cycles that read its parameters.
 SETUP = 5
-#: Cycles from the first beat of a chunk to that of the next, at least, besides L.
-RELOAD = 8
-#: Cycles from the last beat to the acceptance of the next instruction, and to ``done``.
-FLUSH = 10
-PIPELINE = 21
+#: Cycles from the value that a beat gave (V) to ``done``: requantisation, write, report.
+FINISH = 12
 
 
 def vector_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> tuple[int, int]:
@@ -39,20 +35,25 @@ def vector_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> tuple[
     return chunks, fields["out_rows"] * fields["out_cols"] * taps
 
 
+def _value(config: AcceleratorConfig) -> int:
+    """Return V, the cycles from a beat to its value: a level of the arg max is one, at least 3."""
+    return 6 + max(3, config.drain_lanes.bit_length())
+
+
 def _last_beat(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     """Return the cycles from acceptance to the last beat."""
     lanes = config.drain_lanes
     chunks, beats = vector_beats(config, fields)
     reloads = fields["function"] not in (Function.MAX, Function.ARGMAX) and not fields["uniform"]
-    period = max(beats, lanes + RELOAD) if reloads else beats
+    period = max(beats, lanes + _value(config) - 1) if reloads else beats
     return SETUP + lanes + (chunks - 1) * period + beats - 1
 
 
 def vector_cycles(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     """Return the cycles from acceptance to ``done``, for an instruction without errors."""
-    return _last_beat(config, fields) + PIPELINE
+    return _last_beat(config, fields) + _value(config) + FINISH
 
 
 def vector_interval(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     """Return the cycles from acceptance to the earliest acceptance of the next instruction."""
-    return _last_beat(config, fields) + FLUSH
+    return _last_beat(config, fields) + _value(config) + 1
