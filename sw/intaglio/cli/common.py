@@ -136,7 +136,11 @@ class Choices(click.Option):
         record = super().get_help_record(context)
         if record is None:
             return None
-        return record[0], f"{record[1]}  [{', '.join(self._choices())}]"
+        try:
+            names = self._choices()
+        except ModuleNotFoundError:  # half an installation has half the names
+            return record
+        return record[0], f"{record[1]}  [{', '.join(names)}]"
 
 
 def board_names() -> list[str]:
