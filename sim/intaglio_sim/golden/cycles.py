@@ -22,33 +22,31 @@ from intaglio.spec.isa import Unit
 from intaglio.spec.program import Program
 from intaglio.spec.timing import ArraySchedule, ArrayTiming
 from intaglio.spec.timing_vector import vector_cycles, vector_interval
+from intaglio_hw.axi import BOUNDARY_BYTES, AxiReadArbiter, RowBursts
+from intaglio_hw.interfaces import IN_FLIGHT, READ_LATENCY
+from intaglio_hw.load import LoadUnit
+from intaglio_hw.sequencer import Decoder, Fetch, UnitStage
+from intaglio_hw.store import StoreUnit
+from intaglio_hw.streams import Queue
 from intaglio_sim.golden import places
 from intaglio_sim.golden.checker import check_program
 
 __all__ = ["CycleModel", "LayerCycles", "Span", "Timeline"]
 
-#: Bursts on their way: of load, of store, and of both readers behind the arbiter.
+#: Bursts on their way: of load, of store, and of both readers behind the arbiter (their default).
 _OUTSTANDING = 8
-#: Instructions that are fetched ahead.
-_PREFETCH = 4
-#: From the last beat of an instruction to its decoded word.
-_DECODE = 4
-#: From a beat at the fetch unit, or a word at a queue, to the other end.
-_QUEUE = 2
-#: From a done to its token at the other unit.
+#: From a done to its token at the other unit, and from a granted instruction to its offer.
 _TOKEN = 1
-#: From a granted instruction to its offer.
-_OFFER = 1
-#: Instructions accepted and not done.
-_IN_FLIGHT = 2
+_OFFER = UnitStage.LATENCY - _TOKEN
 #: From the offset of a row to its hand-over, and from there to the first burst.
-_ROW, _BURST = 2, 3
+_ROW = 2
+_BURST = RowBursts.LATENCY - _ROW
 #: Between two bursts of a row.
 _NEXT_BURST = 3
-#: From the acceptance of a store's burst to its first beat.
-_STORE_DATA = 7
-#: Bursts never cross a multiple of this many bytes.
-_BOUNDARY_BYTES = 4096
+#: From the acceptance of a store to its first row, and from its last response to its done.
+_STORE_ROW, _STORE_DONE = 2, 2
+#: From a read of OFM to its beat.
+_STORE_READ = READ_LATENCY + Queue.LATENCY
 #: From the first busy cycle to the first request of the fetch unit, and from the last finished
 #: instruction to the last busy cycle.
 _START, _FINISH = 5, 2
@@ -214,7 +212,7 @@ class _ReadBus:
         now = self.kernel.now
         self.last_grant = now
         self.outstanding += 1
-        self._deliver(burst, now + 1 + self.latency)
+        self._deliver(burst, now + AxiReadArbiter.LATENCY + self.latency)
         burst.granted(now)
         self._try()
 
@@ -226,7 +224,7 @@ class _ReadBus:
             # The memory shows a beat when the one before has left, the arbiter has two places.
             shown = max(due, left + 1, shown + interval)
             left = max(shown, before + 1)
-            before, taken = taken, burst.consume(max(left, taken) + 1)
+            before, taken = taken, burst.consume(max(left, taken) + AxiReadArbiter.LATENCY)
         self.left, self.shown, self.taken, self.taken_before = left, shown, taken, before
         burst.done(taken)
         self.kernel.at(taken + 1, self._release)
@@ -284,7 +282,7 @@ def _row_steps(config: AcceleratorConfig, fields: Mapping[str, int], head: int) 
 
 def _bursts(config: AcceleratorConfig, address: int, beats: int) -> list[int]:
     """Return the beats of each burst of a row that starts at byte ``address``."""
-    page = _BOUNDARY_BYTES // config.R
+    page = BOUNDARY_BYTES // config.R
     at, sizes = address // config.R, []
     while beats:
         size = min(beats, config.burst_beats, page - at % page)
@@ -319,7 +317,7 @@ class _Load:
         self.accepted = _Gate()
         #: Opens when something about the newest task has become known.
         self.known = _Gate()
-        self.prepare = self.config.R.bit_length() - 1 + 5
+        self.prepare = LoadUnit.ISSUE_CYCLES[self.config.R] - RowBursts.LATENCY
         self.ask: deque[_Task] = deque()
         self.write: deque[_Task] = deque()
         self.newest: _Task | None = None
@@ -368,7 +366,7 @@ class _Load:
                 hand = max(listed + _ROW, split_free)
                 yield hand
                 shown, check_free = listed + 1, hand + 1
-                row.info = hand + _QUEUE
+                row.info = hand + Queue.LATENCY
                 self.rows.append(row)
                 self._advance()
                 if not row.beats:
@@ -435,7 +433,7 @@ class _Load:
             self.writer = row.cycle + row.steps - 1 - row.step
             if row.final:
                 self.fresh = True
-                self.write.popleft().done(self.writer + 3)
+                self.write.popleft().done(self.writer + LoadUnit.LATENCY + 1)
                 if self.write:
                     self.write[0].taken = max(self.write[0].prepared, self.writer + 1)
                     self.kernel.at(self.kernel.now, lambda: self.kernel.open(self.known))
@@ -453,7 +451,7 @@ class _Store:
         answers: deque[int] = deque()  # of bursts on their way
         check_free = split_free = 0
         register = 0  # cycle in which the register of the burst is free
-        shown, reading, fired, answer = start + 2, 0, -interval, 0
+        shown, reading, fired, answer = start + _STORE_ROW, 0, -interval, 0
         size = fields["vectors"] * self.config.R
         for address in places.row_addresses(fields).tolist():
             taken = max(shown, check_free)
@@ -468,16 +466,16 @@ class _Store:
                 while answers and answers[0] < offered:
                     answers.popleft()
                 register = offered
-                begin = max(offered + _STORE_DATA - 4, reading)
+                begin = max(offered + StoreUnit.LATENCY - _STORE_READ, reading)
                 reading = begin + beats
                 for beat in range(beats):
-                    fired = max(begin + beat + 4, fired + interval)
+                    fired = max(begin + beat + _STORE_READ, fired + interval)
                 answer = max(fired + latency, answer + 1)
                 answers.append(answer)
                 self.model.count["write_beats"] += beats
                 emit += _NEXT_BURST
             split_free = emit - _NEXT_BURST + 1
-        return answer + 2
+        return answer + _STORE_DONE
 
 
 class _Stage:
@@ -494,7 +492,7 @@ class _Stage:
 
     def push(self, step: _Step) -> None:
         self.level += 1
-        self.queue.append((step, self.kernel.now + _QUEUE))
+        self.queue.append((step, self.kernel.now + Queue.LATENCY))
         self.kernel.open(self.changed)
 
     def _pop(self) -> None:
@@ -521,10 +519,10 @@ class _Stage:
                 model.token_cycles[source, unit].popleft()
             self._count_waits(arrived, visible)
             offered = kernel.now + _OFFER
-            while len(self.done_cycles) < model.started[unit] - _IN_FLIGHT + 1:
+            while len(self.done_cycles) < model.started[unit] - IN_FLIGHT + 1:
                 yield self.finished
-            if model.started[unit] >= _IN_FLIGHT:
-                offered = max(offered, self.done_cycles[model.started[unit] - _IN_FLIGHT] + 1)
+            if model.started[unit] >= IN_FLIGHT:
+                offered = max(offered, self.done_cycles[model.started[unit] - IN_FLIGHT] + 1)
             yield offered
             yield from self._accept(step, offered)
 
@@ -650,7 +648,7 @@ class _Simulation:
             "fetch_beats": 0,
         }
         # Fetching.
-        self.slots = _PREFETCH
+        self.slots = Fetch.PREFETCH
         self.slot_gate = _Gate()
         self.fetched: deque[int] = deque()  # cycles in which beats are at the decoder
         self.fetched_gate = _Gate()
@@ -697,7 +695,7 @@ class _Simulation:
             cycle += 2  # settle, wait
 
     def _arrive(self, offered: int) -> int:
-        self.fetched.append(offered + _QUEUE)
+        self.fetched.append(offered + Queue.LATENCY)
         self.count["fetch_beats"] += 1
         return offered
 
@@ -717,7 +715,7 @@ class _Simulation:
                 ready = max(ready, self.fetched.popleft()) + 1
             last = ready - 1
             self.kernel.at(last + 1, self._release)
-            yield last + _DECODE
+            yield last + Decoder.LATENCY
             unit = step.instruction.unit
             if unit is None:
                 self.end = self.kernel.now
