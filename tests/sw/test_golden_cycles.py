@@ -1,0 +1,272 @@
+"""The cycle model: what must hold without a simulator. Against the RTL: tests/rtl."""
+
+import dataclasses
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intaglio.compile import compile_graph
+from intaglio.spec import isa
+from intaglio.spec.config import CONFIGS, AcceleratorConfig
+from intaglio.spec.errors import IntaglioError
+from intaglio.spec.isa import Unit
+from intaglio.spec.program import Program
+from intaglio.spec.regs import COUNTERS
+from intaglio.spec.timing import ArrayTiming
+from intaglio.spec.timing_vector import vector_cycles
+from intaglio_hw.sequencer import Decoder
+from intaglio_sim.golden.cycles import CycleModel, Span, Timeline
+from intaglio_sim.golden.trace import chrome_trace, spans_of_events, write_trace
+from intaglio_sim.random_graph import random_graph
+from intaglio_sim.system import TraceEvent
+
+CONFIG = CONFIGS["mini-8x8"]
+
+
+def handmade(*words: bytes, config: AcceleratorConfig = CONFIG) -> Program:
+    """Return a program of these instructions and ``end``, for the cycle model only."""
+    instructions = np.frombuffer(b"".join([*words, isa.encode("end")]), np.uint8)
+    return Program(
+        config=config,
+        graph_digest="",
+        instructions=instructions,
+        program_base=0,
+        memory=np.zeros(4096, np.uint8),
+        values={},
+        inputs=(),
+        outputs=(),
+        layers=(*("layer" for _ in words), ""),
+        macs={"layer": 64},
+    )
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, tuple[Program, Timeline]]:
+    result = {}
+    for name, config in CONFIGS.items():
+        program = compile_graph(random_graph(3), config)
+        result[name] = program, CycleModel(config=config).run(program, check=True)
+    return result
+
+
+def by_unit(timeline: Timeline) -> dict[Unit, list[Span]]:
+    ordered = sorted(timeline.spans, key=lambda span: span.index)
+    return {unit: [span for span in ordered if span.unit == unit] for unit in isa.UNITS}
+
+
+# ----------------------------------------------------------------------------- single instructions
+
+
+@pytest.mark.parametrize("pixels", [1, 5, 100])
+def test_array_instruction_takes_what_its_timing_says(pixels: int) -> None:
+    fields = dict(out_cols=pixels, kernel_w=3, ifm_cols=4095, stride_w=1, blocks=2)
+    (span,) = CycleModel(config=CONFIG).run(handmade(isa.encode("array", fields))).spans
+    all_fields = isa.decode(isa.encode("array", fields))[1]
+    assert span.end - span.start == ArrayTiming(CONFIG).latency(all_fields)
+
+
+@pytest.mark.parametrize("function", isa.Function)
+def test_vector_instruction_takes_what_its_timing_says(function: isa.Function) -> None:
+    word = isa.encode("vector", dict(function=function, chunks=2, out_cols=7, channels=20))
+    (span,) = CycleModel(config=CONFIG).run(handmade(word)).spans
+    assert span.end - span.start == vector_cycles(CONFIG, isa.decode(word)[1])
+
+
+def test_latency_of_the_memory_counts_once_for_a_load() -> None:
+    word = isa.encode("load", dict(vectors=8, vector_step=8, row_bytes=64))
+    durations = []
+    for latency in (2, 20, 100):
+        timeline = CycleModel(config=CONFIG, memory_latency=latency).run(handmade(word))
+        (span,) = timeline.spans
+        durations.append(span.end - span.start - latency)
+        assert timeline.counters["read_beats"] == 8
+    assert len(set(durations)) == 1
+
+
+def test_slow_beats_count_for_each() -> None:
+    word = isa.encode("load", dict(vectors=100, vector_step=8, row_bytes=800))
+    store = isa.encode("store", dict(vectors=100))
+    for program in (handmade(word), handmade(store)):
+        one, four = (
+            CycleModel(config=CONFIG, memory_interval=interval).run(program).spans[0]
+            for interval in (1, 4)
+        )
+        # Two bursts, so 99 times between the first and the last beat.
+        assert (four.end - four.start) - (one.end - one.start) == 3 * 99
+
+
+@pytest.mark.parametrize(
+    ("fields", "beats"),
+    [
+        (dict(vectors=4, vector_step=8, row_bytes=32), 4),
+        (dict(vectors=4, vector_step=8, row_bytes=32, address=3), 5),
+        # Overlapping windows: 10 vectors of 8 bytes, 3 apart, are 35 bytes.
+        (dict(vectors=10, vector_step=3, row_bytes=99), 5),
+        # Padding on both sides: nothing is read beyond the row.
+        (dict(vectors=4, vector_step=8, row_bytes=8, lead=8), 1),
+        # A vector of padding alone.
+        (dict(vectors=1, vector_step=8, row_bytes=8, lead=8), 0),
+        (dict(vectors=4, vector_step=8, row_bytes=32, rows=3, planes=2, row_step=40), 24),
+    ],
+)
+def test_beats_of_a_load(fields: dict[str, int], beats: int) -> None:
+    timeline = CycleModel(config=CONFIG).run(handmade(isa.encode("load", fields)))
+    assert timeline.counters["read_beats"] == beats
+    assert timeline.layers[0].bytes_read == 8 * beats
+
+
+def test_fetching_alone_is_limited_by_the_decoder() -> None:
+    """Eight beats and four cycles of checks for each instruction, when memory is fast."""
+    words = [isa.encode("vector", {"function": 1}), isa.encode("array")] * 20
+    timeline = CycleModel(config=CONFIG, memory_latency=2).run(handmade(*words))
+    starts = [span.start for span in sorted(timeline.spans, key=lambda span: span.index)]
+    assert [b - a for a, b in pairwise(starts)] == [64 // CONFIG.R + Decoder.LATENCY] * 39
+    assert timeline.counters["fetch_beats"] == 41 * 8
+
+
+# ---------------------------------------------------------------------------------- whole programs
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_instruction_once_and_in_the_order_of_its_unit(
+    name: str, compiled: dict[str, tuple[Program, Timeline]]
+) -> None:
+    program, timeline = compiled[name]
+    assert sorted(span.index for span in timeline.spans) == list(range(program.length - 1))
+    for spans in by_unit(timeline).values():
+        for a, b in pairwise(spans):
+            assert a.start < b.start
+            assert a.end < b.end
+        for a, b in pairwise(spans[::2]):
+            assert a.end < b.start  # two in flight at most
+    for a, b in pairwise(by_unit(timeline)[Unit.STORE]):
+        assert a.end < b.start
+    for span in timeline.spans:
+        assert span.offered <= span.start < span.end < timeline.cycles
+        assert span.layer == program.layers[span.index]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tokens_are_obeyed(name: str, compiled: dict[str, tuple[Program, Timeline]]) -> None:
+    program, timeline = compiled[name]
+    spans = {span.index: span for span in timeline.spans}
+    given: dict[tuple[Unit, Unit], list[int]] = {}
+    taken: dict[tuple[Unit, Unit], list[int]] = {}
+    for index in range(program.length - 1):
+        instruction, fields = isa.decode(program.instruction(index))
+        assert instruction.unit is not None
+        for unit in isa.UNITS:
+            if fields["signal"] >> unit & 1:
+                given.setdefault((instruction.unit, unit), []).append(spans[index].end)
+            if fields["wait"] >> unit & 1:
+                taken.setdefault((unit, instruction.unit), []).append(spans[index].start)
+    assert given.keys() == taken.keys()
+    for pair, ends in given.items():
+        assert all(start >= end + 2 for end, start in zip(ends, taken[pair], strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_counters_and_layers(name: str, compiled: dict[str, tuple[Program, Timeline]]) -> None:
+    program, timeline = compiled[name]
+    counters, R = timeline.counters, program.config.R
+    assert counters.keys() == {counter for counter, _ in COUNTERS}
+    assert counters["cycles"] == timeline.cycles
+    assert counters["instructions"] == program.length - 1
+    assert counters["fetch_beats"] == program.length * 64 // R
+    for counter, value in counters.items():
+        assert value >= 0
+        if not counter.endswith("_beats"):
+            assert value <= timeline.cycles, counter
+    assert counters["array_busy"] == sum(layer.array_busy for layer in timeline.layers)
+    assert counters["read_beats"] * R == sum(layer.bytes_read for layer in timeline.layers)
+    assert counters["write_beats"] * R == sum(layer.bytes_written for layer in timeline.layers)
+    assert timeline.macs == sum(program.macs.values())
+    assert 0 < timeline.utilization <= 1
+    # The shares of the layers are the whole run up to its last done.
+    last = max(span.end for span in timeline.spans)
+    assert sum(layer.share for layer in timeline.layers) == last
+    assert [layer.name for layer in timeline.layers] == list(dict.fromkeys(program.layers[:-1]))
+    for layer in timeline.layers:
+        assert layer.utilization <= 1
+        assert layer.instructions == program.layers.count(layer.name)
+
+
+def test_a_slower_memory_is_never_faster(compiled: dict[str, tuple[Program, Timeline]]) -> None:
+    program, timeline = compiled["tiny-8x8"]
+    slower = [
+        CycleModel(config=program.config, memory_latency=latency, memory_interval=interval)
+        .run(program)
+        .cycles
+        for latency, interval in ((20, 1), (60, 1), (60, 2), (60, 4))
+    ]
+    assert slower[0] == timeline.cycles
+    assert slower == sorted(set(slower))
+
+
+def test_refusals(compiled: dict[str, tuple[Program, Timeline]]) -> None:
+    program, _ = compiled["tiny-8x8"]
+    with pytest.raises(IntaglioError, match="the program is for configuration tiny-8x8"):
+        CycleModel(config=CONFIG).run(program)
+    with pytest.raises(ValueError, match="memory_latency must be an integer of at least 2, not 1"):
+        CycleModel(config=CONFIG, memory_latency=1)
+    with pytest.raises(ValueError, match="memory_interval must be an integer of at least 1, not 0"):
+        CycleModel(config=CONFIG, memory_interval=0)
+    stuck = handmade(isa.encode("array", wait=1))
+    with pytest.raises(IntaglioError, match="the program stops after 0 of 1 instructions"):
+        CycleModel(config=CONFIG).run(stuck)
+    with pytest.raises(IntaglioError, match="deadlock: instruction 2 .array. waits for load"):
+        CycleModel(config=CONFIG).run(
+            handmade(
+                isa.encode("load", dict(buffer=1, vectors=8, row_bytes=64, vector_step=8)),
+                isa.encode("load", dict(row_bytes=8, vector_step=8)),
+                isa.encode("array", wait=1),
+            ),
+            check=True,
+        )
+
+
+# ------------------------------------------------------------------------------------------ traces
+
+
+def test_trace(compiled: dict[str, tuple[Program, Timeline]], tmp_path: Path) -> None:
+    program, timeline = compiled["mini-8x8"]
+    # The RTL's events, as if it were two cycles later everywhere.
+    events = [
+        TraceEvent(cycle + 2, kind, span.unit, span.index)
+        for span in timeline.spans
+        for cycle, kind in ((span.start, "start"), (span.end, "done"))
+    ]
+    rtl = spans_of_events(events, program)
+    shifted = [
+        dataclasses.replace(s, start=s.start + 2, end=s.end + 2, offered=s.start + 2)
+        for s in timeline.spans
+    ]
+    assert rtl == shifted
+    path = tmp_path / "trace.json"
+    write_trace(path, {"model": timeline.spans, "verilator": rtl}, program=program)
+    trace = json.loads(path.read_text(encoding="utf-8"))
+    assert trace == chrome_trace({"model": timeline.spans, "verilator": rtl}, program=program)
+    boxes = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert len(boxes) == 2 * len(timeline.spans)
+    names = {
+        event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"
+    }
+    assert names == {"model", "verilator"}
+    # Boxes of one lane do not overlap, and each has its instruction's fields.
+    lanes: dict[tuple[int, int], int] = {}
+    for box in sorted(boxes, key=lambda b: b["ts"]):
+        key = (box["pid"], box["tid"])
+        assert box["ts"] >= lanes.get(key, 0)
+        lanes[key] = box["ts"] + box["dur"]
+        _, fields = isa.decode(program.instruction(box["args"]["instruction"]))
+        assert fields.items() <= box["args"].items()
+
+
+def test_a_done_without_a_start() -> None:
+    with pytest.raises(ValueError, match="instruction 3 is done, but was not started"):
+        spans_of_events([TraceEvent(5, "done", Unit.LOAD, 3)])
+    # One that has not finished is left out.
+    assert spans_of_events([TraceEvent(5, "start", Unit.LOAD, 3)]) == []
