@@ -500,8 +500,8 @@ class GoldenMachine:
         outside = addresses + size > len(self.memory)
         bad = np.flatnonzero(outside | (ends > len(self.ofm)))
         rows = int(bad[0]) if bad.size else len(addresses)
-        data = self.ofm[f["base"] : f["base"] + rows * f["vectors"]]
-        data = data.view(np.uint8).reshape(rows, size)
+        vectors = self.ofm[f["base"] : f["base"] + rows * f["vectors"]]
+        data = vectors.view(np.uint8).reshape(rows, size)
         # Rows may overlap; the last one stays.
         self.memory[addresses[:rows, None] + np.arange(size)] = data
         if bad.size and outside[rows]:
