@@ -327,11 +327,16 @@ class TokenCounter(wiring.Component):
     follows one cycle later. ``clear`` sets it to zero.
     """
 
-    give: In(1)
-    take: In(1)
-    clear: In(1)
-    available: Out(1)
-    overflow: Out(1)
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "give": In(1),
+                "take": In(1),
+                "clear": In(1),
+                "available": Out(1),
+                "overflow": Out(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

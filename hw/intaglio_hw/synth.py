@@ -57,13 +57,9 @@ class Harness(wiring.Component):
     are for simulation.
     """
 
-    serial_in: In(1)
-    shift: In(1)
-    serial_out: Out(1)
-
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
-        super().__init__()
+        super().__init__({"serial_in": In(1), "shift": In(1), "serial_out": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
