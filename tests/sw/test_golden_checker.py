@@ -4,12 +4,24 @@ import numpy as np
 import pytest
 
 from intaglio.spec import isa
-from intaglio.spec.config import CONFIGS
+from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Unit
 from intaglio_sim.golden.checker import Report, check_instructions
 from intaglio_sim.golden.machine import GoldenMachine
 
-CONFIG = CONFIGS["tiny-8x8"]
+#: Sizes that the numbers in the tests below stand for.
+CONFIG = AcceleratorConfig(
+    name="small",
+    drain_lanes=2,
+    ifm_depth=512,
+    wgt_depth=512,
+    vec_depth=256,
+    ofm_depth=128,
+    prm_depth=64,
+    acc_depth=64,
+    queue_depth=4,
+    burst_beats=16,
+)
 MEMORY_BYTES = 1 << 16
 OUTPUT = 1 << 14
 TILES = 5

@@ -12,6 +12,19 @@ from intaglio_sim.golden.machine import GoldenMachine, MachineError, Result
 
 CONFIG_NAMES = ("tiny-8x8", "narrow-8x4", "wide-16x8")
 MEMORY_BYTES = 8192
+#: Sizes that the numbers in the tests below stand for.
+SMALL = AcceleratorConfig(
+    name="small",
+    drain_lanes=2,
+    ifm_depth=512,
+    wgt_depth=512,
+    vec_depth=256,
+    ofm_depth=128,
+    prm_depth=64,
+    acc_depth=64,
+    queue_depth=4,
+    burst_beats=16,
+)
 
 
 def bits(*units: Unit) -> int:
@@ -105,7 +118,7 @@ def test_load(config_name: str, seed: int) -> None:
 
 
 def test_load_stops_at_the_end_of_the_buffer() -> None:
-    config = CONFIGS["tiny-8x8"]
+    config = SMALL
     machine = filled_machine(config, 1)
     base = config.ifm_depth - 3
     good = fields_of("load", rows=1, vectors=3, base=base, row_bytes=40, vector_step=8)
@@ -120,7 +133,7 @@ def test_load_stops_at_the_end_of_the_buffer() -> None:
 
 
 def test_load_stops_at_the_end_of_the_memory() -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 1)
+    machine = filled_machine(SMALL, 1)
     good = fields_of("load", vectors=2, row_bytes=9, vector_step=8, address=MEMORY_BYTES - 9)
     expected = snapshot(machine)
     load_slowly(machine, expected, good)
@@ -218,7 +231,7 @@ def test_array(config_name: str, seed: int) -> None:
 
 
 def test_array_sums_wrap() -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 3)
+    machine = filled_machine(SMALL, 3)
     machine.ifm[:] = 127
     machine.wgt[:] = 127
     machine.acc[:] = (1 << 31) - 1
@@ -236,7 +249,7 @@ def test_array_sums_wrap() -> None:
     ],
 )
 def test_array_outside(given: dict[str, int], text: str) -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 1)
+    machine = filled_machine(SMALL, 1)
     expected = snapshot(machine)
     with pytest.raises(MachineError, match=text) as caught:
         machine.execute("array", fields_of("array", **given))
@@ -245,7 +258,7 @@ def test_array_outside(given: dict[str, int], text: str) -> None:
 
 
 def test_array_padding_is_outside_of_no_buffer() -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 1)
+    machine = filled_machine(SMALL, 1)
     f = fields_of("array", ifm_base=511, out_cols=3, offset_w=-1, stride_w=1, pad_code=-7)
     expected = snapshot(machine)
     array_slowly(machine, expected, f)
@@ -438,7 +451,7 @@ def test_argmax_takes_the_lowest_of_equal_codes_and_counts_to_255() -> None:
     ],
 )
 def test_vector_errors(given: dict[str, int], code: Error, text: str) -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 1)
+    machine = filled_machine(SMALL, 1)
     expected = snapshot(machine)
     with pytest.raises(MachineError, match=text) as caught:
         machine.execute("vector", fields_of("vector", **given))
@@ -489,7 +502,7 @@ def test_store(config_name: str, seed: int) -> None:
     ],
 )
 def test_store_errors(given: dict[str, int], code: Error, text: str) -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 1)
+    machine = filled_machine(SMALL, 1)
     expected = snapshot(machine)
     with pytest.raises(MachineError, match=text) as caught:
         machine.execute("store", fields_of("store", **given))
@@ -498,7 +511,7 @@ def test_store_errors(given: dict[str, int], code: Error, text: str) -> None:
 
 
 def test_store_writes_the_rows_before_the_error() -> None:
-    machine = filled_machine(CONFIGS["tiny-8x8"], 1)
+    machine = filled_machine(SMALL, 1)
     expected = snapshot(machine)
     expected["memory"][:8] = machine.ofm[127].view(np.uint8)
     with pytest.raises(MachineError, match="BUFFER"):
@@ -510,7 +523,7 @@ def test_store_writes_the_rows_before_the_error() -> None:
 
 
 def test_a_whole_convolution_is_that_of_the_spec() -> None:
-    config = CONFIGS["tiny-8x8"]
+    config = SMALL
     rng = np.random.default_rng(5)
     x = rng.integers(-128, 128, (1, 16, 6, 7), np.int8)
     weight = rng.integers(-128, 128, (8, 16, 3, 3), np.int8)
@@ -653,7 +666,7 @@ LOAD = dict(row_bytes=8, vector_step=8)
     ],
 )
 def test_errors_of_programs(instructions: list[bytes], code: Error, index: int) -> None:
-    result = run(CONFIGS["tiny-8x8"], instructions, np.zeros(1 << 15, np.uint8))
+    result = run(SMALL, instructions, np.zeros(1 << 15, np.uint8))
     assert (result.error, result.error_instruction) == (code, index)
     assert result.error_text
 
@@ -661,7 +674,7 @@ def test_errors_of_programs(instructions: list[bytes], code: Error, index: int) 
 def test_255_tokens_fit() -> None:
     instructions = [isa.encode("load", LOAD, signal=bits(Unit.STORE))] * 255
     instructions += [isa.encode("store", wait=bits(Unit.LOAD))] * 255 + [isa.encode("end")]
-    result = run(CONFIGS["tiny-8x8"], instructions, np.zeros(1 << 16, np.uint8))
+    result = run(SMALL, instructions, np.zeros(1 << 16, np.uint8))
     assert result.error == Error.NONE
     assert result.instructions_executed == 510
 
@@ -679,12 +692,12 @@ def test_255_tokens_fit() -> None:
 def test_where_a_program_may_lie(base: int, length: int, size: int, code: Error) -> None:
     memory = np.zeros(8192, np.uint8)
     memory[base : base + 64] = np.frombuffer(isa.encode("end"), np.uint8)
-    result = GoldenMachine(CONFIGS["tiny-8x8"]).run(memory, base, length, size)
+    result = GoldenMachine(SMALL).run(memory, base, length, size)
     assert (result.error, result.error_instruction) == (code, 0)
 
 
 def test_memory_must_be_bytes() -> None:
-    machine = GoldenMachine(CONFIGS["tiny-8x8"])
+    machine = GoldenMachine(SMALL)
     with pytest.raises(ValueError, match=r"one row of uint8, not int8 \(64,\)"):
         machine.run(np.zeros(64, np.int8), 0, 1)
     with pytest.raises(ValueError, match=r"memory_bytes must be in \[0, 64\], not 65"):
@@ -695,7 +708,7 @@ def test_the_observer_sees_each_instruction_after_it_ran() -> None:
     memory = np.zeros(4096, np.uint8)
     program = [isa.encode("load", LOAD | {"base": i}) for i in range(3)] + [isa.encode("end")]
     memory[: 4 * 64] = np.frombuffer(b"".join(program), np.uint8)
-    machine = GoldenMachine(CONFIGS["tiny-8x8"], fill=0x33)
+    machine = GoldenMachine(SMALL, fill=0x33)
     seen = []
 
     def observer(index: int, instruction: isa.Instruction, fields: dict[str, int]) -> None:
