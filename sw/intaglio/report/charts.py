@@ -64,7 +64,8 @@ def curves(
             f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         parts.append(
-            f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
+            f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{_number(tick)}</text>"
         )
     for tick in _ticks(x_low, x_high):
         if x_low <= tick <= x_high:
@@ -91,8 +92,8 @@ def curves(
         for point in tips:
             px, py = place(*point)
             parts.append(
-                f'<circle class="tip" cx="{px:.1f}" cy="{py:.1f}" r="7"><title>{escape(name)}, step '
-                f"{_number(point[0])}: {point[1]:.4g}</title></circle>"
+                f'<circle class="tip" cx="{px:.1f}" cy="{py:.1f}" r="7"><title>{escape(name)}, '
+                f"step {_number(point[0])}: {point[1]:.4g}</title></circle>"
             )
     parts.append("</svg>")
     return "".join(parts)

@@ -90,13 +90,11 @@ def layer_table(
     return rows
 
 
-def chrome_trace(
-    program: Program, runs: Mapping[str, Sequence[Span]], *, cycles_per_us: int = 1
-) -> dict[str, Any]:
+def chrome_trace(program: Program, runs: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
     """Return the Chrome trace (for Perfetto) of ``runs``: name of an executor -> its spans.
 
     One process for each executor, one thread for each unit; a microsecond on the time line is
-    ``cycles_per_us`` cycles.
+    a cycle.
     """
     events: list[dict[str, Any]] = []
     for pid, (name, found) in enumerate(runs.items()):
@@ -119,9 +117,13 @@ def chrome_trace(
                     "cat": unit.name.lower(),
                     "pid": pid,
                     "tid": int(unit),
-                    "ts": start / cycles_per_us,
-                    "dur": max(end - start, 0) / cycles_per_us,
+                    "ts": start,
+                    "dur": end - start,
                     "args": {"instruction": index},
                 }
             )
-    return {"traceEvents": events, "displayTimeUnit": "ns"}
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ns",
+        "program_digest": program.digest(),
+    }

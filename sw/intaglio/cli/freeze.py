@@ -1,0 +1,63 @@
+"""``intaglio freeze``: a checkpoint becomes an ONNX file of integers."""
+
+from pathlib import Path
+
+import click
+
+from intaglio.cli.common import Outcome, parse_size, result_command
+
+__all__ = ["freeze_command"]
+
+
+@result_command("freeze")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--size", metavar="HxW", help="Of the images; that of the training by default.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The ONNX file; RUN/model.onnx by default.",
+)
+def freeze_command(run: Path, size: str | None, out: Path | None) -> Outcome:
+    """Freeze the network of the run folder RUN: constants only, exponents fixed, bounds proved."""
+    from intaglio.cli.artifacts import metadata_of, require_run
+    from intaglio.cli.runs import run_digest
+    from intaglio.data import open_dataset
+    from intaglio.freeze import write_onnx
+    from intaglio.nn.functional import to_graph
+    from intaglio.nn.models import check_size
+    from intaglio.train import load_run
+
+    require_run(run)
+    model, config = load_run(run)
+    height, width = parse_size(size) or (config.height, config.width)
+    check_size(model, height, width)
+    graph = to_graph(model, height=height, width=width)
+    dataset = open_dataset(config.data, "val", height=height, width=width)
+    digest = run_digest(run)
+    out = out or run / "model.onnx"
+    write_onnx(
+        graph,
+        out,
+        metadata=metadata_of(
+            run_digest=digest,
+            model=config.model,
+            width=config.channels,
+            data=config.data,
+            classes=dataset.classes,
+            palette=dataset.palette,
+        ),
+    )
+    macs = sum(graph.macs(node) for node in graph.nodes)
+    return Outcome(
+        data={
+            "model": out,
+            "graph_digest": graph.digest(),
+            "run_digest": digest,
+            "size": [height, width],
+            "layers": len(graph.nodes),
+            "macs": macs,
+            "bytes": out.stat().st_size,
+        },
+        summary=f"{out}: {len(graph.nodes)} layers at {height}x{width}, {macs:,} multiplications, "
+        f"digest {graph.digest()[:12]}",
+    )
