@@ -182,20 +182,40 @@ def _scatter_product(
         wide = out.new_zeros((N, *size, C))
         wide[:, :: window.stride[0], :: window.stride[1]] = out
         return wide
-    R, S = window.kernel
-    columns = kernels.active().im2col(
-        e,
-        window.kernel,
-        origin=(
-            window.dilation[0] * (R - 1) - window.padding[0],
-            window.dilation[1] * (S - 1) - window.padding[1],
-        ),
-        dilation=window.dilation,
-        spread=window.stride,
-        size=size,
-        pitch=_round_up(R * S * e.shape[3], _LANES),
-    )
-    return _product(columns, matrix, C).reshape(N, *size, C)
+    (R, S), (dil_h, dil_w) = window.kernel, window.dilation
+    origin = (dil_h * (R - 1) - window.padding[0], dil_w * (S - 1) - window.padding[1])
+    if window.stride == (1, 1) or window.dilation != (1, 1):
+        columns = kernels.active().im2col(
+            e,
+            window.kernel,
+            origin=origin,
+            dilation=window.dilation,
+            spread=window.stride,
+            size=size,
+            pitch=_round_up(R * S * e.shape[3], _LANES),
+        )
+        return _product(columns, matrix, C).reshape(N, *size, C)
+    # One convolution for each phase of the output: the others' taps meet only inserted zeros.
+    taps = matrix.reshape(R, S, e.shape[3], C)
+    wide = torch.zeros((N, *size, C), dtype=torch.int32, device=e.device)
+    step_h, step_w = window.stride
+    for a in range(min(step_h, size[0])):
+        for b in range(min(step_w, size[1])):
+            r, s = (origin[0] - a) % step_h, (origin[1] - b) % step_w
+            if r >= R or s >= S:
+                continue
+            part = taps[r::step_h, s::step_w]
+            inner = (-(-(size[0] - a) // step_h), -(-(size[1] - b) // step_w))
+            columns = kernels.active().im2col(
+                e,
+                (part.shape[0], part.shape[1]),
+                origin=((origin[0] - a - r) // step_h, (origin[1] - b - s) // step_w),
+                size=inner,
+                pitch=_round_up(part.shape[0] * part.shape[1] * e.shape[3], _LANES),
+            )
+            product = _product(columns, part.reshape(-1, C), C)
+            wide[:, a::step_h, b::step_w] = product.reshape(N, *inner, C)
+    return wide
 
 
 def _forward_matrix(weight: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,10 @@ def im2col(
     where that is a row of x, else ``code`` (the same for columns). ``spread`` above 1 is a
     transposed convolution. Columns up to ``pitch`` are zero.
     """
+    if min(origin) < 0:  # rows before the first window are met by none
+        assert spread == (1, 1)
+        x = x[:, max(-origin[0], 0) :, max(-origin[1], 0) :]
+        origin = max(origin[0], 0), max(origin[1], 0)
     N, H, W, C = x.shape
     (R, S), (P, Q) = kernel, size
     rows = (H - 1) * spread[0] + 1

@@ -67,7 +67,7 @@ def build_twin(model: nn.Module, *, statistics: str = "l2") -> nn.Module:
     return floats.to(memory_format=torch.channels_last)
 
 
-def check_size(model: nn.Module, height: int, width: int) -> None:
+def check_size(model: Any, height: int, width: int) -> None:
     """Raise IntaglioError unless ``height`` and ``width`` are positive multiples of the stride."""
     for name, value in (("height", height), ("width", width)):
         if value < model.STRIDE or value % model.STRIDE:

@@ -72,6 +72,8 @@ class DeepLabMini(nn.Module):
     """
 
     STRIDE = 8
+    #: A parameter whose first dimension is the number of classes.
+    CLASSIFIER = "classifier.weight"
     WIDTHS = (24, 32, 64, 64, 48, 64)
 
     def __init__(self, layers: Any, *, classes: int, widths: tuple[int, ...]) -> None:

@@ -15,6 +15,8 @@ class FcnMini(nn.Module):
     """
 
     STRIDE = 8
+    #: A parameter whose first dimension is the number of classes.
+    CLASSIFIER = "score.weight"
     WIDTHS = (16, 32, 64, 96, 128, 128)
 
     def __init__(self, layers: Any, *, classes: int, widths: tuple[int, ...]) -> None:

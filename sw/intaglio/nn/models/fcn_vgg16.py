@@ -84,9 +84,7 @@ class FcnVgg16(nn.Module):
             self.upscore_pool4 = L.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
             self.add_pool3 = L.Add(exponent=L.LOGITS_EXPONENT)
         head = self.HEAD
-        self.upscore = L.ConvTranspose2d(
-            classes, classes, 2 * head, stride=head, padding=head // 2
-        )
+        self.upscore = L.ConvTranspose2d(classes, classes, 2 * head, stride=head, padding=head // 2)
         self.argmax = L.ArgMax()
 
     def _fully(self, layers: Any, inputs: int, outputs: int, kernel: int) -> nn.Module:
