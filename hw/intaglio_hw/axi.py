@@ -79,7 +79,7 @@ class RowWalker(wiring.Component):
        cycle.
     2. From then on ``o`` offers one row after the other, one per cycle; ``last`` marks the final
        one. ``busy`` is high until that has been taken.
-    3. ``halt`` drops what is left; it may withdraw ``o``.
+    3. ``halt`` drops what is left; from the next cycle on ``o`` is withdrawn.
     4. Offsets are exact as long as no row before lies at or above 2**32; the taker stops at such a
        row.
     """
@@ -116,7 +116,7 @@ class RowWalker(wiring.Component):
         last_plane = Signal(reset_less=True)
 
         m.d.comb += [
-            self.o.valid.eq(self.busy & ~self.halt),
+            self.o.valid.eq(self.busy),
             self.o.payload.offset.eq(row),
             self.o.payload.last.eq(last_row & last_plane),
         ]
@@ -170,8 +170,8 @@ class RowBursts(wiring.Component):
     3. The first beat is the one that holds the first byte. No burst is longer than ``burst_beats``
        or crosses BOUNDARY_BYTES. The bus address is ``memory_base`` (a multiple of BOUNDARY_BYTES)
        plus the offset.
-    4. ``halt`` drops all rows and may withdraw ``info``; a burst that is offered stays. ``idle``:
-       nothing inside.
+    4. ``halt`` drops all rows, one that it takes too, and may withdraw ``info``; a burst that is
+       offered stays. ``idle``: nothing inside.
 
     At most one burst in three cycles and one row in three. ``memory_base``, ``memory_bytes`` (a
     multiple of the beat) are constant while not idle.
@@ -244,20 +244,24 @@ class RowBursts(wiring.Component):
             info.error.eq(error),
             info.last.eq(row.last),
         ]
+        # The sign of a difference is one carry chain; a comparison would become a tree of tables.
+        room_behind = Signal(OFFSET_BITS + 2)
+        m.d.comb += room_behind.eq((self.memory_bytes - end)[: OFFSET_BITS + 2])
+
         with m.FSM(name="check") as check:
             with m.State("TAKE"):
-                m.d.comb += self.row.ready.eq(~self.halt)
+                m.d.comb += self.row.ready.eq(1)
                 m.d.sync += [
                     row.eq(self.row.payload),
                     end.eq(self.row.payload.offset + self.row.payload.bytes),
                     span.eq(self.row.payload.offset[:lane_bits] + self.row.payload.used),
                     empty.eq(self.row.payload.used == 0),
                 ]
-                with m.If(self.row.valid & self.row.ready):
+                with m.If(self.row.valid & ~self.halt):
                     m.next = "COMPARE"
             with m.State("COMPARE"):
                 m.d.sync += [
-                    bad.eq(end > self.memory_bytes),
+                    bad.eq(room_behind[-1]),
                     beats.eq(Mux(empty, 0, (span + (beat_bytes - 1))[lane_bits : ROW_BITS + 1])),
                     room.eq(room_at(first)),
                 ]

@@ -167,6 +167,8 @@ class StoreUnit(wiring.Component):
 
         # Control.
         stop = Signal()
+        misaligned = Signal(reset_less=True)
+        given = self.unit.instruction.payload
         error = Signal(ERROR_BITS)
         bus_error = Signal()
         m.d.sync += stop.eq(self.unit.stop)
@@ -180,7 +182,10 @@ class StoreUnit(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop & ~self.unit.done)
                 m.d.sync += [
-                    now.eq(self.unit.instruction.payload),
+                    now.eq(given),
+                    misaligned.eq(
+                        (given.address | given.plane_step | given.row_step)[:lane_bits].any()
+                    ),
                     error.eq(Error.NONE),
                     bus_error.eq(0),
                 ]
@@ -194,7 +199,7 @@ class StoreUnit(wiring.Component):
                 m.next = "ROWS"
                 with m.If(stop):
                     m.next = "ABORT"
-                with m.Elif((now.address | now.plane_step | now.row_step)[:lane_bits].any()):
+                with m.Elif(misaligned):
                     m.d.sync += error.eq(Error.MEMORY)
                     m.next = "ABORT"
                 with m.Else():
