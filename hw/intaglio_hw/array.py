@@ -102,7 +102,6 @@ class ArrayUnit(wiring.Component):
             weights.start.eq(walk.start),
             weights.start_last.eq(walk.start_last),
             weights.drop.eq(walk.drop),
-            weights.stop.eq(stop),
             self.ifm.addr.eq(walk.ifm_addr),
             self.wgt.addr.eq(weights.addr),
         ]

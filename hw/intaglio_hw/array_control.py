@@ -5,7 +5,7 @@
 the current one. A *pass* is one (block, kernel row, kernel column).
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,9 +16,9 @@ from intaglio_hw.interfaces import IN_FLIGHT, address_width, instruction_layout
 
 __all__ = ["ArraySetup", "PixelWalk", "WeightFetch", "setup_layout", "slot_layout"]
 
-#: Width of IFM addresses while they are formed. Inside a tile, h * ifm_cols + w < 2**24, and a
-#: block that does not start below 2**16 is remembered as outside; what lies outside the tile may
-#: wrap, nobody reads it.
+#: Width of IFM addresses while they are formed. Inside a tile, h * ifm_cols + w < 2**24. All blocks
+#: have the same positions inside the tile, so the first block that starts at or above 2**16, and
+#: thus below 2**17, is the last: it has an error. Outside the tile addresses may wrap, unread.
 _ADDRESS_BITS = 25
 #: Width of tile rows and columns: at most 4095 + 254 * 255 + 4094 * 255 < 2**21, at least -4096.
 _POSITION = signed(22)
@@ -187,8 +187,6 @@ class WeightFetch(wiring.Component):
         A pass starts and takes the shadow weights; it is the last one of its instruction.
     drop
         Forget the weights that are fetched or being fetched.
-    stop
-        Forget them and fetch nothing.
     ready
         A pass may start in the next cycle, as far as its weights are concerned.
     fault, current
@@ -210,7 +208,6 @@ class WeightFetch(wiring.Component):
                 "start": In(1),
                 "start_last": In(1),
                 "drop": In(1),
-                "stop": In(1),
                 "ready": Out(1),
                 "fault": Out(1),
                 "current": Out(1),
@@ -258,7 +255,7 @@ class WeightFetch(wiring.Component):
                 m.d.sync += fetching.eq(0)
         with m.Elif(~fetching & ~full & self.present):
             m.d.sync += [*begin, self.current.eq(0), address.eq(self.base)]
-        with m.If(self.drop | self.stop):
+        with m.If(self.drop):
             m.d.sync += [fetching.eq(0), full.eq(0), self.fault.eq(0)]
         return m
 
@@ -332,7 +329,6 @@ class PixelWalk(wiring.Component):
                     "next_row": _ADDRESS_BITS,
                     "h": _POSITION,
                     "w": _POSITION,
-                    "beyond": 1,
                     "last": 1,
                 }
             ),
@@ -413,7 +409,6 @@ class PixelWalk(wiring.Component):
         cols_left = Signal(_COUNT_BITS, reset_less=True)
         rows_left = Signal(_COUNT_BITS, reset_less=True)
         pixel = Signal(address_width(self.config.acc_depth) + 1, reset_less=True)
-        beyond = Signal(reset_less=True)  # the block starts behind the end of IFM
         read = Signal(reset_less=True)
         m.d.sync += first_pixel.eq(self.start)
         with m.If(self.start):
@@ -425,7 +420,6 @@ class PixelWalk(wiring.Component):
                     h.eq(following.h),
                     w.eq(following.w),
                     w_start.eq(following.w),
-                    beyond.eq(following.beyond),
                     read.eq(1),
                     cols_left.eq(current.out_cols - 1),
                     rows_left.eq(current.out_rows - 1),
@@ -439,7 +433,6 @@ class PixelWalk(wiring.Component):
                     h.eq(upcoming.offset_h),
                     w.eq(upcoming.offset_w),
                     w_start.eq(upcoming.offset_w),
-                    beyond.eq(0),
                     read.eq(upcoming.accumulate[0]),
                     cols_left.eq(upcoming.out_cols - 1),
                     rows_left.eq(upcoming.out_rows - 1),
@@ -483,7 +476,7 @@ class PixelWalk(wiring.Component):
             # As unsigned numbers, positions left of the tile are larger than any in it.
             inside_h.eq(h.as_unsigned() < current.ifm_rows[:_COUNT_BITS]),
             inside_w.eq(w.as_unsigned() < current.ifm_cols[:_COUNT_BITS]),
-            outside_ifm.eq(beyond | address[bits:].any()),
+            outside_ifm.eq(address[bits:].any()),
             outside_acc.eq(pixel[-1]),
             slot1.swap.eq(first_pixel & run),
             slot1.read.eq(read),
@@ -530,7 +523,6 @@ class PixelWalk(wiring.Component):
         # block.
         row_address = Signal(_ADDRESS_BITS, reset_less=True)
         block_address = Signal(_ADDRESS_BITS, reset_less=True)
-        block_start = Signal(16, reset_less=True)
         taps_w = Signal(8, reset_less=True)  # kernel columns that follow
         taps_h = Signal(8, reset_less=True)
         blocks = Signal(16, reset_less=True)
@@ -552,10 +544,8 @@ class PixelWalk(wiring.Component):
                 following.address.eq(upcoming.address),
                 row_address.eq(upcoming.address),
                 block_address.eq(upcoming.address),
-                block_start.eq(upcoming.ifm_base),
                 following.h.eq(upcoming.offset_h),
                 following.w.eq(upcoming.offset_w),
-                following.beyond.eq(0),
                 taps_w.eq(upcoming.kernel_w - 1),
                 taps_h.eq(upcoming.kernel_h - 1),
                 no_taps_w.eq(upcoming.kernel_w == 1),
@@ -589,17 +579,12 @@ class PixelWalk(wiring.Component):
                         no_taps_h.eq(taps_h == 1),
                     ]
                 with m.Else():
-                    block_next = Signal(unsigned(17))
-                    m.d.comb += block_next.eq(block_start + current.ifm_plane)
                     m.d.sync += [
                         source.eq(block_address),
                         step.eq(current.ifm_plane),
                         following.h.eq(current.offset_h),
                         taps_h.eq(current.kernel_h - 1),
                         no_taps_h.eq(current.kernel_h == 1),
-                        block_start.eq(block_next),
-                        # Blocks only move up: once outside, always outside.
-                        following.beyond.eq(following.beyond | block_next[16]),
                         blocks.eq(blocks - 1),
                     ]
         # Phase 1: its address.

@@ -20,7 +20,8 @@ def _config(base, /, **changes):
     "config",
     [
         CONFIGS["tiny-8x8"],
-        _config("narrow-8x4", multiplier="logic"),
+        CONFIGS["narrow-8x4"],
+        pytest.param(_config("narrow-8x4", multiplier="logic"), marks=pytest.mark.slow),
         pytest.param(_config("wide-16x8", acc_depth=64), marks=pytest.mark.slow),
         pytest.param(_config("narrow-8x4", K=1, drain_lanes=1), marks=pytest.mark.slow),
         pytest.param(
