@@ -159,7 +159,7 @@ def _artifacts(run: Path, artifacts: list[Any]) -> dict[str, Any]:
                         f"{path}: of another program than program.npz; renew it with "
                         f"'intaglio verify {run}'"
                     )
-                found["layers"], found["spans"] = program.layers, _spans(run, data)
+                found["spans"] = _spans(run, data)
             found["verification"] = data
             digest = bytes_digest(path.read_bytes())
             artifacts.append(Artifact(name=path.name, command="intaglio verify", digest=digest))
@@ -189,23 +189,26 @@ def _artifacts(run: Path, artifacts: list[Any]) -> dict[str, Any]:
 
 
 def _spans(run: Path, verification: dict[str, Any]) -> dict[str, Any]:
-    """Return the time line in trace.json, by executor; {} when it is of a smaller image."""
+    """Return the time line in trace.json, by executor; {} when it is of another program."""
     from intaglio.spec.isa import Unit
+    from intaglio_sim.golden.cycles import Span
 
     path = run / "trace.json"
     if not path.is_file():
         return {}
     trace = read_json(path, f"intaglio verify {run}")
-    if trace.get("program_digest") != verification["program_digest"]:
+    if trace["otherData"].get("program_digest") != verification["program_digest"]:
         return {}
-    names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == _PROCESS}
-    spans: dict[str, Any] = {name: [] for name in names.values()}
+    names = {
+        event["pid"]: event["args"]["name"]
+        for event in trace["traceEvents"]
+        if event["name"] == "process_name"
+    }
+    spans: dict[str, list[Span]] = {name: [] for name in names.values()}
     for event in trace["traceEvents"]:
         if event["ph"] == "X":
-            begin = int(event["ts"])
-            span = (begin, begin + int(event["dur"]), Unit(event["tid"]))
-            spans[names[event["pid"]]].append((*span, event["args"]["instruction"]))
+            begin, unit = event["ts"], Unit[event["cat"].upper()]
+            index, layer = event["args"]["instruction"], event["name"]
+            span = Span(index, unit, begin, begin + event["dur"], begin, layer)
+            spans[names[event["pid"]]].append(span)
     return spans
-
-
-_PROCESS = "process_name"

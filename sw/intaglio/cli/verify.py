@@ -186,8 +186,9 @@ def _small_plan(
 
 def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None) -> Outcome:
     """Sum the results up, write verify.json and trace.json."""
-    from intaglio.report.layers import chrome_trace, layer_table, model_spans, spans
+    from intaglio.report.layers import layer_table
     from intaglio_sim.golden.cycles import CycleModel
+    from intaglio_sim.golden.trace import chrome_trace, spans_of_events
 
     network = results[0][0]
     mismatches = sum(result.mismatches for _, result in results)
@@ -223,7 +224,8 @@ def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None)
     if any(name in _COMPILED for name in names):
         compiled = next(n for n, r in results if any(x in _COMPILED for x in r.executors))
         program = compiled.program
-        measured = spans(compiled.traces[traced]) if traced and compiled is network else []
+        events = compiled.traces.get(traced, ()) if compiled is network else ()
+        measured = spans_of_events(events, program)
         timeline = CycleModel(config=program.config).run(program)
         data["program_digest"] = program.digest()
         data["config"], data["config_digest"] = program.config.name, program.config.digest()
@@ -231,9 +233,10 @@ def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None)
         data["layer_table"] = layer_table(compiled.graph, program, timeline, measured=measured)
         data["model_counters"] = dict(timeline.counters)
         if folder is not None:
-            runs = {traced: measured} if measured and traced else {}
-            runs["cycle model"] = model_spans(timeline)
-            write_json(folder / "trace.json", chrome_trace(program, runs))
+            runs = {str(traced): measured} if measured else {}
+            trace = chrome_trace({**runs, "cycle model": timeline.spans}, program=program)
+            trace["otherData"]["program_digest"] = program.digest()
+            write_json(folder / "trace.json", trace)
     if folder is not None:
         write_json(folder / "verify.json", data)
     rows: list[list[Any]] = [["executor", "with", "size", "images", "bytes", "mismatches"]]

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from intaglio.report.layers import Span
 from intaglio.spec.isa import Unit
+from intaglio_sim.golden.cycles import Span
 
 __all__ = ["curves", "timeline"]
 
@@ -99,24 +99,18 @@ def curves(
     return "".join(parts)
 
 
-def timeline(
-    layers: Sequence[str],
-    rows: Mapping[str, Sequence[Span]],
-    *,
-    width: int = 1120,
-    title_of: Mapping[str, str] | None = None,
-) -> str:
+def timeline(rows: Mapping[str, Sequence[Span]], *, width: int = 1120) -> str:
     """Return an SVG with a lane for each unit: when it worked on which layer.
 
-    ``layers`` has the layer of each instruction; ``rows`` names executors and has their spans; each
-    gets four lanes. Neighbouring layers alternate in shade. Spans narrower than half a pixel are
-    merged with those beside them.
+    ``rows`` names executors and has their spans; each gets four lanes. Neighbouring layers
+    alternate in shade. Spans of one layer less than half a pixel apart are merged.
     """
     found = [span for spans in rows.values() for span in spans]
     if not found:
         return ""
-    order = {name: index for index, name in enumerate(dict.fromkeys(layers))}
-    last = max(span[1] for span in found)
+    names = dict.fromkeys(span.layer for span in sorted(found, key=lambda s: s.index))
+    order = {name: index for index, name in enumerate(names)}
+    last = max(span.end for span in found)
     left, lane, gap, head = 64, 17, 4, 20
     scale = (width - left) / last
     block = head + 4 * (lane + gap)
@@ -137,7 +131,7 @@ def timeline(
             parts.append(
                 f'<rect class="lane" x="{left}" y="{y}" width="{width - left}" height="{lane}"/>'
             )
-            for start, end, layer in _merge(spans, unit, layers, 0.5 / scale):
+            for start, end, layer in _merge(spans, unit, 0.5 / scale):
                 shade = "ab"[order[layer] % 2]
                 parts.append(
                     f'<rect class="u{int(unit)}{shade}" x="{left + start * scale:.1f}" y="{y}" '
@@ -157,15 +151,12 @@ def timeline(
     return "".join(parts)
 
 
-def _merge(
-    spans: Sequence[Span], unit: Unit, layers: Sequence[str], least: float
-) -> list[tuple[int, int, str]]:
+def _merge(spans: Sequence[Span], unit: Unit, least: float) -> list[tuple[int, int, str]]:
     """Return (start, end, layer) of ``unit``, joined where the pause is shorter than ``least``."""
     result: list[tuple[int, int, str]] = []
-    for start, end, _, index in sorted(span for span in spans if span[2] == unit):
-        name = layers[index]
-        if result and result[-1][2] == name and start - result[-1][1] <= least:
-            result[-1] = (result[-1][0], max(end, result[-1][1]), name)
+    for span in sorted((s for s in spans if s.unit == unit), key=lambda s: (s.start, s.end)):
+        if result and result[-1][2] == span.layer and span.start - result[-1][1] <= least:
+            result[-1] = (result[-1][0], max(span.end, result[-1][1]), span.layer)
         else:
-            result.append((start, end, name))
+            result.append((span.start, span.end, span.layer))
     return result

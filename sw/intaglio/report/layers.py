@@ -1,46 +1,25 @@
 """What each layer costs on the accelerator: multiplications, cycles, array use, bytes moved."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from intaglio.spec.graph import Graph
-from intaglio.spec.isa import Unit
 from intaglio.spec.program import Program
+from intaglio_sim.golden.cycles import Span, Timeline
 
-__all__ = ["chrome_trace", "layer_cycles", "layer_table", "model_spans", "spans"]
-
-Span = tuple[int, int, Unit, int]
-
-
-def spans(events: Iterable[Any]) -> list[Span]:
-    """Return (start, end, unit, instruction) of every instruction in a trace, in order of the end.
-
-    ``events`` have ``cycle``, ``kind`` ("start", "done"), ``unit`` and ``index``. Raises ValueError
-    for an instruction that ends before it starts.
-    """
-    begun: dict[tuple[Unit, int], int] = {}
-    result = []
-    for event in events:
-        key = (event.unit, event.index)
-        if event.kind == "start":
-            begun[key] = event.cycle
-        else:
-            if key not in begun:
-                raise ValueError(f"instruction {event.index} ends before it starts")
-            result.append((begun.pop(key), event.cycle, event.unit, event.index))
-    return result
+__all__ = ["layer_cycles", "layer_table"]
 
 
-def layer_cycles(program: Program, found: Sequence[Span]) -> dict[str, int]:
+def layer_cycles(program: Program, spans: Sequence[Span]) -> dict[str, int]:
     """Return layer -> cycles between the end of what came before it and its own end.
 
     Layers overlap; a layer is charged the cycles by which it moves the end of the program, so the
     sum is the time at which the last instruction ends.
     """
     ends: dict[str, int] = {}
-    for _, end, _, index in found:
-        name = program.layers[index]
-        ends[name] = max(end, ends.get(name, 0))
+    for span in spans:
+        name = program.layers[span.index]
+        ends[name] = max(span.end, ends.get(name, 0))
     result, reached = {}, 0
     for name in dict.fromkeys(name for name in program.layers if name):
         result[name] = max(0, ends.get(name, 0) - reached)
@@ -48,15 +27,8 @@ def layer_cycles(program: Program, found: Sequence[Span]) -> dict[str, int]:
     return result
 
 
-def model_spans(timeline: Any) -> list[Span]:
-    """Return the spans of a Timeline of the cycle model as those of a trace."""
-    return sorted(
-        ((s.start, s.end, s.unit, s.index) for s in timeline.spans), key=lambda span: span[1]
-    )
-
-
 def layer_table(
-    graph: Graph, program: Program, timeline: Any, *, measured: Sequence[Span] = ()
+    graph: Graph, program: Program, timeline: Timeline, *, measured: Sequence[Span] = ()
 ) -> list[dict[str, Any]]:
     """Return one row for each node of the graph; ``timeline`` is that of the cycle model.
 
@@ -88,42 +60,3 @@ def layer_table(
             }
         )
     return rows
-
-
-def chrome_trace(program: Program, runs: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
-    """Return the Chrome trace (for Perfetto) of ``runs``: name of an executor -> its spans.
-
-    One process for each executor, one thread for each unit; a microsecond on the time line is
-    a cycle.
-    """
-    events: list[dict[str, Any]] = []
-    for pid, (name, found) in enumerate(runs.items()):
-        events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}})
-        for unit in Unit:
-            events.append(
-                {
-                    "ph": "M",
-                    "name": "thread_name",
-                    "pid": pid,
-                    "tid": int(unit),
-                    "args": {"name": unit.name.lower()},
-                }
-            )
-        for start, end, unit, index in found:
-            events.append(
-                {
-                    "ph": "X",
-                    "name": program.layers[index],
-                    "cat": unit.name.lower(),
-                    "pid": pid,
-                    "tid": int(unit),
-                    "ts": start,
-                    "dur": end - start,
-                    "args": {"instruction": index},
-                }
-            )
-    return {
-        "traceEvents": events,
-        "displayTimeUnit": "ns",
-        "program_digest": program.digest(),
-    }

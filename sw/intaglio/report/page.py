@@ -12,9 +12,9 @@ import numpy as np
 
 import intaglio
 from intaglio.report.charts import curves, timeline
-from intaglio.report.layers import Span
 from intaglio.spec.files import atomic_write
 from intaglio.spec.metrics import VOID, Metrics
+from intaglio_sim.golden.cycles import Span
 
 __all__ = ["Artifact", "Picture", "Training", "render", "write_report"]
 
@@ -72,14 +72,12 @@ def render(
     pictures: Sequence[Picture] = (),
     verification: Mapping[str, Any] | None = None,
     synthesis: Mapping[str, Any] | None = None,
-    layers: Sequence[str] = (),
     spans: Mapping[str, Sequence[Span]] | None = None,
 ) -> str:
     """Return the page.
 
-    ``verification`` and ``synthesis`` are the JSON objects of ``verify`` and ``synth``; ``layers``
-    has the layer of each instruction, ``spans`` the time line by executor. What is missing is left
-    out.
+    ``verification`` and ``synthesis`` are the JSON objects of ``verify`` and ``synth``; ``spans``
+    is the time line by executor. What is missing is left out.
     """
     import jinja2
 
@@ -108,7 +106,7 @@ def render(
         training=_training(training),
         verification=_verification(verification),
         layers=_layers(verification),
-        timeline=_timeline(layers, spans or {}),
+        timeline=_timeline(spans or {}),
         chip=_chip(synthesis),
         artifacts=artifacts,
     )
@@ -323,8 +321,8 @@ def _layer_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _timeline(layers: Sequence[str], spans: Mapping[str, Sequence[Span]]) -> dict[str, Any] | None:
-    svg = timeline(layers, spans)
+def _timeline(spans: Mapping[str, Sequence[Span]]) -> dict[str, Any] | None:
+    svg = timeline(spans)
     if not svg:
         return None
     return {

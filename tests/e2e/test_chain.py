@@ -1,0 +1,164 @@
+"""The whole chain through the command line, from training to the report."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from chain import intaglio
+from PIL import Image
+
+from intaglio.spec.config import CONFIGS
+from intaglio.spec.files import bytes_digest
+from intaglio.spec.program import load_program
+
+
+def values(run) -> int:
+    """Return the bytes of all values of the frozen graph, the input included."""
+    from intaglio.freeze import read_onnx
+
+    graph = read_onnx(run / "model.onnx")
+    return sum(int(np.prod(value.shape)) for value in graph.values.values())
+
+
+def test_the_run_folder_holds_what_the_commands_made(run) -> None:
+    names = {path.name for path in run.iterdir()}
+    made = {"config.json", "checkpoint.npz", "twin.npz", "metrics.json", "tb"}
+    made |= {"model.onnx", "program.npz", "accelerator.v"}
+    assert made <= names
+    assert not [name for name in names if name.startswith(".")], "a temporary file was left"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 3 and 0 <= metrics["miou"] <= 1 and 0 <= metrics["float_miou"] <= 1
+    program = load_program(run / "program.npz")
+    assert program.config == CONFIGS["mini-8x8"]
+    assert CONFIGS["mini-8x8"].digest() in (run / "accelerator.v").read_text()[:1000]
+
+
+def test_commands_again_give_the_same_bytes(copy) -> None:
+    before = {name: (copy / name).read_bytes() for name in ("model.onnx", "program.npz")}
+    assert intaglio("freeze", copy, "--json").data["layers"] == 23
+    assert intaglio("compile", copy, "--board", "ulx3s-85f", "--json").data["instructions"] > 23
+    assert before == {name: (copy / name).read_bytes() for name in before}
+
+
+def test_software_executors_agree(run, tmp_path) -> None:
+    result = intaglio(
+        "verify", run, "--images", 2, "--on", "torch,spec,onnx,golden", "--out", tmp_path, "--json"
+    )
+    data = result.data
+    assert result.status == 0
+    assert data["mismatches"] == 0 and data["first_mismatch"] == ""
+    assert data["images"] == 2 and data["layers"] == 23
+    assert data["executors"] == ["torch", "spec", "onnx", "golden"]
+    assert data["bytes_compared"] == 3 * 2 * values(run)
+    assert json.loads((tmp_path / "verify.json").read_text()) == data
+
+
+@pytest.mark.rtl
+def test_hardware_agrees_and_the_report_shows_it(copy) -> None:
+    result = intaglio("verify", copy, "--on", "torch,onnx,golden,verilator,icarus", "--json")
+    data = result.data
+    assert result.status == 0, result.err
+    assert data["mismatches"] == 0
+    assert data["bytes_compared"] == 4 * values(copy)
+    # The counters count from start to stop, in both simulators the same cycles.
+    assert data["counters"]["verilator"] == data["counters"]["icarus"]
+    cycles = data["counters"]["verilator"]["cycles"]
+    assert sum(row["cycles"] for row in data["layer_table"]) <= cycles
+    assert abs(data["model_counters"]["cycles"] - cycles) <= 0.05 * cycles
+    busy = data["counters"]["verilator"]["array_busy"]
+    assert busy * 64 >= sum(row["macs"] for row in data["layer_table"])
+
+    made = intaglio("report", copy, "--images", 2, "--json").data
+    page = (copy / "report.html").read_text()
+    assert made["artifacts"] == [
+        "checkpoint.npz",
+        "model.onnx",
+        "program.npz",
+        "verify.json",
+        "accelerator.v",
+    ]
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the page needs a network"
+    assert page.count("data:image/png;base64,") == 2 * 4
+    for name in (
+        "icarus",
+        "aspp.convs.1",
+        "cycle model",
+        bytes_digest((copy / "accelerator.v").read_bytes()),
+    ):
+        assert name in page
+    assert f"{data['bytes_compared']:,}" in page
+
+
+def test_run_writes_class_maps_and_overlays(run, tmp_path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    maps = {}
+    for target, executor in ((run / "program.npz", "golden"), (run, "onnx"), (run, "torch")):
+        folder = tmp_path / executor
+        result = intaglio(
+            "run", target, "--on", executor, "--input", tmp_path / "photo.png", "--out", folder,
+            "--json",
+        )  # fmt: skip
+        found = result.data["images"][0]
+        assert sum(found["pixels"].values()) == 32 * 32
+        with Image.open(folder / "photo-classes.png") as picture:
+            assert picture.mode == "P" and picture.size == (32, 32)
+            maps[executor] = np.array(picture)
+        with Image.open(folder / "photo-overlay.png") as picture:
+            assert picture.mode == "RGB" and picture.size == (32, 32)
+    assert maps["golden"].max() < 11
+    np.testing.assert_array_equal(maps["golden"], maps["onnx"])
+    np.testing.assert_array_equal(maps["golden"], maps["torch"])
+
+
+def test_a_program_alone_runs(run, tmp_path) -> None:
+    lonely = tmp_path / "program.npz"
+    lonely.write_bytes((run / "program.npz").read_bytes())
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "black.png")
+    words = ("run", lonely, "--input", tmp_path / "black.png", "--json")
+    assert intaglio(*words).data["on"] == "golden"
+    text = intaglio(*words, "--on", "onnx").error
+    assert "name the model.onnx or the run folder" in text
+
+
+def test_eval_gives_the_same_in_torch_and_in_onnx_runtime(run) -> None:
+    in_torch = intaglio("eval", run, "--json").data
+    in_onnx = intaglio("eval", run / "model.onnx", "--json").data
+    for key in ("images", "miou", "pixel_accuracy", "iou", "classes"):
+        assert in_torch[key] == in_onnx[key], key
+    trained = json.loads((run / "metrics.json").read_text())
+    assert in_torch["miou"] == trained["miou"] and in_torch["images"] == 3
+
+
+def test_verify_needs_no_run_folder(run, tmp_path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes((run / "model.onnx").read_bytes())
+    result = intaglio("verify", model, "--on", "spec,onnx,golden", "--config", "tiny-8x8", "--json")
+    assert result.data["mismatches"] == 0
+    assert result.data["bytes_compared"] == 2 * values(run)
+    assert "need the run folder" in intaglio("verify", model, "--on", "torch,onnx").error
+
+
+def test_a_difference_is_a_failure_that_names_the_place(copy, monkeypatch) -> None:
+    from intaglio_sim import executors
+
+    make = executors._MAKERS["golden"]
+
+    def broken(network):
+        run = make(network)
+
+        def wrong(image):
+            layers = run(image)
+            layers["layer2.0.conv1"][1, 2, 3] ^= 1
+            return layers
+
+        return wrong
+
+    monkeypatch.setitem(executors._MAKERS, "golden", broken)
+    result = intaglio("verify", copy, "--on", "spec,onnx,golden")
+    assert result.status == 1
+    assert "1 MISMATCHES" in result.out.splitlines()[-1]
+    assert "layer layer2.0.conv1: channel 1, row 2, column 3" in result.out
+    comparisons = json.loads((copy / "verify.json").read_text())["comparisons"]
+    assert [row["mismatches"] for row in comparisons] == [0, 1]
