@@ -10,13 +10,16 @@ from intaglio.spec import regs
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.files import atomic_write
 
-__all__ = ["TOP", "rtlil", "start_processes", "verilog", "write_verilog"]
+__all__ = ["TOP", "component_rtlil", "rtlil", "start_processes", "verilog", "write_verilog"]
 
 #: Name of the top module.
 TOP = "accelerator"
 
 # Amaranth writes in each module a variable that every `always @*` reads, so that it runs at time 0.
 _TRIGGER = re.compile(r"^( *)reg (\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ) = 0;$", re.M)
+
+# A public name with an index in it; a selection of bits is set off by a space.
+_ELEMENT = re.compile(r"\\\S+\[\d+\]\S*")
 
 
 def start_processes(text: str) -> str:
@@ -30,11 +33,22 @@ def start_processes(text: str) -> str:
     return _TRIGGER.sub(r"\1reg \2 = 1;\n\1initial \2 <= 0;", text)
 
 
+def component_rtlil(component, *, name: str) -> str:
+    """Return ``component`` as RTLIL with the top module ``name``; equal text for equal components.
+
+    An element of an array has the name ``x.3`` there, not ``x[3]`` as Amaranth would have it: yosys
+    takes that for bit 3 of ``x`` when it reads the result of technology mapping, and connects the
+    two.
+    """
+    text = amaranth_rtlil.convert(component, name=name, emit_src=False)
+    return _ELEMENT.sub(lambda found: found.group().replace("[", ".").replace("]", ""), text)
+
+
 def rtlil(config: AcceleratorConfig) -> str:
     """Return the accelerator as RTLIL, top module TOP; the same text for equal configurations."""
     from intaglio_hw.top import Accelerator
 
-    return amaranth_rtlil.convert(Accelerator(config=config), name=TOP, emit_src=False)
+    return component_rtlil(Accelerator(config=config), name=TOP)
 
 
 def verilog(config: AcceleratorConfig) -> str:

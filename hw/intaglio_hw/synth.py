@@ -7,6 +7,7 @@ and routed on any chip without a board around it.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from amaranth.back import rtlil as amaranth_rtlil
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.files import atomic_write
-from intaglio_hw.elaborate import TOP
+from intaglio_hw.elaborate import TOP, component_rtlil
 from intaglio_hw.top import Accelerator
 
 __all__ = ["DEVICES", "RESOURCES", "Harness", "place_and_route", "synthesize"]
@@ -107,10 +107,16 @@ def _run(command: list[str], *, log: Path, milestone, progress: Progress | None,
     return process.returncode
 
 
-def _failure(tool: str, log: Path) -> IntaglioError:
+def _failure(tool: str, status: int, log: Path) -> IntaglioError:
+    """Return the error for a tool that ended badly; its log is kept."""
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in text if line.startswith("ERROR")] or text[-1:]
-    return IntaglioError(f"{tool} failed: {errors[0] if errors else 'no message'}")
+    kept = Path(tempfile.mkdtemp(prefix="intaglio-synth-")) / log.name
+    shutil.copy(log, kept)
+    return IntaglioError(
+        f"{tool} failed (status {status}): {errors[0].strip() if errors else 'no message'} "
+        f"(all of it in {kept})"
+    )
 
 
 def _count(cells: dict[str, int]) -> dict[str, int]:
@@ -170,7 +176,7 @@ def synthesize(
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="intaglio-synth-") as folder:
         work = Path(folder)
-        text = amaranth_rtlil.convert(Harness(config=config), name="harness", emit_src=False)
+        text = component_rtlil(Harness(config=config), name="harness")
         (work / "harness.il").write_text(text, encoding="utf-8")
         names = re.findall(r"^module \\(\S+)$", text, re.M)
         # Each part is flattened and optimised as a whole, but its border stays, for the count.
@@ -197,7 +203,7 @@ def synthesize(
             limit=limit_s,
         )
         if status != 0 or not (work / "netlist.json").is_file():
-            raise _failure("yosys", work / "yosys.log")
+            raise _failure("yosys", status, work / "yosys.log")
         stat = json.loads((work / "stat.json").read_text(encoding="utf-8"))
         counts = {
             name.removeprefix("\\"): _count(module["num_cells_by_type"])
@@ -279,7 +285,7 @@ def place_and_route(
             limit=limit_s,
         )
         if status != 0 or not (work / "report.json").is_file():
-            raise _failure("nextpnr-ecp5", work / "nextpnr.log")
+            raise _failure("nextpnr-ecp5", status, work / "nextpnr.log")
         report = json.loads((work / "report.json").read_text(encoding="utf-8"))
     clocks = {
         name.removeprefix("$glbnet$"): round(entry["achieved"], 2)

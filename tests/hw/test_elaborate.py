@@ -102,6 +102,11 @@ def test_every_configuration_elaborates(config):
     assert "$dlatch" not in text and "$sr" not in text
 
 
+def test_an_element_is_not_named_like_a_bit():
+    """yosys would connect the two after technology mapping."""
+    assert not re.search(r"\\\S+\[\d", rtlil_of(CONFIGS["tiny-8x8"]))
+
+
 def test_the_name_changes_only_the_header():
     config = CONFIGS["tiny-8x8"]
     other = dataclasses.replace(config, name="other")
