@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 #: Exponents of activations: after batch norm, after a residual sum, of class scores.
-ACTIVATION_EXPONENT, RESIDUAL_EXPONENT, LOGITS_EXPONENT = -5, -4, -4
+ACTIVATION_EXPONENT, RESIDUAL_EXPONENT, LOGITS_EXPONENT = -5, -4, -3
 
 Pair = tuple[int, int]
 

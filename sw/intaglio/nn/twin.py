@@ -30,7 +30,7 @@ __all__ = [
     "copy_parameters",
 ]
 
-ACTIVATION_EXPONENT, RESIDUAL_EXPONENT, LOGITS_EXPONENT = -5, -4, -4
+ACTIVATION_EXPONENT, RESIDUAL_EXPONENT, LOGITS_EXPONENT = -5, -4, -3
 
 
 class QuantizeImage(nn.Module):
