@@ -220,6 +220,10 @@ def run_verilog(
     text.append(f"log: {kept / 'first.log'}")
     if waves_on_failure:
         try:
+            # Only the first test that failed: a test does not depend on the others.
+            first = re.match(rf"{re.escape(bench)}\S*(?=: )", failures[0])
+            if first:
+                arguments["tests"] = f"^{re.escape(first[0])}$"
             _, again = _simulate(**arguments, run=kept, waves=True)
         except IntaglioError as error:
             again = [str(error)]

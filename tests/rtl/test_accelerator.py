@@ -9,7 +9,9 @@ from intaglio_sim.runner import config_environment, run_verilog
 from intaglio_sim.system import accelerator_verilog
 
 
-@pytest.mark.parametrize("config", ["narrow-8x4", "wide-16x8"])
+@pytest.mark.parametrize(
+    "config", ["narrow-8x4", pytest.param("wide-16x8", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("simulator", ["icarus", "verilator"])
 def test_accelerator(simulator, config):
     run_verilog(
