@@ -16,5 +16,6 @@ def test_vector(simulator: str, config: str) -> None:
         simulator=simulator,
         config=CONFIGS[config],
         seed=3,
+        timeout_s=840,
     )
     assert len(result.tests) == 9
