@@ -1,13 +1,15 @@
 """``intaglio eval``: metrics of a run or of a frozen network on a data set."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from intaglio.cli.common import Outcome, progress, result_command, table
 from intaglio.spec.errors import IntaglioError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["eval_command"]
 
@@ -19,6 +21,8 @@ __all__ = ["eval_command"]
 @click.option("--images", type=click.IntRange(1), help="Only the first so many.")
 def eval_command(target: Path, data: str | None, split: str, images: int | None) -> Outcome:
     """Measure TARGET: a run folder (in PyTorch) or a model.onnx (in ONNX Runtime)."""
+    import numpy as np
+
     from intaglio.data import encode, open_dataset
     from intaglio.spec.metrics import confusion_matrix, evaluate
 
@@ -75,7 +79,7 @@ def _predictor(target: Path) -> Any:
         size = config.height, config.width
         classes = len(open_dataset(config.data, "val").classes)
 
-        def in_torch(codes: np.ndarray) -> np.ndarray:
+        def in_torch(codes: "np.ndarray") -> "np.ndarray":
             found: np.ndarray = predict(model, torch.from_numpy(codes[None])).numpy()[0]
             return found
 
@@ -87,7 +91,7 @@ def _predictor(target: Path) -> Any:
     executor = OnnxExecutor(frozen.graph, path=frozen.path)
     name = frozen.graph.outputs[0]
 
-    def in_onnx(codes: np.ndarray) -> np.ndarray:
+    def in_onnx(codes: "np.ndarray") -> "np.ndarray":
         return executor.run(codes[None])[name][0, 0]
 
     size = frozen.size

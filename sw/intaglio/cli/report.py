@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from intaglio.cli.common import Outcome, progress, read_json, result_command
 from intaglio.spec.errors import IntaglioError
@@ -93,6 +92,8 @@ def _metrics(metrics: dict[str, Any], prefix: str) -> Any:
 
 def _smooth(losses: list[float]) -> list[tuple[float, float]]:
     """Return at most 100 points: the mean over each of that many equal parts."""
+    import numpy as np
+
     parts = np.array_split(np.arange(len(losses)), min(100, len(losses)))
     return [(float(part[-1] + 1), float(np.mean([losses[i] for i in part]))) for part in parts]
 

@@ -64,7 +64,7 @@ def train_command(
 
     from intaglio.train import TrainConfig, train
 
-    known = {item.name for item in dataclasses.fields(TrainConfig)}
+    known = [item.name for item in dataclasses.fields(TrainConfig)]
     for key in values:
         if key not in known:
             raise IntaglioError(f"{config_file}: unknown value {key!r}; known: {', '.join(known)}")

@@ -1,10 +1,9 @@
 """``intaglio verify``: all executors on the same images, layer by layer, byte by byte."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from intaglio.cli.common import (
     Outcome,
@@ -17,6 +16,9 @@ from intaglio.cli.common import (
     write_json,
 )
 from intaglio.spec.errors import IntaglioError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["verify_command"]
 
@@ -139,8 +141,10 @@ def _attach_program(network: Any, frozen: Any, board: str | None, config: str | 
 
 def _images(
     frozen: Any, count: int, data: str | None, split: str, inputs: tuple[Path, ...]
-) -> list[np.ndarray]:
+) -> "list[np.ndarray]":
     """Return the images, uint8 (H, W, 3)."""
+    import numpy as np
+
     from intaglio.cli.pictures import read_input
     from intaglio.data import open_dataset
 
@@ -158,9 +162,11 @@ def _images(
 
 
 def _small_plan(
-    network: Any, first: str, size: tuple[int, int], codes: list[np.ndarray]
-) -> tuple[Any, list[str], list[np.ndarray]]:
+    network: Any, first: str, size: tuple[int, int], codes: "list[np.ndarray]"
+) -> "tuple[Any, list[str], list[np.ndarray]]":
     """Return what icarus runs: the same weights at ``size``, the middle of the images."""
+    import numpy as np
+
     from intaglio.nn.functional import to_graph
     from intaglio.nn.models import check_size
     from intaglio_sim.executors import Network

@@ -1,0 +1,258 @@
+"""The command line: help without weight, one JSON object, one line for each error."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from intaglio.cli import COMMANDS, common, main
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "amaranth", "cocotb", "PIL", "matplotlib")
+
+
+def call(*words: object) -> tuple[int, str, str]:
+    """Return status, standard output and standard error of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(word) for word in words])
+    return status, out.getvalue(), err.getvalue()
+
+
+def python(code: str) -> str:
+    """Return what ``code`` prints in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from intaglio.cli import main; status = main(['--help']);"
+        f"print(status, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    out = python(code)
+    assert out.splitlines()[-1] == "0 []"
+    for name in COMMANDS:
+        assert f"  {name} " in out, name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_json(name: str) -> None:
+    words = [name, "rtl"] if name == "bench" else [name]
+    status, out, err = call(*words, "--help")
+    assert (status, err) == (0, "")
+    assert "--json" in out
+
+
+def test_half_an_installation_names_the_extra(tmp_path) -> None:
+    code = f"""
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY[1:]!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Without())
+from intaglio.cli import main
+sys.stderr = sys.stdout
+for words in (
+    ["train", "--out", {str(tmp_path)!r}],
+    ["train", "--help"],
+    ["compile", "model.onnx", "--config", "mini-8x8"],
+    ["verilog", "--config", "mini-8x8", "--out", {str(tmp_path / "a.v")!r}],
+):
+    print(main(words))
+"""
+    out = python(code)
+    assert "error: torch is not installed: pip install 'intaglio[train]'" in out
+    assert "error: onnx is not installed: pip install 'intaglio[train]'" in out
+    assert "error: amaranth is not installed: pip install 'intaglio[hw]'" in out
+    assert "Traceback" not in out
+    assert [line for line in out.splitlines() if line.isdigit()] == ["1", "0", "1", "1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied"),
+        (ZeroDivisionError("oops\nline two"), "ZeroDivisionError: oops line two ('intaglio"),
+        (ValueError("R must be 8"), "R must be 8"),
+    ],
+)
+def test_any_error_is_one_line(monkeypatch, tmp_path, error: Exception, text: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("intaglio_hw.elaborate.write_verilog", fail)
+    words = ("verilog", "--config", "mini-8x8", "--out", tmp_path / "a.v")
+    status, out, err = call(*words)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"intaglio: error: {text}")
+    assert "Traceback" not in err
+    if isinstance(error, ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):
+            main(["--traceback", *map(str, words)])
+
+
+def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("intaglio_hw.elaborate.write_verilog", interrupt)
+    status, out, err = call("verilog", "--config", "mini-8x8", "--out", tmp_path / "a.v")
+    assert (status, out) == (130, "")
+    assert err.endswith("intaglio: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("verilog",), "give --board (ulx3s-85f"),
+        (("verilog", "--board", "nexys"), "unknown board 'nexys'; known: ulx3s-85f"),
+        (("verilog", "--config", "huge"), "configuration 'huge' is neither a file nor one of"),
+        (("synth",), "synth needs --board"),
+        (("bench", "train"), "bench train is not there yet"),
+        (("bench", "rtl", "--model", "resnet"), "model 'resnet' is unknown"),
+        (("bench", "rtl", "--model", "fcn-mini", "--size", "big"), "a size is HEIGHTxWIDTH"),
+        (("bench", "rtl", "--model", "fcn-mini", "--size", "60"), "multiple of 8, not 60"),
+        (("fuzz", "--on", "spec,torch"), "fuzz runs on spec, onnx"),
+        (("train", "--model", "unet"), "model 'unet' is unknown"),
+        (("train", "--data", "kitti:x"), "unknown data set 'kitti:x'"),
+    ],
+)
+def test_wrong_requests_are_named(words: tuple[str, ...], text: str) -> None:
+    status, out, err = call(*words)
+    assert (status, out) == (1, "")
+    assert text in err.splitlines()[-1]
+
+
+def test_a_wrong_option_is_2() -> None:
+    status, _, err = call("verify", "runs/x", "--imges", "3")
+    assert status == 2 and "--images" in err
+
+
+def test_training_configuration_file(tmp_path) -> None:
+    path = tmp_path / "config.json"
+    for text, found in (
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"stepz": 3}', "unknown value 'stepz'; known: model"),
+        ('{"steps": 0}', "steps must be in [1, 10000000], not 0"),
+    ):
+        path.write_text(text)
+        status, out, err = call("train", "--config", path, "--out", tmp_path / "run")
+        assert (status, out) == (1, "") and found in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_bench_rtl() -> None:
+    words = ("bench", "rtl", "--model", "fcn-mini", "--size", "16x24", "--width", "1/4")
+    status, out, _ = call(*words, "--json")
+    data = json.loads(out)
+    assert status == 0
+    assert {"cycles", "macs", "utilization", "bytes_moved"} <= data.keys()
+    assert data["macs"] == sum(row["macs"] for row in data["layers"])
+    assert data["utilization"] == pytest.approx(data["macs"] / (64 * data["cycles"]))
+    assert sum(row["model_cycles"] for row in data["layers"]) <= data["cycles"]
+    slow = json.loads(call(*words, "--interval", "4", "--json")[1])
+    assert slow["cycles"] > data["cycles"] and slow["bytes_moved"] == data["bytes_moved"]
+    text = call(*words)[1].splitlines()
+    assert len(text) == len(data["layers"]) + 2 and f"{data['cycles']:,} cycles" in text[-1]
+
+
+def test_fuzz() -> None:
+    status, out, _ = call("fuzz", "--count", "3", "--seed", "5", "--json")
+    data = json.loads(out)
+    assert (status, data["cases"], data["mismatches"], data["failures"]) == (0, 3, 0, [])
+    assert data["coverage"]["conv"] >= 3 and data["coverage"]["argmax"] == 3
+    assert data["bytes_compared"] > 0
+
+
+def test_fuzz_shows_how_to_repeat_a_failure(monkeypatch) -> None:
+    from intaglio_sim import executors
+
+    monkeypatch.setitem(
+        executors._MAKERS,
+        "golden",
+        lambda network: (
+            lambda x: {
+                name: value[0] ^ (name != network.graph.inputs[0])
+                for name, value in network.graph.evaluate(x[None]).items()
+            }
+        ),
+    )
+    status, out, err = call("fuzz", "--count", "1", "--seed", "7", "--on", "spec,golden", "--json")
+    assert status == 1
+    assert json.loads(out)["failures"][0]["seed"] == 7 and "seed 7: image 0: layer" in err
+
+
+def test_synth_is_the_median_of_the_seeds(monkeypatch, tmp_path) -> None:
+    pytest.importorskip("amaranth")
+    speeds = {1: 90.0, 2: 110.0, 3: 95.0}
+    counts = {"lut": 10, "ff": 20, "dsp": 3, "bram": 4}
+
+    def synthesize(config, *, family, device, netlist, progress):
+        assert (config.name, family, device) == ("mini-8x8", "ecp5", "85k")
+        Path(netlist).write_text("{}")
+        return {
+            "resources": counts,
+            "available": {kind: 100 for kind in counts},
+            "components": {"array": counts},
+            "family": family,
+            "device": device,
+            "seconds": 1.0,
+        }
+
+    def place_and_route(netlist, *, seed, **_):
+        assert Path(netlist).is_file()
+        return {"fmax_mhz": speeds[seed], "seed": seed, "seconds": 1.0}
+
+    monkeypatch.setattr("intaglio_hw.synth.synthesize", synthesize)
+    monkeypatch.setattr("intaglio_hw.synth.place_and_route", place_and_route)
+    status, out, _ = call(
+        "synth", "--board", "ulx3s-85f", "--seeds", "3", "--out", tmp_path / "s.json", "--json"
+    )
+    data = json.loads(out)
+    assert status == 0
+    assert (data["fmax_mhz"], data["mac_per_cycle"], data["resources"]) == (95.0, 64, counts)
+    assert data["peak_gops"] == pytest.approx(2 * 64 * 0.095)
+    assert json.loads((tmp_path / "s.json").read_text()) == data
+    data = json.loads(call("synth", "--board", "ulx3s-85f", "--json")[1])
+    assert data["fmax_mhz"] is None and data["peak_gops"] is None and data["seeds"] == []
+
+
+def test_pages_made_from_tables_are_up_to_date() -> None:
+    status, out, _ = call("docs", "--check", "--out", ROOT / "docs" / "guide")
+    assert status == 0, f"{out}: run 'intaglio docs'"
+
+
+def test_pages_show_every_field_and_register(tmp_path) -> None:
+    from intaglio.spec import isa, regs
+
+    assert call("docs", "--out", tmp_path, "--check")[0] == 1
+    assert call("docs", "--out", tmp_path)[0] == 0
+    assert call("docs", "--out", tmp_path, "--check")[0] == 0
+    instructions = (tmp_path / "instructions.md").read_text()
+    registers = (tmp_path / "registers.md").read_text()
+    for instruction in isa.INSTRUCTIONS:
+        for field, offset in instruction.offsets().values():
+            end = offset + field.width - 1
+            assert f"| {end}:{offset} | `{field.name}` |" in instructions
+    for register in regs.REGISTERS:
+        assert f"| {register.address:#04x} | `{register.name}` | {register.access} |" in registers
+
+
+def test_size() -> None:
+    assert common.parse_size("64x80") == (64, 80)
+    assert common.parse_size("33") == (33, 33)
+    assert common.parse_size(None) is None
+    for text in ("0x8", "8x", "x8", "8x8x8", "-8x8", "8.5"):
+        with pytest.raises(common.IntaglioError, match="a size is HEIGHTxWIDTH"):
+            common.parse_size(text)
