@@ -251,13 +251,19 @@ class _Maker:
 
 
 def random_graph(
-    seed: int, *, layers: int = 6, size: int = 20, channels: int = 20, classes: int | None = None
+    seed: int,
+    *,
+    layers: int = 6,
+    size: int = 20,
+    channels: int = 20,
+    classes: int | None = None,
+    operations: Sequence[str] = OPERATIONS,
 ) -> Graph:
     """Return a random graph, the same for the same arguments.
 
     An image of 3 channels and up to ``size`` rows and columns goes through a convolution, about
-    ``layers`` operations of :data:`OPERATIONS` with up to ``channels`` channels, a 1x1 convolution
-    to ``classes`` (random by default) and arg max.
+    ``layers`` of the ``operations`` with up to ``channels`` channels, a 1x1 convolution to
+    ``classes`` (random by default) and arg max. Fewer ``layers`` give the same first ones.
     """
     maker = _Maker(seed, channels)
     rows, cols = (maker.rng.randint(max(4, size // 3), size) for _ in range(2))
@@ -270,7 +276,7 @@ def random_graph(
         first = maker.conv("image")
     value = first
     for _ in range(layers):
-        op = maker.rng.choice(OPERATIONS)
+        op = maker.rng.choice(operations)
         value = getattr(maker, op)(value)
     x = maker.arrays[value]
     outputs = classes or maker.rng.randint(1, 40)

@@ -168,7 +168,9 @@ def test_bench_rtl() -> None:
 
 
 def test_fuzz() -> None:
-    status, out, _ = call("fuzz", "--count", "3", "--seed", "5", "--json")
+    status, out, _ = call(
+        "fuzz", "--count", "3", "--seed", "5", "--on", "spec,onnx,golden", "--json"
+    )
     data = json.loads(out)
     assert (status, data["cases"], data["mismatches"], data["failures"]) == (0, 3, 0, [])
     assert data["coverage"]["conv"] >= 3 and data["coverage"]["argmax"] == 3
