@@ -90,6 +90,23 @@ def test_hardware_agrees_and_the_report_shows_it(copy) -> None:
     assert f"{data['bytes_compared']:,}" in page
 
 
+@pytest.mark.rtl
+def test_icarus_may_run_a_smaller_image(run, tmp_path) -> None:
+    words = ("verify", run, "--images", 2, "--on", "torch,onnx,icarus", "--out", tmp_path)
+    result = intaglio(*words, "--icarus-size", "8x16", "--json")
+    data = result.data
+    assert (result.status, data["mismatches"]) == (0, 0)
+    found = {(row["name"], row["compared_with"], *row["size"]) for row in data["comparisons"]}
+    assert found == {("onnx", "torch", 32, 32), ("icarus", "torch", 8, 16)}
+    whole, small = (row["bytes_compared"] for row in data["comparisons"])
+    assert whole == 2 * values(run) and 0 < small < whole / 4
+    assert data["layer_size"] == [8, 16] and data["images"] == 2
+    for size, text in (("64x64", "larger than the image"), ("12x16", "multiple of 8, not 12")):
+        assert text in intaglio(*words, "--icarus-size", size).error
+    text = intaglio("verify", run, "--on", "torch,onnx", "--icarus-size", "8x8").error
+    assert "icarus is not among --on" in text
+
+
 def test_run_writes_class_maps_and_overlays(run, tmp_path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
