@@ -122,7 +122,8 @@ def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:
         (("bench", "rtl", "--model", "resnet"), "model 'resnet' is unknown"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "big"), "a size is HEIGHTxWIDTH"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "60"), "multiple of 8, not 60"),
-        (("fuzz", "--on", "spec,torch"), "fuzz runs on spec, onnx"),
+        (("fuzz", "--on", "spec,torch"), "fuzz runs on verilator, icarus, spec, onnx"),
+        (("fuzz", "--on", "onnx,icarus"), "name simulators, or software executors, not both"),
         (("train", "--model", "unet"), "model 'unet' is unknown"),
         (("train", "--data", "kitti:x"), "unknown data set 'kitti:x'"),
     ],
@@ -175,6 +176,28 @@ def test_fuzz() -> None:
     assert (status, data["cases"], data["mismatches"], data["failures"]) == (0, 3, 0, [])
     assert data["coverage"]["conv"] >= 3 and data["coverage"]["argmax"] == 3
     assert data["bytes_compared"] > 0
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_fuzz_on_simulators(monkeypatch, tmp_path, failures: int) -> None:
+    fuzz = pytest.importorskip("intaglio_sim.fuzz")
+
+    def campaign(count, *, seed, simulators, configs, cases_dir, progress):
+        assert (count, seed, simulators, configs) == (4, 9, ["verilator", "icarus"], ["mini-8x8"])
+        found = fuzz.Campaign(compared=123, worst_cycles=0.004)
+        found.failures = [{"case": {"seed": 9}, "first_mismatch": "layer conv1"}] * failures
+        return found
+
+    monkeypatch.setattr(fuzz, "fuzz", campaign)
+    words = ("fuzz", "--count", "4", "--seed", "9", "--config", "mini-8x8", "--out", tmp_path)
+    status, out, _ = call(*words, "--json")
+    data = json.loads(out)
+    assert (status, data["cases"], data["mismatches"]) == (failures, 4, failures)
+    assert data["bytes_compared"] == 123 and data["coverage"] and data["holes"]
+    assert (tmp_path / "coverage.md").read_text().startswith("| operation |")
+    text = call(*words)[1]
+    assert ("layer conv1" in text) == bool(failures)
+    assert f"{failures} failures" in text.splitlines()[-1]
 
 
 def test_fuzz_shows_how_to_repeat_a_failure(monkeypatch) -> None:
