@@ -32,7 +32,9 @@ class IntTensor(torch.Tensor):
     Raises
     ------
     TypeError
-        ``codes`` are not integers, or an operation that has no meaning here.
+        ``codes`` are not integers.
+    NotImplementedError
+        An operation that has no meaning here; the text names it.
     """
 
     _terms: tuple[tuple[torch.Tensor, int], ...]
@@ -126,7 +128,15 @@ class IntTensor(torch.Tensor):
             return args[0]
         if func is aten.ones_like.default:  # the gradient that loss.backward() starts from
             return cls(torch.ones_like(args[0].codes), 0)
-        if func is aten.copy_.default and isinstance(args[1], cls):  # load_state_dict
-            args[0].assign(args[1].codes.clone(), args[1].exponent)
+        if func is aten.new_empty_strided.default:  # a gradient that goes to two leaves is copied
+            return cls(torch.zeros((), dtype=torch.int64).expand(args[1]), 0)
+        if func is aten.copy_.default and isinstance(args[1], cls):
+            if args[0].codes.dtype == torch.int16:  # load_state_dict
+                args[0].assign(args[1].codes.clone(), args[1].exponent)
+            else:
+                args[0]._terms = tuple((c.clone(), e) for c, e in args[1]._terms)
             return args[0]
-        raise TypeError(f"IntTensor does not support {func}: integers have no such operation here")
+        # Not TypeError: the operators of Python would turn that into a text without the name.
+        raise NotImplementedError(
+            f"IntTensor does not support {func}: integers have no such operation here"
+        )

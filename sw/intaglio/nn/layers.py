@@ -189,7 +189,9 @@ def _finish_bias(layer: Any, pending: F.PendingConv) -> IntTensor:
 class ConvTranspose2d(IntLayer):
     """A transposed convolution with bias, int8 at ``exponent``; weight (C, K, R, S).
 
-    It starts as bilinear interpolation where channels and sides allow, else normal.
+    It starts as bilinear interpolation where channels and sides allow, else normal. ``padding`` is
+    cut off all four sides; called with an ``output_size``, off the top and the left, and what is
+    beyond that size off the bottom and the right.
     """
 
     def __init__(
@@ -228,9 +230,27 @@ class ConvTranspose2d(IntLayer):
         master = self._initial(seed, stream)
         self.weight.assign(master.codes, master.exponent)
 
-    def forward(self, x: IntTensor) -> IntTensor:
+    def _cut(self, x: IntTensor, output_size: Pair | None) -> tuple[int, int, int, int]:
+        top, left, bottom, right = self.padding
+        if output_size is not None:
+            bottom, right = (
+                (x.shape[2 + i] - 1) * self.stride[i]
+                + self.kernel[i]
+                - self.padding[i]
+                - output_size[i]
+                for i in (0, 1)
+            )
+            if min(bottom, right) < 0:
+                raise ValueError(
+                    f"output_size {tuple(output_size)} is larger than what a map of "
+                    f"{x.shape[2]} x {x.shape[3]} gives"
+                )
+        return top, left, bottom, right
+
+    def forward(self, x: IntTensor, output_size: Pair | None = None) -> IntTensor:
+        padding = self._cut(x, output_size)
         if self.training:
-            acc = F.conv_transpose_acc(x, self.weight, stride=self.stride, padding=self.padding)
+            acc = F.conv_transpose_acc(x, self.weight, stride=self.stride, padding=padding)
             return F.requantize_bias(
                 acc,
                 self.bias,
@@ -239,7 +259,7 @@ class ConvTranspose2d(IntLayer):
                 scale=self.error_scale,
             )
         codes, exponent = F._weight_view(self.weight)
-        attributes = {"stride": self.stride, "padding": self.padding}
+        attributes = {"stride": self.stride, "padding": padding}
         return _finish_bias(
             self,
             F.PendingConv("conv_transpose", self.path, x, codes, x.exponent + exponent, attributes),
@@ -319,10 +339,18 @@ class BatchNorm2d(IntLayer):
 
 
 class MaxPool2d(IntLayer):
-    """Max pooling; the first of equal codes wins, padding never."""
+    """Max pooling; the first of equal codes wins, padding never.
+
+    With ``ceil`` windows that only begin inside the map count as well.
+    """
 
     def __init__(
-        self, kernel_size: int | Pair, *, stride: int | Pair | None = None, padding: int | Pair = 0
+        self,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        ceil: bool = False,
     ) -> None:
         super().__init__()
         self.kernel = _pair(kernel_size)
@@ -330,10 +358,20 @@ class MaxPool2d(IntLayer):
         p = _pair(padding)
         if max(p) >= min(self.kernel):
             raise ValueError(f"padding must be below the kernel {self.kernel}, not {p}")
-        self.padding = (*p, *p)
+        self.padding, self.ceil = (*p, *p), ceil
 
     def forward(self, x: IntTensor) -> IntTensor:
-        attributes = {"kernel": self.kernel, "stride": self.stride, "padding": self.padding}
+        padding = self.padding
+        if self.ceil:
+            more = [
+                (self.kernel[i] - x.shape[2 + i] - 2 * padding[i]) % self.stride[i] for i in (0, 1)
+            ]
+            padding = (*padding[:2], padding[2] + more[0], padding[3] + more[1])
+        attributes: dict[str, Any] = {
+            "kernel": self.kernel,
+            "stride": self.stride,
+            "padding": padding,
+        }
         if self.training:
             return F.max_pool(x, **attributes)
         return F.graph_op("max_pool", self.path, [x], x.exponent, attributes, {})

@@ -87,6 +87,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         y = super().forward(x)
+        if output_size is not None:
+            y = y[:, :, : output_size[0], : output_size[1]]
         return TF.relu(y) if self.relu else y
 
 
@@ -125,8 +127,10 @@ class L1BatchNorm2d(nn.Module):
 class MaxPool2d(nn.MaxPool2d):
     """Max pooling."""
 
-    def __init__(self, kernel_size: Any, *, stride: Any = None, padding: Any = 0) -> None:
-        super().__init__(kernel_size, stride, padding)
+    def __init__(
+        self, kernel_size: Any, *, stride: Any = None, padding: Any = 0, ceil: bool = False
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, ceil_mode=ceil)
 
 
 class GlobalAvgPool(nn.Module):

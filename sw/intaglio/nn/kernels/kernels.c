@@ -439,7 +439,7 @@ RESIZE_GRADIENT(int64_t)
         _Pragma("omp parallel for schedule(static) reduction(+ : bits, counted)")                  \
         for (i64 i = 0; i < M; i++)                                                                \
         {                                                                                          \
-            int32_t z[128], t[128], p[128];                                                        \
+            int32_t z[256], t[256], p[256];                                                        \
             const type *v = logits + i * K;                                                        \
             int8_t *e = error + i * K;                                                             \
             const i64 y = labels[i];                                                               \

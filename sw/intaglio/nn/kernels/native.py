@@ -357,7 +357,7 @@ def softmax_cross_entropy(
     logits: torch.Tensor, exponent: int, labels: torch.Tensor, void: int
 ) -> tuple[torch.Tensor, int, int]:
     K = logits.shape[-1]
-    if K > 128:
+    if K > 256:
         return plain.softmax_cross_entropy(logits, exponent, labels, void)
     logits = logits.contiguous()
     error = torch.empty(logits.shape, dtype=torch.int8)

@@ -10,20 +10,33 @@ from torch import nn
 from intaglio.nn import layers, twin
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.nn.models.deeplab_mini import DeepLabMini
+from intaglio.nn.models.deeplabv3_resnet50 import DeepLabV3ResNet50, DeepLabV3ResNet50Stride8
 from intaglio.nn.models.fcn_mini import FcnMini
+from intaglio.nn.models.fcn_vgg16 import Fcn16sVgg16, Fcn32sVgg16, FcnVgg16, FcnVgg16Bn
 from intaglio.spec.errors import IntaglioError
 
 __all__ = ["MODELS", "build", "build_twin", "calibrate", "check_size", "predict"]
 
 #: Name of a network on the command line -> its class.
-MODELS: dict[str, Any] = {"deeplab-mini": DeepLabMini, "fcn-mini": FcnMini}
+MODELS: dict[str, Any] = {
+    "deeplab-mini": DeepLabMini,
+    "fcn-mini": FcnMini,
+    "deeplabv3-resnet50": DeepLabV3ResNet50,
+    "deeplabv3-resnet50-os8": DeepLabV3ResNet50Stride8,
+    "fcn-vgg16": FcnVgg16,
+    "fcn16s-vgg16": Fcn16sVgg16,
+    "fcn32s-vgg16": Fcn32sVgg16,
+    "fcn-vgg16-bn": FcnVgg16Bn,
+}
+#: Most classes of a network: those of ADE20K.
+CLASSES_MOST = 150
 
 
 def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
     if name not in MODELS:
         raise IntaglioError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}")
-    if not 2 <= classes <= 127:
-        raise IntaglioError(f"classes must be in [2, 127], not {classes}")
+    if not 2 <= classes <= CLASSES_MOST:
+        raise IntaglioError(f"classes must be in [2, {CLASSES_MOST}], not {classes}")
     factor = Fraction(width).limit_denominator(64)
     if not Fraction(1, 8) <= factor <= 8:
         raise IntaglioError(f"width must be in [1/8, 8], not {width}")
@@ -68,12 +81,24 @@ def build_twin(model: nn.Module, *, statistics: str = "l2") -> nn.Module:
 
 
 def check_size(model: Any, height: int, width: int) -> None:
-    """Raise IntaglioError unless ``height`` and ``width`` are positive multiples of the stride."""
+    """Raise IntaglioError unless the network takes images of this size.
+
+    ``STRIDE`` of its class divides both sides; with ``ONE_MORE`` both may have one pixel more.
+    ``SMALLEST`` is the least side, where it is not the stride.
+    """
+    stride, more = model.STRIDE, getattr(model, "ONE_MORE", False)
+    smallest = getattr(model, "SMALLEST", stride)
     for name, value in (("height", height), ("width", width)):
-        if value < model.STRIDE or value % model.STRIDE:
-            raise IntaglioError(
-                f"{name} must be a positive multiple of {model.STRIDE}, not {value}"
-            )
+        if value < smallest and smallest > stride:
+            raise IntaglioError(f"{name} must be at least {smallest}, not {value}")
+        if value < stride or value % stride > int(more):
+            rule = f"multiple of {stride}" + (" or one more" if more else "")
+            raise IntaglioError(f"{name} must be a positive {rule}, not {value}")
+    if more and height % stride != width % stride:
+        raise IntaglioError(
+            f"height and width must both be multiples of {stride} or both one more, "
+            f"not {height} and {width}"
+        )
 
 
 def calibrate(model: nn.Module, images: torch.Tensor) -> None:

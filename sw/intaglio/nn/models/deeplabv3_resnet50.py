@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Bottleneck", "DeepLabV3ResNet50", "ResNet50"]
+__all__ = ["Bottleneck", "DeepLabV3ResNet50", "DeepLabV3ResNet50Stride8", "ResNet50"]
 
 #: Channels that leave a bottleneck, in multiples of its width.
 EXPANSION = 4
@@ -145,6 +145,9 @@ class DeepLabV3ResNet50(nn.Module):
     """
 
     STRIDE = 16
+    ONE_MORE = True
+    #: A parameter whose first dimension is the number of classes.
+    CLASSIFIER = "classifier.4.weight"
     WIDTHS = (64, 64, 128, 256, 512, 256)
     OUTPUT_STRIDE = 16
 

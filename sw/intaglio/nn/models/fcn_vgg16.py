@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["FcnVgg16", "Vgg16"]
+__all__ = ["Fcn16sVgg16", "Fcn32sVgg16", "FcnVgg16", "FcnVgg16Bn", "Vgg16"]
 
 #: Channels of the convolutions as indices into the widths, 0 for a pool.
 _PLAN = (1, 1, 0, 2, 2, 0, 3, 3, 3, 0, 4, 4, 4, 0, 4, 4, 4, 0)
@@ -19,7 +19,7 @@ class Vgg16(nn.ModuleDict):
         L, inputs, index = layers, 3, 0
         for place in _PLAN:
             if place == 0:
-                self[str(index)] = L.MaxPool2d(2)
+                self[str(index)] = L.MaxPool2d(2, ceil=True)
                 index += 1
                 continue
             outputs = widths[place - 1]
@@ -58,10 +58,14 @@ class FcnVgg16(nn.Module):
 
     ``layers`` is the namespace of layers, :mod:`intaglio.nn.layers` or :mod:`intaglio.nn.twin`;
     ``widths`` are the channels of the stages 1, 2, 3 and of 4 and 5, and of fc6 and fc7. The class
-    attribute ``HEAD`` is the stride of the finest prediction: 32, 16 or 8.
+    attribute ``HEAD`` is the stride of the finest prediction: 32, 16 or 8. Pools round sizes up, as
+    those of the paper do, so that the maps cover images of any size.
     """
 
     STRIDE = 1
+    SMALLEST = 32
+    #: A parameter whose first dimension is the number of classes.
+    CLASSIFIER = "score_fr.weight"
     WIDTHS = (64, 128, 256, 512, 4096)
     HEAD = 8
     BATCH_NORM = False
@@ -72,8 +76,10 @@ class FcnVgg16(nn.Module):
         *stages, wide = widths
         self.quantize = L.QuantizeImage()
         self.features = Vgg16(L, widths=tuple(stages), batch_norm=self.BATCH_NORM)
-        self.fc6 = self._fully(L, stages[-1], wide, 7)
-        self.fc7 = self._fully(L, wide, wide, 1)
+        # fc6 and fc7 under torchvision's indices.
+        self.classifier = nn.ModuleDict(
+            {"0": self._fully(L, stages[-1], wide, 7), "3": self._fully(L, wide, wide, 1)}
+        )
         self.score_fr = L.Conv2d(wide, classes, 1, bias=True)
         if self.HEAD <= 16:
             self.score_pool4 = L.Conv2d(stages[-1], classes, 1, bias=True)
@@ -107,7 +113,9 @@ class FcnVgg16(nn.Module):
         x = self.quantize(images)
         size = (x.shape[2], x.shape[3])
         _, _, pool3, pool4, pool5 = self.features(x)
-        x = self.score_fr(self.fc7(self.fc6(pool5)))  # (N, classes, H/32, W/32)
+        x = self.score_fr(
+            self.classifier["3"](self.classifier["0"](pool5))
+        )  # (N, classes, H/32, W/32)
         if self.HEAD <= 16:
             x = self.upscore2(x, (pool4.shape[2], pool4.shape[3]))
             x = self.add_pool4(x, self.score_pool4(pool4))  # (N, classes, H/16, W/16)

@@ -1,0 +1,245 @@
+"""The torch operations, forward and backward, against the definitions, with both kernels."""
+
+import numpy as np
+import pytest
+import torch
+
+from intaglio.nn import IntTensor, kernels
+from intaglio.nn import functional as F
+from intaglio.nn.kernels import native, plain
+from intaglio.nn.layers import BatchNorm2d
+from intaglio.spec import ops, quant
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(params=["plain", "native"], autouse=True)
+def chosen(request):
+    if request.param == "native" and not native.available():
+        pytest.skip("no C compiler")
+    with kernels.use(plain if request.param == "plain" else native):
+        yield
+
+
+def tensor(codes, exponent, dtype=torch.int8, grad=True):
+    out = IntTensor(torch.from_numpy(np.ascontiguousarray(codes)).to(dtype), exponent)
+    return out.requires_grad_() if grad else out
+
+
+def codes_of(t):
+    return t.codes.numpy().astype(np.int64)
+
+
+def master(shape):
+    return tensor(RNG.integers(-20000, 20001, shape), -16, torch.int16)
+
+
+def error_for(y, scale=127):
+    return IntTensor(torch.from_numpy(RNG.integers(-scale, scale + 1, y.shape, np.int8)), -20)
+
+
+@pytest.mark.parametrize(
+    "kernel, options",
+    [
+        ((3, 3), dict(stride=(1, 1), padding=(1, 1, 1, 1), dilation=(1, 1))),
+        ((3, 3), dict(stride=(2, 2), padding=(1, 1, 1, 1), dilation=(1, 1))),
+        ((3, 3), dict(stride=(1, 1), padding=(2, 2, 2, 2), dilation=(2, 2))),
+        ((1, 1), dict(stride=(2, 2), padding=(0, 0, 0, 0), dilation=(1, 1))),
+        ((1, 1), dict(stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1))),
+        ((2, 3), dict(stride=(3, 1), padding=(1, 0, 0, 2), dilation=(1, 1))),
+        ((3, 3), dict(stride=(2, 2), padding=(2, 2, 2, 2), dilation=(2, 2))),
+    ],
+)
+@pytest.mark.parametrize("C, K", [(3, 5), (8, 16)])
+def test_convolution(kernel, options, C, K):
+    x, w = tensor(RNG.integers(-127, 128, (2, C, 8, 9)), -5), master((K, C, *kernel))
+    view, shift = quant.weight_codes(codes_of(w))
+    y = F.conv_acc(x, w, **options)
+    assert (codes_of(y) == ops.conv_accumulate(codes_of(x), view, **options)).all()
+    assert y.exponent == -5 - 16 + shift
+    e = error_for(y)
+    y.backward(e)
+    expected = quant.conv_input_gradient(codes_of(e), view, (8, 9), **options)
+    assert (codes_of(x.grad) == expected).all() and x.grad.exponent == -20 - 16 + shift
+    expected = quant.conv_weight_gradient(codes_of(x), codes_of(e), kernel, **options)
+    assert (codes_of(w.grad) == expected).all() and w.grad.exponent == -20 - 5
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(4, 2, 1), (8, 4, 2), (3, 2, 0), (2, 3, 0)])
+def test_transposed_convolution(kernel, stride, padding):
+    options = dict(stride=(stride, stride), padding=(padding,) * 4)
+    x, w = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -5), master((3, 6, kernel, kernel))
+    view, _ = quant.weight_codes(codes_of(w))
+    y = F.conv_transpose_acc(x, w, **options)
+    assert (codes_of(y) == ops.conv_transpose_accumulate(codes_of(x), view, **options)).all()
+    e = error_for(y)
+    y.backward(e)
+    expected = quant.conv_transpose_input_gradient(codes_of(e), view, **options)
+    assert (codes_of(x.grad) == expected).all()
+    expected = quant.conv_transpose_weight_gradient(
+        codes_of(x), codes_of(e), (kernel, kernel), **options
+    )
+    assert (codes_of(w.grad) == expected).all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_bias_and_requantisation(relu):
+    acc = tensor(RNG.integers(-90000, 90001, (2, 4, 3, 5)), -15, torch.int32)
+    bias = tensor(RNG.integers(-30000, 30001, 4), quant.BIAS_EXPONENT, torch.int16)
+    y = F.requantize_bias(acc, bias, exponent=-3, relu=relu, scale=F.ErrorScale())
+    m, b, shift = quant.bias_multiplier(codes_of(bias), -15, -3)
+    total = codes_of(acc) * m[:, None, None] + b[:, None, None]
+    low = 0 if relu else -127
+    assert (codes_of(y) == np.clip((total + (1 << shift >> 1)) >> shift, low, 127)).all()
+    wide = IntTensor(torch.from_numpy(RNG.integers(-(10**6), 10**6, y.shape)), -31)
+    y.backward(wide)
+    values = np.where(codes_of(y) > 0, codes_of(wide), 0) if relu else codes_of(wide)
+    expected, exponent = quant.error_codes(values, -31)
+    assert (codes_of(acc.grad) == expected).all() and acc.grad.exponent == exponent
+    assert (codes_of(bias.grad) == expected.sum((0, 2, 3))).all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_batch_norm(relu, with_residual):
+    K = 6
+    layer = BatchNorm2d(K, exponent=-4, relu=relu)
+    layer.weight.assign(torch.from_numpy(RNG.integers(-32767, 32768, K, np.int16)), -14)
+    layer.bias.assign(torch.from_numpy(RNG.integers(-32767, 32768, K, np.int16)), -14)
+    acc = tensor(RNG.integers(-50000, 50001, (3, K, 4, 5)), -15, torch.int32)
+    residual = tensor(RNG.integers(-127, 128, acc.shape), -5) if with_residual else None
+    y = layer(acc, residual)
+
+    gamma = quant.affine_codes(codes_of(layer.weight))
+    beta = quant.affine_codes(codes_of(layer.bias))
+    mean, deviation, count = quant.batch_norm_statistics(codes_of(acc))
+    mantissa, shift = quant.batch_norm_reciprocal(deviation, count)
+    xhat, expected = quant.batch_norm_forward(
+        *(codes_of(acc), mean, mantissa, shift, gamma, beta),
+        exponent=-4,
+        relu=relu,
+        residual=codes_of(residual) if with_residual else None,
+        residual_exponent=-5 if with_residual else None,
+    )
+    assert (codes_of(y) == expected).all()
+    tracked = quant.track_statistics(np.zeros(K, np.int64), mean * count, count, -15, 0)
+    assert (layer.running_mean.numpy() == tracked).all()
+
+    wide = IntTensor(torch.from_numpy(RNG.integers(-(10**7), 10**7, y.shape)), -40)
+    for _ in range(2):  # the second time with a guess of the scale
+        y = layer(acc, residual)
+        for parameter in (acc, residual, layer.weight, layer.bias):
+            if parameter is not None:
+                parameter.grad = None
+        y.backward(wide)
+        values = np.where(expected > 0, codes_of(wide), 0) if relu else codes_of(wide)
+        e, exponent = quant.error_codes(values, -40)
+        sums = [v.sum((0, 2, 3)) for v in (e, e * xhat, np.sign(xhat))]
+        factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
+        inner = quant.batch_norm_gradient(
+            e, xhat, *quant.batch_norm_error_means(*sums, count), factors
+        )
+        inner, inner_exponent = quant.error_codes(inner, exponent - 16 + factor_exponent + 15)
+        assert (codes_of(acc.grad) == inner).all() and acc.grad.exponent == inner_exponent
+        assert (codes_of(layer.weight.grad) == sums[1]).all()
+        assert layer.weight.grad.exponent == exponent - 12
+        assert (codes_of(layer.bias.grad) == sums[0]).all()
+        if residual is not None:
+            assert (codes_of(residual.grad) == e).all() and residual.grad.exponent == exponent
+
+
+def test_max_pool_and_average_and_broadcast():
+    x = tensor(RNG.integers(-5, 6, (2, 3, 6, 8)), -5)
+    options = dict(kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0))
+    y = F.max_pool(x, **options)
+    assert (codes_of(y) == ops.max_pool(codes_of(x), **options)).all()
+    e = error_for(y)
+    y.backward(e)
+    assert (codes_of(x.grad) == quant.max_pool_gradient(codes_of(x), codes_of(e), **options)).all()
+
+    x.grad = None
+    y = F.global_average(x)
+    m, shift = quant.average_pool_multiplier(48)
+    total = codes_of(x).sum((2, 3), keepdims=True) * m
+    assert (codes_of(y) == (total + (1 << shift >> 1)) >> shift).all()
+    z = F.broadcast(y, (6, 8))
+    e = error_for(z)
+    z.backward(e)
+    expected, exponent = quant.average_pool_gradient(quant.broadcast_gradient(codes_of(e)), (6, 8))
+    assert (codes_of(x.grad) == expected).all() and x.grad.exponent == -20 + exponent
+
+
+def test_add_concat_and_a_sum_of_gradients():
+    a = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -5)
+    b = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -3)
+    y = F.add(a, b, exponent=-4)
+    expected = np.clip((codes_of(a) + 4 * codes_of(b) + 1) >> 1, -127, 127)
+    assert (codes_of(y) == expected).all() and y.exponent == -4
+    z = F.concat(a, a)
+    assert (codes_of(z) == np.concatenate([codes_of(a)] * 2, 1)).all()
+    first = error_for(y)
+    second = IntTensor(torch.from_numpy(RNG.integers(-(10**6), 10**6, z.shape)), -33)
+    torch.autograd.backward([y, z], [first, second])
+    expected = (codes_of(first) << 13) + codes_of(second)[:, :3] + codes_of(second)[:, 3:]
+    assert (codes_of(a.grad) == expected).all() and a.grad.exponent == -33
+    assert (codes_of(b.grad) == codes_of(first)).all() and b.grad.exponent == -20
+    with pytest.raises(ValueError, match=r"must have one exponent, not \[-5, -3\]"):
+        F.concat(a, b)
+
+
+@pytest.mark.parametrize("corners", ["half_pixel", "align"])
+def test_resize(corners):
+    x = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -3)
+    y = F.resize_wide(x, ratio=(4, 2), corners=corners)
+    expected = quant.resize_wide(codes_of(x), ratio=(4, 2), corners=corners)
+    bits = 5 if corners == "half_pixel" else 3
+    assert (codes_of(y) == expected).all() and y.exponent == -3 - bits
+    e = error_for(y)
+    y.backward(e)
+    expected = quant.resize_gradient(codes_of(e), (4, 5), ratio=(4, 2), corners=corners)
+    assert (codes_of(x.grad) == expected).all() and x.grad.exponent == -20 - bits
+    y = F.resize(x, ratio=(3, 2), corners=corners)
+    assert (codes_of(y) == ops.resize(codes_of(x), ratio=(3, 2), corners=corners)).all()
+    with pytest.raises(ValueError, match=r"powers of two, not \(3, 2\)"):
+        F.resize_wide(x, ratio=(3, 2), corners=corners)
+
+
+def test_loss():
+    wide = tensor(RNG.integers(-20000, 20000, (2, 5, 3, 4)), -11, torch.int32)
+    labels = RNG.integers(0, 5, (2, 3, 4))
+    labels[0, 1] = 255
+    loss = F.softmax_cross_entropy(wide, torch.from_numpy(labels))
+    z = quant.softmax_logits(codes_of(wide), -11)
+    error, total, _ = quant.softmax_cross_entropy(z, labels, 255)
+    assert int(loss.codes) == quant.round_divide(total, 24) and loss.exponent == -16
+    loss.backward()
+    assert (codes_of(wide.grad) == error).all() and wide.grad.exponent == -7 - 4
+    with pytest.raises(ValueError, match="labels"):
+        F.softmax_cross_entropy(wide, torch.zeros(2, 3, 3, dtype=torch.int64))
+
+
+def test_image_codes():
+    image = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert (codes_of(F.quantize_image(image)).ravel() == np.arange(256) - 128).all()
+    codes = (image.to(torch.int16) - 128).to(torch.int8)
+    assert torch.equal(F.quantize_image(codes).codes, codes)
+    with pytest.raises(TypeError, match="float32"):
+        F.quantize_image(image.float())
+
+
+def test_int_tensor_refuses_what_it_cannot_mean():
+    a = tensor(RNG.integers(-9, 9, (1, 1, 2, 2)), 0)
+    with pytest.raises(NotImplementedError, match=r"does not support aten.mul.Tensor"):
+        _ = a * a
+    with pytest.raises(NotImplementedError, match=r"does not support aten.add.Tensor"):
+        _ = a + 1.0
+    with pytest.raises(TypeError, match="not torch.float32"):
+        IntTensor(torch.zeros(2), 0)
+
+
+def test_a_long_sum_of_products_is_exact():
+    """More rows than one int32 product may sum."""
+    rows = F._ROWS + 77
+    a = torch.full((rows, 3), -128, dtype=torch.int8)
+    b = torch.full((rows, 2), 127, dtype=torch.int8)
+    assert (F._outer(a, b, 3, 2) == -128 * 127 * rows).all()

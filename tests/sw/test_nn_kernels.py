@@ -1,0 +1,171 @@
+"""The fused kernels against the plain ones: equal bytes for every function and odd sizes."""
+
+import numpy as np
+import pytest
+import torch
+
+from intaglio.nn.kernels import native, plain
+from intaglio.spec import ops
+from intaglio.spec.rng import random_bits
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
+
+
+def rand(generator, low, high, shape, dtype=torch.int8):
+    return torch.randint(low, high + 1, shape, generator=generator, dtype=dtype)
+
+
+@pytest.fixture
+def g():
+    return torch.Generator().manual_seed(20261124)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        assert a.shape == b.shape and torch.equal(a.to(torch.int64), b.to(torch.int64))
+    elif isinstance(a, tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    else:
+        assert a == b
+
+
+def both(name, *arguments, **options):
+    result = getattr(native, name)(*arguments, **options)
+    same(result, getattr(plain, name)(*arguments, **options))
+    return result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(kernel=(3, 3), origin=(1, 1), size=(7, 9)),
+        dict(kernel=(3, 3), origin=(1, 1), stride=(2, 2), size=(4, 5), pitch=48),
+        dict(kernel=(3, 2), origin=(4, 0), dilation=(4, 3), size=(7, 6), code=-7),
+        dict(kernel=(4, 4), origin=(2, 2), spread=(2, 2), size=(14, 18)),
+        dict(kernel=(2, 2), origin=(-1, -2), size=(5, 6), pitch=24),
+    ],
+)
+def test_im2col(g, options):
+    kernel = options.pop("kernel")
+    both("im2col", rand(g, -128, 127, (2, 7, 9, 5)), kernel, **options)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 20, 40])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_requantize(g, shift, with_residual):
+    C = 13
+    acc = rand(g, -(1 << 24), 1 << 24, (2, 3, 5, C), torch.int32)
+    m = rand(g, -32767, 32767, (C,), torch.int64)
+    b = rand(g, -(1 << 44), 1 << 44, (C,), torch.int64)
+    z = rand(g, -128, 127, acc.shape) if with_residual else None
+    both("requantize", acc, m, b, shift, z, 11, -127, 127)
+
+
+@pytest.mark.parametrize("rows, C", [(1, 3), (600, 17), (35, 64)])
+def test_batch_norm_forward_and_backward(g, rows, C):
+    acc = rand(g, -(1 << 20), 1 << 20, (rows, C), torch.int32)
+    mean, _ = both("batch_norm_statistics", acc)
+    mantissa = rand(g, 1 << 15, 1 << 16, (C,), torch.int64)
+    shift = rand(g, 15, 34, (C,), torch.int64)
+    gamma, beta = rand(g, -127, 127, (2, C), torch.int64)
+    z = rand(g, -127, 127, (rows, C))
+    arguments = (acc, mean, mantissa, shift, gamma, beta)
+    xhat, _, _ = both("batch_norm_normalize", *arguments, 14, z, 13, 0)
+    both("batch_norm_normalize", *arguments, 13, None, 0, -127)
+
+    error = rand(g, -127, 127, (rows, C))
+    both("batch_norm_sums", error, xhat)
+    vectors = rand(g, -(1 << 25), 1 << 25, (3, C), torch.int64)
+    factors = rand(g, -(1 << 15), 1 << 15, (C,), torch.int64)
+    shapes = [(1, 1, rows, C), (rows, 1, 1, C)]
+    if rows % 5 == 0:
+        shapes.append((5, rows // 5, 1, C))
+    for shape in shapes:
+        both(
+            "batch_norm_backward",
+            *(error.reshape(shape), xhat.reshape(shape), *vectors, factors, 33),
+        )
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (6, 1, 1, 9)])
+def test_quantize_error(g, shape):
+    N, H, W, C = shape
+    wide = torch.cat([rand(g, -(1 << 18), 1 << 18, shape, torch.int32)] * 2, 3)
+    terms = [
+        (rand(g, -127, 127, shape), -20),
+        (wide[..., C : 2 * C], -22),  # a slice of a concatenation
+        (rand(g, -(1 << 30), 1 << 30, (N, 1, 1, C), torch.int64).expand(shape), -30),
+    ]
+    mask = rand(g, -1, 1, shape)
+    for shift in (0, 5, 17, 25):
+        both("quantize_error", terms, mask, shift)
+        both("quantize_error", terms[1:2], None, shift)
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64])
+def test_max_pool(g, kernel, stride, padding, dtype):
+    x = rand(g, -3, 3, (2, 7, 9, 5))  # many ties
+    p = (padding,) * 4
+    size = tuple(ops.output_size(n, kernel, stride, padding, padding) for n in (7, 9))
+    y, winner = both("max_pool", x, (kernel,) * 2, (stride,) * 2, p, size)
+    error = rand(g, -100, 100, y.shape, dtype) if dtype == torch.int8 else None
+    if error is None:
+        error = rand(g, -(1 << 20), 1 << 20, y.shape, dtype)
+    if dtype == torch.int8:
+        error = error // 16  # up to nine windows meet at an element
+    both("max_pool_gradient", error, winner, (kernel,) * 2, (stride,) * 2, p, (7, 9))
+
+
+@pytest.mark.parametrize("ratio, corners", [(8, "half_pixel"), (3, "half_pixel"), (4, "align")])
+def test_resize(g, ratio, corners):
+    x = rand(g, -128, 127, (2, 4, 5, 3))
+    tables = [ops.resize_source(n, ratio, corners) for n in (4, 5)]
+    wide = both("resize_wide", x, *tables)
+    both("resize_rounded", x, *tables)
+    for dtype in (torch.int8, torch.int32, torch.int64):
+        both("resize_gradient", rand(g, -100, 100, wide.shape, dtype), (4, 5), *tables)
+
+
+@pytest.mark.parametrize("dtype, exponent", [(torch.int8, -3), (torch.int32, -11)])
+@pytest.mark.parametrize("classes", [2, 11, 21])
+def test_softmax_cross_entropy(g, dtype, exponent, classes):
+    high = 127 if dtype == torch.int8 else 127 << 8
+    logits = rand(g, -high, high, (2, 3, 5, classes), dtype)
+    labels = rand(g, 0, classes - 1, (2, 3, 5), torch.uint8)
+    labels[0, 0] = 255
+    both("softmax_cross_entropy", logits, exponent, labels, 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("exponents", [(-40, -42, -45), (-10, -60, -45), (-90, -42, -200)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_update(g, dtype, exponents, bits):
+    n = 1000
+    momentum, master = rand(g, -32767, 32767, (2, n), torch.int16)
+    gradient = rand(g, -(1 << 20), 1 << 20, (n,), dtype)
+    options = dict(gradient_bits=bits, seed=(1 << 63) + 5, streams=(8, 9))
+    for decayed in (master, None):
+        new, exponent = both(
+            "momentum_update",
+            *(momentum, exponents[0], gradient, exponents[1], decayed, exponents[2]),
+            **options,
+        )
+    zero = torch.zeros(n, dtype=torch.int16)
+    both("momentum_update", zero, -3, zero.to(dtype), -9, None, 0, **options)
+    for target in (-15, -60, 20, -2000, 2000):
+        for fixed in (False, True):
+            both(
+                "weight_update",
+                *(master, -15, new, target, (200, 3)),
+                **dict(fixed=fixed, seed=1, stream=10),
+            )
+    del exponent
+
+
+def test_random_bits_are_those_of_the_specification():
+    seed, stream, n = (1 << 64) - 3, 12345, 1000
+    found = plain.random_bits(seed, stream, n, torch.device("cpu")).numpy().view(np.uint64)
+    assert (found == random_bits(seed, stream, np.arange(n))).all()

