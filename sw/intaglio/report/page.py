@@ -25,8 +25,8 @@ Points = Sequence[tuple[float, float]]
 class Training:
     """What training left behind.
 
-    ``losses`` and ``mious`` are curves by name ("integers", "float32"); ``integers`` and ``floats``
-    the metrics on the validation split (None without a twin); ``palette`` is uint8 (classes, 3).
+    ``losses`` are curves by name ("integers", "float32"); ``integers`` and ``floats`` the metrics
+    on the validation split (None without a twin); ``palette`` is uint8 (classes, 3).
     """
 
     name: str
@@ -42,7 +42,6 @@ class Training:
     integers: Metrics | None = None
     floats: Metrics | None = None
     losses: Mapping[str, Points] = field(default_factory=dict)
-    mious: Mapping[str, Points] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +206,6 @@ def _lanes(rows: Sequence[Mapping[str, Any]]) -> int:
 def _training(training: Training) -> dict[str, Any] | None:
     if training.integers is None:
         return None
-    charts = []
-    for title, series in (
-        ("Loss on the training batches", training.losses),
-        ("Mean IoU on the validation split, %", training.mious),
-    ):
-        if any(series.values()):
-            charts.append({"title": title, "svg": curves(series, label=title)})
     twin = training.floats
     rows = []
     for k, name in enumerate(training.classes):
@@ -229,7 +221,7 @@ def _training(training: Training) -> dict[str, Any] | None:
         "note": f"{training.steps:,} steps with a batch of {training.batch}, seed {training.seed}. "
         f"Forward, backward and update are integers; the float32 twin has the same layers, seed "
         f"and schedule. Pixel accuracy {accuracy}.",
-        "charts": charts,
+        "curves": curves(training.losses, label="loss"),
         "twin": twin is not None,
         "iou": [*rows, total],
     }
