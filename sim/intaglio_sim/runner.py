@@ -65,18 +65,18 @@ def config_environment(config: AcceleratorConfig) -> dict[str, str]:
     return {CONFIG_VARIABLE: json.dumps(dataclasses.asdict(config))}
 
 
-def to_verilog(component, *, name: str = "dut", ports=None) -> str:
+def to_verilog(component, *, name: str = "dut") -> str:
     """Return ``component`` as Verilog with the top module ``name``.
 
     Ports follow the component's signature, ``a.b.c`` becoming ``a__b__c``; a structured payload is
     one vector. ``clk`` and ``rst`` are added when the component has registers. Conversions are
     cached by the digest of the RTLIL.
     """
-    from amaranth.back import rtlil, verilog
+    from amaranth.back import verilog
 
-    from intaglio_hw.elaborate import start_processes
+    from intaglio_hw.elaborate import component_rtlil, start_processes
 
-    text = rtlil.convert(component, name=name, ports=ports, emit_src=False)
+    text = component_rtlil(component, name=name)
     target = cache_dir() / "rtl" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-1.v"
     if target.is_file():
         return target.read_text(encoding="utf-8")
@@ -94,9 +94,8 @@ def run_bench(
     config: AcceleratorConfig | None = None,
     seed: int = 1,
     env: Mapping[str, object] | None = None,
-    timeout_s: float = 300,
+    timeout_s: float = 600,
     tests: str | None = None,
-    ports=None,
     bench_dir: Path | str | None = None,
     optimize: str = "-O1",
 ) -> BenchResult:
@@ -132,7 +131,7 @@ def run_bench(
     toolchain.require(simulator)
     if bench_dir is None:
         bench_dir = Path(sys._getframe(1).f_globals["__file__"]).parent
-    text = to_verilog(component, ports=ports)
+    text = to_verilog(component)
     source = cache_dir() / "rtl" / f"dut-{hashlib.sha256(text.encode()).hexdigest()[:24]}" / "dut.v"
     if not source.is_file():
         with atomic_write(source, "w") as file:
@@ -167,7 +166,7 @@ def run_verilog(
     env: Mapping[str, str] | None = None,
     plusargs: Sequence[str] = (),
     parameters: Mapping[str, int] | None = None,
-    timeout_s: float = 300,
+    timeout_s: float = 600,
     tests: str | None = None,
     bench_dir: Path | str | None = None,
     optimize: str = "-O1",

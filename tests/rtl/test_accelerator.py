@@ -22,5 +22,5 @@ def test_accelerator(simulator, config):
         simulator=simulator,
         label=f"accelerator-{config}",
         env=config_environment(CONFIGS[config]),
-        timeout_s=400,
+        timeout_s=800,
     )

@@ -49,6 +49,7 @@ def run_network(simulator: str, config_name: str, seed: int, options: dict) -> s
         regions=[region(program.values[node.output], config.R) for node in graph.nodes],
         trace=True,
         timeout_s=600,
+        optimize="-O1",
         **options,
     )
     # The oracle that the hardware's tables are not part of: the graph itself.
