@@ -43,12 +43,12 @@ class Accumulator(wiring.Component):
     SUM_CYCLE = Scratchpad.LATENCY + 1
     WRITE_CYCLE = LATENCY - 1
 
-    def __init__(self, *, depth: int, sum_width: int) -> None:
+    def __init__(self, *, depth: int, sum_width: int, family: str = "generic") -> None:
         if not _HALF < sum_width <= ACCUMULATOR_BITS:
             raise ValueError(
                 f"sum_width must be in [{_HALF + 1}, {ACCUMULATOR_BITS}], not {sum_width}"
             )
-        self.depth = depth
+        self.depth, self.family = depth, family
         super().__init__(
             {
                 "read": In(access_layout(depth)),
@@ -60,7 +60,10 @@ class Accumulator(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        banks = [Scratchpad(depth=self.depth, width=ACCUMULATOR_BITS) for _ in range(2)]
+        banks = [
+            Scratchpad(depth=self.depth, width=ACCUMULATOR_BITS, family=self.family)
+            for _ in range(2)
+        ]
         result = Signal(ACCUMULATOR_BITS)
         for index, bank in enumerate(banks):
             m.submodules[f"bank{index}"] = bank

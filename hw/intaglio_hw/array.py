@@ -59,8 +59,8 @@ class ArrayUnit(wiring.Component):
     pass.
     """
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+        self.config, self.family = config, family
         super().__init__(
             {
                 "unit": Out(UnitSignature(isa.ARRAY)),
@@ -106,7 +106,7 @@ class ArrayUnit(wiring.Component):
             self.wgt.addr.eq(weights.addr),
         ]
 
-        lanes = [Lane(config=config, index=k) for k in range(config.K)]
+        lanes = [Lane(config=config, index=k, family=self.family) for k in range(config.K)]
         chain = ("weight", "pixel", "read", "write")
         for k, lane in enumerate(lanes):
             m.submodules[f"lane{k}"] = lane

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
+from intaglio_hw import primitives
 from intaglio_hw.accumulator import ACCUMULATOR_BITS, Accumulator, access_layout
 from intaglio_hw.interfaces import ReadPortSignature
 
@@ -24,6 +25,8 @@ class Multiplier(wiring.Component):
     kind
         ``"dsp"``: one product that synthesis maps to a multiplier block; ``"logic"``: radix-4 Booth
         digits and adders.
+    family
+        Whose multiplier block (:mod:`intaglio_hw.primitives`).
 
     Members
     -------
@@ -36,10 +39,10 @@ class Multiplier(wiring.Component):
 
     LATENCY = ArrayTiming.MULTIPLY
 
-    def __init__(self, *, kind: str) -> None:
+    def __init__(self, *, kind: str, family: str = "generic") -> None:
         if kind not in ("dsp", "logic"):
             raise ValueError(f"kind must be 'dsp' or 'logic', not {kind!r}")
-        self.kind = kind
+        self.kind, self.family = kind, family
         super().__init__(
             {
                 "pixel": In(signed(_CODE_BITS)),
@@ -51,6 +54,20 @@ class Multiplier(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if self.kind == "dsp":
+            m.submodules.block = block = primitives.Multiplier(
+                a_width=_CODE_BITS, b_width=_CODE_BITS, family=self.family
+            )
+            assert block.LATENCY == self.LATENCY
+            m.d.comb += [
+                block.a.eq(self.pixel),
+                block.b.eq(self.weight),
+                block.enable.eq(1),
+                block.load.eq(self.load),
+                self.product.eq(block.product),
+            ]
+            return m
+
         # Stage 1: input registers.
         pixel = Signal(signed(_CODE_BITS), reset_less=True)
         weight = Signal(signed(_CODE_BITS), reset_less=True)
@@ -59,32 +76,25 @@ class Multiplier(wiring.Component):
             m.d.sync += weight.eq(self.weight)
 
         product = Signal(signed(_PRODUCT_BITS), reset_less=True)
-        if self.kind == "dsp":
-            # Stages 2, 3: pipeline and output register of the block.
-            inner = Signal(signed(_PRODUCT_BITS), reset_less=True)
-            m.d.sync += [inner.eq(pixel * weight), product.eq(inner)]
-        else:
-            # weight = sum of digit * 4**i, digit = w[2i - 1] + w[2i] - 2 * w[2i + 1] in [-2, 2].
-            bits = Cat(Const(0, 1), weight)
-            terms = []
-            for i in range(_CODE_BITS // 2):
-                below, at, above = bits[2 * i], bits[2 * i + 1], bits[2 * i + 2]
-                magnitude = Signal(signed(_CODE_BITS + 1), name=f"magnitude{i}")
-                # |digit| is one if the lower bits differ, two if they agree and differ from the
-                # upper one.
-                m.d.comb += magnitude.eq(Mux(below ^ at, pixel, Mux(at ^ above, pixel << 1, 0)))
-                term = Signal(signed(_CODE_BITS + 2), name=f"term{i}")
-                m.d.comb += term.eq(Mux(above, -magnitude, magnitude))
-                terms.append(term << (2 * i))
-            # Stage 2: two sums of two digits. Stage 3: the product.
-            halves = [
-                Signal(signed(_PRODUCT_BITS), name=f"half{i}", reset_less=True) for i in range(2)
-            ]
-            m.d.sync += [
-                halves[0].eq(terms[0] + terms[1]),
-                halves[1].eq(terms[2] + terms[3]),
-                product.eq(halves[0] + halves[1]),
-            ]
+        # weight = sum of digit * 4**i, digit = w[2i - 1] + w[2i] - 2 * w[2i + 1] in [-2, 2].
+        bits = Cat(Const(0, 1), weight)
+        terms = []
+        for i in range(_CODE_BITS // 2):
+            below, at, above = bits[2 * i], bits[2 * i + 1], bits[2 * i + 2]
+            magnitude = Signal(signed(_CODE_BITS + 1), name=f"magnitude{i}")
+            # |digit| is one if the lower bits differ, two if they agree and differ from the
+            # upper one.
+            m.d.comb += magnitude.eq(Mux(below ^ at, pixel, Mux(at ^ above, pixel << 1, 0)))
+            term = Signal(signed(_CODE_BITS + 2), name=f"term{i}")
+            m.d.comb += term.eq(Mux(above, -magnitude, magnitude))
+            terms.append(term << (2 * i))
+        # Stage 2: two sums of two digits. Stage 3: the product.
+        halves = [Signal(signed(_PRODUCT_BITS), name=f"half{i}", reset_less=True) for i in range(2)]
+        m.d.sync += [
+            halves[0].eq(terms[0] + terms[1]),
+            halves[1].eq(terms[2] + terms[3]),
+            product.eq(halves[0] + halves[1]),
+        ]
         m.d.comb += self.product.eq(product)
         return m
 
@@ -126,10 +136,10 @@ class Lane(wiring.Component):
         Read port for the vector unit, not delayed.
     """
 
-    def __init__(self, *, config: AcceleratorConfig, index: int) -> None:
+    def __init__(self, *, config: AcceleratorConfig, index: int, family: str = "generic") -> None:
         if not 0 <= index < config.K:
             raise ValueError(f"index must be in [0, {config.K - 1}], not {index}")
-        self.config, self.index = config, index
+        self.config, self.index, self.family = config, index, family
         # In lane k the registers of the chain add one cycle to all inputs alike.
         self.READ_CYCLE = Multiplier.LATENCY + ArrayTiming(config).tree - Accumulator.SUM_CYCLE
         self.WRITE_CYCLE = self.READ_CYCLE + Accumulator.WRITE_CYCLE
@@ -179,7 +189,9 @@ class Lane(wiring.Component):
         # The products.
         terms = []
         for i in range(config.R):
-            m.submodules[f"multiplier{i}"] = multiplier = Multiplier(kind=config.multiplier)
+            m.submodules[f"multiplier{i}"] = multiplier = Multiplier(
+                kind=config.multiplier, family=self.family
+            )
             m.d.comb += [
                 multiplier.pixel.eq(pixel.data[i]),
                 multiplier.weight.eq(shadow[i]),
@@ -201,7 +213,7 @@ class Lane(wiring.Component):
             level += 1
 
         m.submodules.accumulator = accumulator = Accumulator(
-            depth=config.acc_depth, sum_width=len(terms[0])
+            depth=config.acc_depth, sum_width=len(terms[0]), family=self.family
         )
         m.d.comb += [
             accumulator.sum.eq(terms[0]),

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.arith import RESIDUAL_SHIFT_MAX, SHIFT_MAX, SUM_BITS
 from intaglio_hw.arith import round_shift, saturate
+from intaglio_hw.primitives import Multiplier
 
 __all__ = ["Requantizer", "requantizer_layout"]
 
@@ -54,6 +55,8 @@ class Requantizer(wiring.Component):
     ----------
     lanes
         Values in a vector, L.
+    family
+        Whose multiplier blocks (:mod:`intaglio_hw.primitives`).
 
     Members
     -------
@@ -65,10 +68,10 @@ class Requantizer(wiring.Component):
 
     LATENCY = 10
 
-    def __init__(self, *, lanes: int) -> None:
+    def __init__(self, *, lanes: int, family: str = "generic") -> None:
         if lanes < 1:
             raise ValueError(f"lanes must be at least 1, not {lanes}")
-        self.lanes = lanes
+        self.lanes, self.family = lanes, family
         super().__init__(
             {
                 "i": In(stream.Signature(requantizer_layout(lanes))),
@@ -108,20 +111,30 @@ class Requantizer(wiring.Component):
         high_8 = delay(payload.high, signed(8), 9, "high")
 
         for j in range(self.lanes):
-            # Stage 0: the operands, at the inputs of the multipliers.
-            value_0 = register(payload.value[j], signed(32), f"value_{j}")
-            multiplier_0 = register(payload.multiplier[j], signed(16), f"multiplier_{j}")
+            # Stage 0: the operands; those of the multipliers are registered in them.
             residual_0 = register(payload.residual[j], signed(8), f"residual_{j}")
             bias_2 = delay(payload.bias[j], signed(SUM_BITS), 3, f"bias_{j}")
 
-            # Stages 1, 2: two products, and a register behind each; the residual is shifted by r %
-            # 8, then r // 8 * 8.
-            value_low = Cat(value_0[:_SPLIT], Const(0, 1)).as_signed()
-            value_high = value_0[_SPLIT:].as_signed()
-            low_1 = register(value_low * multiplier_0, signed(34), f"product_low_1_{j}")
-            low_2 = register(low_1, signed(34), f"product_low_2_{j}")
-            high_1 = register(value_high * multiplier_0, signed(31), f"product_high_1_{j}")
-            high_2 = register(high_1, signed(31), f"product_high_2_{j}")
+            # Stages 0 to 2: two products; beside them the residual is shifted by r % 8, then r // 8
+            # * 8.
+            value = payload.value[j]
+            products = []
+            for name, part in (
+                ("low", Cat(value[:_SPLIT], Const(0, 1))),
+                ("high", value[_SPLIT:]),
+            ):
+                block = Multiplier(
+                    a_width=len(part), b_width=len(payload.multiplier[j]), family=self.family
+                )
+                m.submodules[f"product_{name}_{j}"] = block
+                m.d.comb += [
+                    block.a.eq(part),
+                    block.b.eq(payload.multiplier[j]),
+                    block.enable.eq(move),
+                    block.load.eq(move),
+                ]
+                products.append(block.product)
+            low_2, high_2 = products
             residual_1 = register(residual_0 << residual_shift_0[:3], signed(15), f"residual_1_{j}")
             places = Array(residual_1 << 8 * n for n in range(RESIDUAL_SHIFT_MAX // 8 + 1))
             residual_2 = register(places[residual_shift_1], signed(47), f"residual_2_{j}")

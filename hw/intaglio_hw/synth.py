@@ -57,13 +57,13 @@ class Harness(wiring.Component):
     are for simulation.
     """
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+        self.config, self.family = config, family
         super().__init__({"serial_in": In(1), "shift": In(1), "serial_out": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules[TOP] = accelerator = Accelerator(config=self.config)
+        m.submodules[TOP] = accelerator = Accelerator(config=self.config, family=self.family)
         inputs, outputs = [], []
         for name, member in accelerator.signature.members.items():
             if not name.startswith("trace_"):
@@ -176,12 +176,13 @@ def synthesize(
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="intaglio-synth-") as folder:
         work = Path(folder)
-        text = component_rtlil(Harness(config=config), name="harness")
+        text = component_rtlil(Harness(config=config, family=family), name="harness")
         (work / "harness.il").write_text(text, encoding="utf-8")
         names = re.findall(r"^module \\(\S+)$", text, re.M)
         # Each part is flattened and optimised as a whole, but its border stays, for the count.
         kept = [f"harness.{TOP}", *_components(names)]
         steps = [
+            f"read_verilog -lib -specify +/{family}/cells_sim.v +/{family}/cells_bb.v",
             "read_rtlil harness.il",
             "hierarchy -check -top harness",
             *(f"setattr -mod -set keep_hierarchy 1 \\{name}" for name in kept),

@@ -12,6 +12,7 @@ from intaglio_hw.csr import CsrBank, axi_lite_members
 from intaglio_hw.interfaces import ADDRESS_BITS
 from intaglio_hw.load import LoadUnit
 from intaglio_hw.memory import Scratchpad
+from intaglio_hw.primitives import check_family
 from intaglio_hw.sequencer import INDEX_BITS, Sequencer
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.vector import VectorUnit
@@ -63,6 +64,13 @@ def axi_members(prefix: str, *, data_bytes: int) -> dict:
 class Accelerator(wiring.Component):
     """The whole machine.
 
+    Parameters
+    ----------
+    config
+        Its sizes.
+    family
+        Whose blocks it is made of (:mod:`intaglio_hw.primitives`); what it does is the same.
+
     Members
     -------
     m_axi_*
@@ -79,8 +87,8 @@ class Accelerator(wiring.Component):
     One clock; the reset is synchronous and active high.
     """
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+        self.config, self.family = config, check_family(family)
         members = axi_members("m_axi", data_bytes=config.bus_bytes) | axi_lite_members("s_axil")
         members["interrupt"] = Out(1)
         for event in ("start", "done"):
@@ -97,8 +105,8 @@ class Accelerator(wiring.Component):
         m.submodules.csr = csr = CsrBank(config=config)
         m.submodules.sequencer = sequencer = Sequencer(config=config)
         m.submodules.load = load = LoadUnit(config=config)
-        m.submodules.array = array = ArrayUnit(config=config)
-        m.submodules.vector = vector = VectorUnit(config=config)
+        m.submodules.array = array = ArrayUnit(config=config, family=self.family)
+        m.submodules.vector = vector = VectorUnit(config=config, family=self.family)
         m.submodules.store = store = StoreUnit(config=config)
         for name, unit in zip(_NAMES, (load, array, vector, store), strict=True):
             wiring.connect(m, getattr(sequencer, name), unit.unit)
@@ -113,7 +121,10 @@ class Accelerator(wiring.Component):
             ("ofm", config.ofm_depth, vector.ofm, store.ofm),
         ):
             scratchpad = Scratchpad(
-                depth=depth, width=vector_bits, granularity=8 if name == "ofm" else None
+                depth=depth,
+                width=vector_bits,
+                granularity=8 if name == "ofm" else None,
+                family=self.family,
             )
             m.submodules[name] = scratchpad
             wiring.connect(m, writer, scratchpad.write)

@@ -39,7 +39,7 @@ def test_multiplier(kind, simulator):
     run_bench(Multiplier(kind=kind), "bench_multiplier", simulator=simulator)
 
 
-@pytest.mark.filterwarnings("ignore::amaranth._unused.UnusedElaboratable")
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_arguments_out_of_range():
     with pytest.raises(ValueError, match="depth must be a power of two of at least 2, not 24"):
         Scratchpad(depth=24, width=8)

@@ -9,6 +9,7 @@ from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Function
 from intaglio_hw.arith import less
 from intaglio_hw.interfaces import ERROR_BITS, address_width, instruction_layout
+from intaglio_hw.primitives import Multiplier
 from intaglio_hw.vector.beats import ADDRESS_BITS, OFFSET_BITS, beat_layout, delay, position_layout
 
 __all__ = ["AddressPipeline"]
@@ -44,8 +45,8 @@ class AddressPipeline(wiring.Component):
     #: Cycles from a position to ``vec_addr``.
     ADDRESS_LATENCY = 3
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+        self.config, self.family = config, family
         super().__init__(
             {
                 "fields": In(instruction_layout(isa.VECTOR)),
@@ -116,9 +117,18 @@ class AddressPipeline(wiring.Component):
             with m.Elif(beyond):
                 m.d.sync += col_1.eq(right)
 
-        # Stage 2: the offset in the channel block, the weight.
+        # Stages 2 to 4: the weight.
+        m.submodules.weight = weight = Multiplier(a_width=9, b_width=9, family=self.family)
+        assert weight.LATENCY == 4 - 1
+        m.d.comb += [
+            weight.a.eq(factor_h_1),
+            weight.b.eq(factor_w_1),
+            weight.enable.eq(1),
+            weight.load.eq(1),
+        ]
+
+        # Stage 2: the offset in the channel block.
         offset_2 = Signal(OFFSET_BITS, reset_less=True)
-        weight_2 = Signal(16, reset_less=True)
         block_2 = Signal(ADDRESS_BITS, reset_less=True)
         reads_2, padded_2, outside_2 = (Signal(reset_less=True) for _ in range(3))
         replace_2 = Signal(L, reset_less=True)
@@ -126,7 +136,6 @@ class AddressPipeline(wiring.Component):
         m.d.comb += padding.eq(is_window & outside_1 & ~use_residual_1)
         m.d.sync += [
             offset_2.eq(Mux(use_residual_1, 0, row_offset_1 + col_1)),
-            weight_2.eq(factor_h_1 * factor_w_1),
             block_2.eq(block_1),
             reads_2.eq(use_residual_1 | ~(is_drain | padding)),
             padded_2.eq(padding),
@@ -188,7 +197,6 @@ class AddressPipeline(wiring.Component):
             beat.replace.eq(delay(m, replace_2, 1, name="replace_3")),
             beat.is_residual.eq(at_3["is_residual"]),
             beat.group.eq(at_3["group"]),
-            beat.weight.eq(delay(m, weight_2, 1, name="weight_3")),
             beat.chunk.eq(at_3["chunk"]),
             beat.pixel.eq(at_3["pixel"]),
             beat.ofm.eq(at_3["ofm"]),
@@ -196,6 +204,7 @@ class AddressPipeline(wiring.Component):
         ]
         m.d.comb += [
             self.beat.eq(beat),
+            self.beat.weight.eq(weight.product[:16]),
             self.beat.valid.eq(valid_4),
             self.beat.take.eq(take_4),
             self.beat.write.eq(write_4),

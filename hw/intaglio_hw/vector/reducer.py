@@ -1,10 +1,11 @@
 """Maximum and weighted sum over the source vectors of an output."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from intaglio_hw.arith import less
+from intaglio_hw.primitives import Multiplier
 from intaglio_hw.vector.beats import delay
 
 __all__ = ["Reducer"]
@@ -21,9 +22,11 @@ class Reducer(wiring.Component):
 
     Members
     -------
-    codes, weight, first, valid
-        A source vector. ``weight`` is for sums, 0 to 65025; the weights of an output sum to 65025
-        at most.
+    codes, first, valid
+        A source vector.
+    codes_ahead, weight_ahead
+        What ``codes`` will be in the next cycle, and its weight, for sums: 0 to 65025; the weights
+        of an output sum to 65025 at most. The multipliers have a register for them.
     maximum
         1: maximum, 0: sum. Stable while an output is under way.
     values
@@ -32,12 +35,13 @@ class Reducer(wiring.Component):
 
     LATENCY = 3
 
-    def __init__(self, *, lanes: int) -> None:
-        self.lanes = lanes
+    def __init__(self, *, lanes: int, family: str = "generic") -> None:
+        self.lanes, self.family = lanes, family
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(signed(8), lanes)),
-                "weight": In(16),
+                "codes_ahead": In(data.ArrayLayout(signed(8), lanes)),
+                "weight_ahead": In(16),
                 "first": In(1),
                 "valid": In(1),
                 "maximum": In(1),
@@ -49,12 +53,19 @@ class Reducer(wiring.Component):
         m = Module()
         first_2 = delay(m, self.first, 2, name="first")
         valid_2 = delay(m, self.valid, 2, name="valid", reset_less=False)
-        weight = Cat(self.weight, Const(0, 1)).as_signed()
+        weight = Cat(self.weight_ahead, Const(0, 1))
         for j in range(self.lanes):
-            # Stages 1, 2: the product, and a register behind it.
-            product_1 = Signal(signed(25), name=f"product_1_{j}", reset_less=True)
-            m.d.sync += product_1.eq(self.codes[j] * weight)
-            product_2 = delay(m, product_1, 1, name=f"product_2_{j}")
+            # Stages 0 to 2: the product.
+            m.submodules[f"product_{j}"] = block = Multiplier(
+                a_width=8, b_width=len(weight), family=self.family
+            )
+            m.d.comb += [
+                block.a.eq(self.codes_ahead[j]),
+                block.b.eq(weight),
+                block.enable.eq(1),
+                block.load.eq(1),
+            ]
+            product_2 = block.product
             code_2 = delay(m, self.codes[j], 2, name=f"code_{j}")
             # Stage 3: the reduction.
             value = self.values[j]

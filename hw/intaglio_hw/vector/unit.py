@@ -17,6 +17,7 @@ from intaglio_hw.interfaces import (
     address_width,
     instruction_layout,
 )
+from intaglio_hw.primitives import Multiplier
 from intaglio_hw.requantizer import Requantizer
 from intaglio_hw.vector.addresses import AddressPipeline
 from intaglio_hw.vector.argmax import ArgmaxScanner
@@ -45,8 +46,8 @@ class _Setup(wiring.Component):
         The fields contradict each other: Error.FIELD.
     """
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+        self.config, self.family = config, family
         super().__init__(
             {
                 "fields": In(instruction_layout(isa.VECTOR)),
@@ -63,21 +64,22 @@ class _Setup(wiring.Component):
 
         # One multiplier, used twice.
         second, third = Signal(), Signal()
-        left, right = Signal(signed(14), reset_less=True), Signal(signed(13), reset_less=True)
-        product_1 = Signal(signed(27), reset_less=True)
-        product_2 = Signal(signed(27), reset_less=True)
+        m.submodules.product = block = Multiplier(a_width=14, b_width=13, family=self.family)
+        product_2 = block.product
         bottom = Signal(12, reset_less=True)
         m.d.sync += [
             second.eq(self.start),
             third.eq(second),
             bottom.eq(fields.src_rows[:12] - 1),
-            right.eq(fields.src_cols[:12]),
-            left.eq(Mux(fields.function == Function.RESIZE, bottom, fields.stride_h)),
-            product_1.eq(left * right),
-            product_2.eq(product_1),
+        ]
+        m.d.comb += [
+            block.enable.eq(1),
+            block.load.eq(1),
+            block.b.eq(fields.src_cols[:12]),
+            block.a.eq(Mux(fields.function == Function.RESIZE, bottom, fields.stride_h)),
         ]
         with m.If(self.start):
-            m.d.sync += left.eq(fields.offset_h[:13].as_signed())
+            m.d.comb += block.a.eq(fields.offset_h[:13].as_signed())
         offset_ready = delay(m, third, 1, name="offset_ready", reset_less=False)
         held = Signal(OFFSET_BITS, reset_less=True)
         with m.If(offset_ready):
@@ -155,8 +157,8 @@ class VectorUnit(wiring.Component):
         An instruction is accepted and not done.
     """
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+        self.config, self.family = config, family
         R, K = config.R, config.K
         #: Cycles from a beat to the value that the requantiser takes, V.
         self.value_latency = 6 + max(Reducer.LATENCY, config.drain_lanes.bit_length())
@@ -182,13 +184,13 @@ class VectorUnit(wiring.Component):
         config = self.config
         R, K, L, value = config.R, config.K, config.drain_lanes, self.value_latency
 
-        m.submodules.setup = setup = _Setup(config=config)
+        m.submodules.setup = setup = _Setup(config=config, family=self.family)
         m.submodules.walker = walker = Walker(config=config)
-        m.submodules.addresses = addresses = AddressPipeline(config=config)
+        m.submodules.addresses = addresses = AddressPipeline(config=config, family=self.family)
         m.submodules.parameters = parameters = ParameterLoader(config=config)
-        m.submodules.reducer = reducer = Reducer(lanes=L)
+        m.submodules.reducer = reducer = Reducer(lanes=L, family=self.family)
         m.submodules.argmax = argmax = ArgmaxScanner(lanes=L)
-        m.submodules.requantizer = requantizer = Requantizer(lanes=L)
+        m.submodules.requantizer = requantizer = Requantizer(lanes=L, family=self.family)
         m.submodules.writer = writer = OutputWriter(config=config)
 
         # The instruction, from its acceptance until its last beat has come to cycle V.
@@ -297,13 +299,15 @@ class VectorUnit(wiring.Component):
         ]
 
         codes = {6: Signal(data.ArrayLayout(signed(8), L), name="codes_6", reset_less=True)}
+        codes_5 = Signal(data.ArrayLayout(signed(8), L))
         groups = Array(self.vec.data[8 * L * n : 8 * L * (n + 1)] for n in range(R // L))
         selected = Signal(data.ArrayLayout(signed(8), L))
         m.d.comb += selected.eq(groups[beats[5].group])
         for j in range(L):
             # The channels beyond the last are never larger, and lose a tie.
             substitute = Mux(is_argmax, CODE_MIN, fields.pad_code)
-            m.d.sync += codes[6][j].eq(Mux(beats[5].replace[j], substitute, selected[j]))
+            m.d.comb += codes_5[j].eq(Mux(beats[5].replace[j], substitute, selected[j]))
+        m.d.sync += codes[6].eq(codes_5)
         for stage in range(7, value):
             codes[stage] = Signal(codes[6].shape(), name=f"codes_{stage}", reset_less=True)
             m.d.sync += codes[stage].eq(codes[stage - 1])
@@ -314,7 +318,8 @@ class VectorUnit(wiring.Component):
         summed_from = value - READ_LATENCY - 1
         m.d.comb += [
             reducer.codes.eq(codes[reduced_from]),
-            reducer.weight.eq(beats[reduced_from].weight),
+            reducer.codes_ahead.eq(codes_5 if reduced_from == 6 else codes[reduced_from - 1]),
+            reducer.weight_ahead.eq(beats[reduced_from - 1].weight),
             reducer.first.eq(beats[reduced_from].first),
             reducer.valid.eq(beats[reduced_from].valid),
             reducer.maximum.eq(is_max),
