@@ -65,10 +65,11 @@ class CsrBank(wiring.Component):
     ``events`` (:func:`events_layout`): what each counter adds in this cycle, while ``busy``.
     Counters wrap.
 
-    From the later of address and data to ``bvalid``: 2 cycles, from the address to ``rvalid``: 2
+    From the later of address and data to ``bvalid``: 2 cycles, from the address to ``rvalid``: 3
     cycles.
     """
 
+    #: Cycles from the later of address and data to the answer of a write; a read takes one more.
     LATENCY = 2
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -199,23 +200,42 @@ class CsrBank(wiring.Component):
                                     ),
                                 ]
 
-        # Read channels: address, then the word.
+        # Read channels: address, the word of each group of four, the word.
         read_address = Signal(word_bits)
-        reading = Signal()
-        m.d.comb += self.s_axil_arready.eq(~reading & ~self.s_axil_rvalid)
+        reading, choosing = Signal(), Signal()
+        m.d.comb += self.s_axil_arready.eq(~reading & ~choosing & ~self.s_axil_rvalid)
+        m.d.sync += choosing.eq(reading)
+        with m.If(reading):
+            m.d.sync += reading.eq(0)
         with m.If(self.s_axil_arvalid & self.s_axil_arready):
             m.d.sync += [reading.eq(1), read_address.eq(self.s_axil_araddr[2:])]
+        groups: dict[int, list] = {}
+        for register in regs.REGISTERS:
+            groups.setdefault(register.address // 16, []).append(register)
+        words = {}
+        for group, registers in groups.items():
+            words[group] = Signal(DATA_BITS, name=f"word_{group}", reset_less=True)
+            known = Signal(name=f"known_{group}", reset_less=True)
+            m.d.sync += [words[group].eq(0), known.eq(0)]
+            with m.Switch(read_address[:2]):
+                for register in registers:
+                    with m.Case(register.address // 4 % 4):
+                        m.d.sync += [
+                            words[group].eq(Value.cast(values[register.name])),
+                            known.eq(1),
+                        ]
+            words[group] = Cat(words[group], known)
         with m.If(self.s_axil_rready):
             m.d.sync += self.s_axil_rvalid.eq(0)
-        with m.If(reading):
-            m.d.sync += [reading.eq(0), self.s_axil_rvalid.eq(1)]
-            with m.Switch(read_address):
-                for register in regs.REGISTERS:
-                    with m.Case(register.address // 4):
-                        m.d.sync += [
-                            self.s_axil_rdata.eq(Value.cast(values[register.name])),
-                            self.s_axil_rresp.eq(OKAY),
-                        ]
+        with m.If(choosing):
+            m.d.sync += self.s_axil_rvalid.eq(1)
+            found = Signal()
+            with m.Switch(read_address[2:]):
+                for group, word in words.items():
+                    with m.Case(group):
+                        m.d.sync += self.s_axil_rdata.eq(word[:DATA_BITS])
+                        m.d.comb += found.eq(word[DATA_BITS])
                 with m.Default():
-                    m.d.sync += [self.s_axil_rdata.eq(0), self.s_axil_rresp.eq(SLVERR)]
+                    m.d.sync += self.s_axil_rdata.eq(0)
+            m.d.sync += self.s_axil_rresp.eq(Mux(found, OKAY, SLVERR))
         return m
