@@ -235,7 +235,7 @@ def compile_icarus(
                 files.append(dump)
                 extra = ["-s", "intaglio_waves"]
             (build / "timescale.f").write_text(f"+timescale+{TIMESCALE}\n")
-            command = [
+            command: list[str | os.PathLike[str]] = [
                 iverilog, "-g2012", "-o", build / "sim.vvp", "-s", toplevel, *extra,
                 "-f", build / "timescale.f",
                 *(f"-P{toplevel}.{k}={v}" for k, v in (parameters or {}).items()), *files,
