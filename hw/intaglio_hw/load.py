@@ -355,6 +355,8 @@ class LoadUnit(wiring.Component):
         flush = Signal()
         base = Signal(row_bits)
         m.d.comb += base.eq(Mux(ask.buffer == Buffer.PRM, ask.base >> pair_bits, ask.base))
+        # ``running`` and ``abort`` are states, told by registers of their own.
+        to_abort = [running.eq(0), abort.eq(1)]
         with m.FSM(name="writing"):
             with m.State("IDLE"):
                 m.d.comb += take.eq(held & ~taken & (prepared | stopping))
@@ -372,33 +374,36 @@ class LoadUnit(wiring.Component):
                     row_held.eq(0),
                 ]
                 with m.If(take):
+                    m.d.sync += running.eq(1)
                     m.next = "RUN"
                     with m.If(stopping):
+                        m.d.sync += to_abort
                         m.next = "ABORT"
                     with m.Elif(field_error):
-                        m.d.sync += error.eq(Error.FIELD)
+                        m.d.sync += [error.eq(Error.FIELD), *to_abort]
                         m.next = "ABORT"
             with m.State("RUN"):
-                m.d.comb += running.eq(1)
                 with m.If(stopping):
+                    m.d.sync += to_abort
                     m.next = "ABORT"
                 with m.Elif(bus_error):
-                    m.d.sync += error.eq(Error.BUS)
+                    m.d.sync += [error.eq(Error.BUS), *to_abort]
                     m.next = "ABORT"
                 with m.Elif(emit & outside):
-                    m.d.sync += error.eq(Error.BUFFER)
+                    m.d.sync += [error.eq(Error.BUFFER), *to_abort]
                     m.next = "ABORT"
                 with m.Elif(row_end & row_last):
                     m.d.comb += flush.eq(1)
+                    m.d.sync += running.eq(0)
                     m.next = "IDLE"
                 with m.Elif(row_load & (info.error != Error.NONE)):
-                    m.d.sync += error.eq(info.error)
+                    m.d.sync += [error.eq(info.error), *to_abort]
                     m.next = "ABORT"
             with m.State("ABORT"):
-                m.d.comb += abort.eq(1)
                 quiet = bursts.idle & (outstanding == 0) & (infos.level == 0)
                 with m.If(quiet & ~(held & taken)):
                     m.d.comb += flush.eq(1)
+                    m.d.sync += abort.eq(0)
                     m.next = "IDLE"
 
         # Stage 2: the pair. Stage 3: its vector, at the write ports.
