@@ -19,6 +19,7 @@ from intaglio.spec.graph import OPERATIONS
 from intaglio.train import SGD, Schedule, weights_digest
 
 RNG = np.random.default_rng(7)
+MINI = ["deeplab-mini", "fcn-mini"]
 #: The large ones, at an eighth of their width, are in test_nn_large_models.
 SMALL = ("deeplab-mini", "fcn-mini")
 

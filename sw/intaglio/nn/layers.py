@@ -55,7 +55,7 @@ def normal_master(shape: tuple[int, ...], std: float, seed: int, stream: int) ->
     """
     bits = random_bits(seed, stream, np.arange(math.prod(shape)))
     words = [((bits >> np.uint64(16 * i)) & np.uint64(0xFFFF)).astype(np.int64) for i in range(4)]
-    centred = 2 * sum(words) - 4 * 0xFFFF  # standard deviation 2**17 / sqrt(3)
+    centred = 2 * np.add.reduce(words) - 4 * 0xFFFF  # standard deviation 2**17 / sqrt(3)
     exponent = math.ceil(math.log2(std * math.sqrt(12))) - 14
     factor = round(std * 2.0**-exponent * math.sqrt(3) * 2**7)
     codes = (centred * factor + (1 << 23)) >> 24

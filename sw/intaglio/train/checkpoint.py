@@ -64,7 +64,8 @@ def weights_digest(model: nn.Module) -> str:
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write ``arrays`` and their digest to ``path``: whole or not at all."""
     with atomic_write(path) as file:
-        np.savez(file, digest=np.array(array_digest(arrays)), **arrays)
+        content: dict[str, Any] = {"digest": np.array(array_digest(arrays)), **arrays}
+        np.savez(file, **content)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ use, where there is a C compiler and the tensors are on the CPU. ``INTAGLIO_KERN
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -23,11 +24,10 @@ def active() -> Any:
     if _active is None:
         _active = plain
         if os.environ.get("INTAGLIO_KERNELS", "native") != "plain":
-            with contextlib.suppress(ImportError):
-                from intaglio.nn.kernels import native
-
-                if native.available():
-                    _active = native
+            # Imported late: the module builds its library.
+            native = importlib.import_module("intaglio.nn.kernels.native")
+            if native.available():
+                _active = native
     return _active
 
 
