@@ -122,8 +122,11 @@ def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:
         (("bench", "rtl", "--model", "resnet"), "model 'resnet' is unknown"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "big"), "a size is HEIGHTxWIDTH"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "60"), "multiple of 8, not 60"),
-        (("fuzz", "--on", "spec,torch"), "fuzz runs on verilator, icarus, spec, onnx"),
-        (("fuzz", "--on", "onnx,icarus"), "name simulators, or software executors, not both"),
+        (("fuzz", "--on", "spec,torch"), "fuzz runs on spec, onnx"),
+        (
+            ("fuzz", "--on", "spec,golden", "--programs", "3"),
+            "--programs and --table need simulators",
+        ),
         (("train", "--model", "unet"), "model 'unet' is unknown"),
         (("train", "--data", "kitti:x"), "unknown data set 'kitti:x'"),
     ],
@@ -182,22 +185,21 @@ def test_fuzz() -> None:
 def test_fuzz_on_simulators(monkeypatch, tmp_path, failures: int) -> None:
     fuzz = pytest.importorskip("intaglio_sim.fuzz")
 
-    def campaign(count, *, seed, simulators, configs, cases_dir, progress):
-        assert (count, seed, simulators, configs) == (4, 9, ["verilator", "icarus"], ["mini-8x8"])
+    def campaign(count, *, seed, simulators, configs, cases_dir, jobs, progress):
+        assert (count, seed, simulators) == (4, 9, ["verilator", "icarus"])
+        assert (configs, cases_dir, jobs) == (["mini-8x8"], tmp_path, 1)
         found = fuzz.Campaign(compared=123, worst_cycles=0.004)
         found.failures = [{"case": {"seed": 9}, "first_mismatch": "layer conv1"}] * failures
         return found
 
     monkeypatch.setattr(fuzz, "fuzz", campaign)
-    words = ("fuzz", "--count", "4", "--seed", "9", "--config", "mini-8x8", "--out", tmp_path)
-    status, out, _ = call(*words, "--json")
+    words = ("fuzz", "--count", "4", "--seed", "9", "--config", "mini-8x8", "--cases", tmp_path)
+    status, out, _ = call(*words, "--table", tmp_path / "coverage.md", "--json")
     data = json.loads(out)
     assert (status, data["cases"], data["mismatches"]) == (failures, 4, failures)
     assert data["bytes_compared"] == 123 and data["coverage"] and data["holes"]
     assert (tmp_path / "coverage.md").read_text().startswith("| operation |")
-    text = call(*words)[1]
-    assert ("layer conv1" in text) == bool(failures)
-    assert f"{failures} failures" in text.splitlines()[-1]
+    assert f"{failures} mismatches" in call(*words)[1].splitlines()[-1]
 
 
 def test_fuzz_shows_how_to_repeat_a_failure(monkeypatch) -> None:

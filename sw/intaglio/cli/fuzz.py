@@ -1,4 +1,4 @@
-"""``intaglio fuzz``: random networks, on the RTL or on the software executors alone."""
+"""``intaglio fuzz``: random networks, and programs with flipped bits, on several executors."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,122 +18,187 @@ from intaglio.spec.errors import IntaglioError
 
 __all__ = ["fuzz_command"]
 
-_SIMULATORS = ("verilator", "icarus")
-_SOFTWARE = ("spec", "onnx", "golden")
+SIMULATORS = ("verilator", "icarus")
 
 
 @result_command("fuzz")
-@click.option("--count", type=click.IntRange(1), default=20, show_default=True, help="Cases.")
+@click.option("--count", type=click.IntRange(1), help="Random networks.  [20]")
+@click.option("--programs", type=click.IntRange(1), help="Programs with flipped bits, instead.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first.")
 @click.option(
     "--on",
     "executors",
-    default="verilator,icarus",
+    default=",".join(SIMULATORS),
     show_default=True,
     metavar="A,B,...",
-    help="Simulators that share the cases, or spec, onnx, golden on the same ones without RTL.",
+    help="Simulators that share the count, against graph and golden machine. With spec, onnx or "
+    "golden among them: executors, which are compared with the first.",
 )
 @hardware_options
 @click.option(
-    "--out",
+    "--stalls", type=click.IntRange(0, 90), default=0, help="Executors: pauses, per cent."
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Simulations at a time.")
+@click.option("--table", "page", type=click.Path(path_type=Path), help="Write the coverage here.")
+@click.option(
+    "--cases",
     type=click.Path(path_type=Path),
-    help="Folder for the shrunk failures and the table coverage.md.",
+    default=Path("tests/rtl/cases"),
+    show_default=True,
+    help="Folder for the cases that fail, shrunk.",
 )
 def fuzz_command(
-    count: int,
+    count: int | None,
+    programs: int | None,
     seed: int,
     executors: str,
     board: str | None,
     config: str | None,
-    out: Path | None,
+    stalls: int,
+    jobs: int,
+    page: Path | None,
+    cases: Path,
 ) -> Outcome:
-    """Draw random networks, configurations and memories, and compare every byte.
+    """Draw networks with random layers, shapes and parameters, and compare executors on them.
 
-    A case on a simulator is compared with the golden machine, and that with the definition; a
-    failure is shrunk to the smallest case that still fails. Case number i depends on --seed + i
-    alone. Exit status 1 when a byte differs.
+    In the simulators machine, delays and pauses of the memory are random too, every byte of the
+    memory is compared with the golden machine's and the cycles with the cycle model's; what fails
+    is shrunk and kept. With --programs, bits of good programs are flipped: no hang, no write
+    outside of the program's regions, and the golden machine's error.
+
+    Case number i depends on --seed + i alone, so it is repeated with --seed and --count 1. Exit
+    status 1 when a byte differs.
     """
     names = [name.strip() for name in executors.split(",") if name.strip()]
-    for name in names:
-        if name not in (*_SIMULATORS, *_SOFTWARE):
-            raise IntaglioError(
-                f"fuzz runs on {', '.join((*_SIMULATORS, *_SOFTWARE))}, not on {name!r}"
-            )
-    chosen = None if board is None and config is None else select_config(board, config)
-    simulators = [name for name in names if name in _SIMULATORS]
-    if not simulators:
-        return _software(count, seed, names, chosen or select_config(None, None, "tiny-8x8"))
-    if len(simulators) < len(names):
-        raise IntaglioError(
-            "the graph and the golden machine take part in every case on a simulator: name "
-            "simulators, or software executors, not both"
-        )
-    return _hardware(count, seed, simulators, chosen, out)
+    if names and set(names) <= set(SIMULATORS):
+        configs = None
+        if board is not None or config is not None:
+            configs = [select_config(board, config).name]
+        if programs:
+            return _bad_programs(programs, seed, names, configs, jobs)
+        return _networks(count or 20, seed, names, configs, jobs, page, cases)
+    if programs or page:
+        raise IntaglioError(f"--programs and --table need simulators, not {executors!r}")
+    machine = select_config(board, config, default="tiny-8x8")
+    return _executors(count or 20, seed, names, machine, stalls)
 
 
-def _hardware(
-    count: int, seed: int, simulators: list[str], machine: Any, out: Path | None
+def _known(configs: list[str] | None) -> None:
+    from intaglio_sim.fuzz import FUZZ_CONFIGS
+
+    for name in configs or []:
+        if name not in FUZZ_CONFIGS:
+            raise IntaglioError(f"fuzz draws from {', '.join(FUZZ_CONFIGS)}, not {name!r}")
+
+
+def _networks(
+    count: int,
+    seed: int,
+    simulators: list[str],
+    configs: list[str] | None,
+    jobs: int,
+    page: Path | None,
+    cases: Path,
 ) -> Outcome:
     from intaglio.spec.files import atomic_write
-    from intaglio_sim.fuzz import FUZZ_CONFIGS, fuzz
+    from intaglio_sim.fuzz import fuzz
 
-    if machine is not None and FUZZ_CONFIGS.get(machine.name) != machine:
-        raise IntaglioError(f"fuzz draws from {', '.join(FUZZ_CONFIGS)}, not from a file")
+    _known(configs)
     campaign = fuzz(
         count,
         seed=seed,
         simulators=simulators,
-        configs=None if machine is None else [machine.name],
-        cases_dir=out,
+        configs=configs,
+        cases_dir=cases,
+        jobs=jobs,
         progress=progress,
     )
-    if out is not None:
-        with atomic_write(out / "coverage.md", "w") as file:
+    if page is not None:
+        with atomic_write(page, "w") as file:
             file.write(campaign.coverage.markdown())
     holes = campaign.coverage.holes()
-    failed = len(campaign.failures)
     return Outcome(
         data={
             "cases": count,
-            "mismatches": failed,
-            "bytes_compared": campaign.compared,
+            "mismatches": len(campaign.failures),
             "coverage": campaign.coverage.to_json(),
             "holes": holes,
+            "bytes_compared": campaign.compared,
             "failures": campaign.failures,
-            "executors": ["spec", "golden", *simulators],
+            "simulators": dict(campaign.cases),
             "configs": dict(campaign.configs),
             "refused": campaign.refused,
-            "worst_cycle_error": campaign.worst_cycles,
+            "cycle_model": {
+                "cases": campaign.cycle_cases,
+                "largest_error": round(campaign.worst_cycles, 5),
+            },
         },
-        lines=[f"{entry['case']}: {entry['first_mismatch']}" for entry in campaign.failures],
-        summary=f"{count} cases on {', '.join(simulators)}: {failed} failures, "
-        f"{campaign.compared:,} bytes compared, cycle model within "
-        f"{100 * campaign.worst_cycles:.2f} %, {len(holes)} holes in the coverage",
-        status=1 if failed else 0,
+        lines=campaign.coverage.markdown().splitlines(),
+        summary=f"{count} networks on {', '.join(simulators)}: {len(campaign.failures)} mismatches "
+        f"in {campaign.compared:,} bytes; cycle model within "
+        f"{100 * campaign.worst_cycles:.2f} % over {campaign.cycle_cases} runs; {len(holes)} holes",
+        status=1 if campaign.failures else 0,
     )
 
 
-def _software(count: int, seed: int, names: list[str], machine: Any) -> Outcome:
-    from intaglio_sim.executors import Network
+def _bad_programs(
+    count: int, seed: int, simulators: list[str], configs: list[str] | None, jobs: int
+) -> Outcome:
+    from intaglio_sim.bad_programs import bad_programs
+
+    _known(configs)
+    runs = bad_programs(
+        count,
+        seed=seed,
+        simulators=simulators,
+        configs=configs or ("tiny-8x8", "narrow-8x4"),
+        jobs=jobs,
+        progress=progress,
+    )
+    rows: list[list[Any]] = [["outcome", "programs"], *map(list, sorted(runs.outcomes.items()))]
+    return Outcome(
+        data={
+            "programs": count,
+            "mismatches": len(runs.failures),
+            "outcomes": dict(sorted(runs.outcomes.items())),
+            "compared": runs.compared,
+            "failures": runs.failures,
+        },
+        lines=table(rows, right=(1,)),
+        summary=f"{count} bad programs on {', '.join(simulators)}: {len(runs.failures)} failures; "
+        f"{runs.compared} compared with the golden machine",
+        status=1 if runs.failures else 0,
+    )
+
+
+def _executors(count: int, seed: int, names: list[str], machine: Any, stalls: int) -> Outcome:
+    from intaglio_sim.executors import EXECUTORS, Network
     from intaglio_sim.random_graph import random_graph, random_input
     from intaglio_sim.verify import verify
 
+    for name in names:
+        if name not in EXECUTORS or name == "torch":
+            choices = ", ".join(known for known in EXECUTORS if known != "torch")
+            raise IntaglioError(f"fuzz runs on {choices}, not on {name!r}")
     covered: Counter[str] = Counter()
     mismatches = compared = 0
     failures = []
     for number in range(count):
         key = seed + number
         graph = random_graph(key)
-        result = verify(Network(graph=graph, config=machine), [random_input(graph, key)[0]], names)
+        network = Network(
+            graph=graph, config=machine, simulation={"stalls": stalls, "seed": key + 1}
+        )
+        result = verify(network, [random_input(graph, key)[0]], names)
         compared += result.bytes_compared
-        covered.update(node.op for node in graph.nodes)
+        covered.update(_features(graph))
         if result.mismatches:
             mismatches += result.mismatches
             failures.append({"seed": key, "first_mismatch": result.first_mismatch})
             progress(f"seed {key}: {result.first_mismatch}")
         progress(f"{number + 1} of {count}: {len(graph.nodes)} layers, {mismatches} mismatches")
-    rows: list[list[Any]] = [["operation", "layers"]]
-    rows += [[name, layers] for name, layers in sorted(covered.items())]
+    rows: list[list[Any]] = [["feature", "layers"]]
+    rows += [[name, number] for name, number in sorted(covered.items())]
     return Outcome(
         data={
             "cases": count,
@@ -149,3 +214,20 @@ def _software(count: int, seed: int, names: list[str], machine: Any) -> Outcome:
         f"mismatches in {compared:,} bytes",
         status=1 if mismatches else 0,
     )
+
+
+def _features(graph: Any) -> list[str]:
+    """Return what each layer of ``graph`` exercises: operation, stride, dilation, remainders."""
+    found = []
+    for node in graph.nodes:
+        found.append(node.op if len(node.inputs) == 1 or node.op != "conv" else "conv, residual")
+        attributes = node.attributes
+        if max(attributes.get("stride", (1, 1))) > 1:
+            found.append(f"{node.op}, stride")
+        if max(attributes.get("dilation", (1, 1))) > 1:
+            found.append(f"{node.op}, dilation")
+        if any(attributes.get("padding", ())):
+            found.append(f"{node.op}, padding")
+        if graph.values[node.output].shape[1] % 8:
+            found.append(f"{node.op}, remainder of 8 channels")
+    return found
