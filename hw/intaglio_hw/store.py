@@ -173,6 +173,13 @@ class StoreUnit(wiring.Component):
         bus_error = Signal()
         m.d.sync += stop.eq(self.unit.stop)
         complete = Signal()
+        # An instruction may come: idle, and not in the cycle of ``done``.
+        open_ = Signal(init=1)
+        accept = Signal()
+        m.d.comb += [
+            self.unit.instruction.ready.eq(open_ & ~self.unit.stop),
+            accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
+        ]
         with m.If(b.valid & b.payload.resp[1]):
             m.d.sync += bus_error.eq(1)
         m.d.comb += bursts.info.ready.eq(1)
@@ -180,8 +187,8 @@ class StoreUnit(wiring.Component):
         m.d.comb += complete.eq(bursts.idle & (outstanding == 0))
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop & ~self.unit.done)
                 m.d.sync += [
+                    open_.eq(1),
                     now.eq(given),
                     misaligned.eq(
                         (given.address | given.plane_step | given.row_step)[:lane_bits].any()
@@ -189,7 +196,8 @@ class StoreUnit(wiring.Component):
                     error.eq(Error.NONE),
                     bus_error.eq(0),
                 ]
-                with m.If(self.unit.instruction.valid & self.unit.instruction.ready):
+                with m.If(accept):
+                    m.d.sync += open_.eq(0)
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [
