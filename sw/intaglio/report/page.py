@@ -96,8 +96,8 @@ def render(
         tiles=_tiles(training, verification, synthesis),
         pictures=[_picture_row(p, training.palette, columns) for p in pictures],
         picture_columns=columns,
-        picture_note="Images of the validation split. The right column is what the accelerator "
-        "computes, byte for byte.",
+        picture_note="Images of the validation split. The right column is the integer network in "
+        "PyTorch; what the other executors make of it stands under Verification.",
         classes=[
             {"name": name, "color": _color(training.palette[k])}
             for k, name in enumerate(training.classes)
