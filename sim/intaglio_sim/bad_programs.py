@@ -200,7 +200,7 @@ def run_bad(case: BadCase) -> BadResult:
     size = len(image)
     guard = np.random.default_rng(case.seed).integers(0, 256, GUARD_BYTES, np.uint8)
     memory = np.concatenate([image, guard])
-    limit = 4 * cycles + 20_000
+    limit = 6 * cycles + 2_000
 
     def result(outcome: str, failure: str = "", *, compared: bool = False) -> BadResult:
         return BadResult(case=case, outcome=outcome, failure=failure, compared=compared)
