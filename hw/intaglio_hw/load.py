@@ -99,7 +99,17 @@ class LoadUnit(wiring.Component):
         accept = Signal()
         stopping = Signal()
         m.d.sync += stopping.eq(self.unit.stop | (stopping & (in_flight != 0)))
-        m.d.sync += in_flight.eq((in_flight + accept - finish)[: len(in_flight)])
+        # Fewer than IN_FLIGHT, and the asking side idle: formed one step ahead.
+        room = Signal(init=1)
+        idle = Signal(init=1)
+        m.d.sync += [
+            in_flight.eq((in_flight + accept - finish)[: len(in_flight)]),
+            room.eq(finish | ~((in_flight == IN_FLIGHT) | (accept & (in_flight == IN_FLIGHT - 1)))),
+        ]
+        m.d.comb += [
+            self.unit.instruction.ready.eq(idle & room & ~self.unit.stop & ~stopping),
+            accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
+        ]
 
         # The asking side: one instruction, prepared, then its rows one after the other. It is
         # ``held`` until the writing side has taken it and all its rows are handed over, and starts
@@ -138,15 +148,9 @@ class LoadUnit(wiring.Component):
 
         with m.FSM(name="asking"):
             with m.State("IDLE"):
-                m.d.comb += [
-                    self.unit.instruction.ready.eq(
-                        ~self.unit.stop & ~stopping & (in_flight != IN_FLIGHT)
-                    ),
-                    accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
-                ]
                 m.d.sync += ask.eq(self.unit.instruction.payload)
                 with m.If(accept):
-                    m.d.sync += [held.eq(1), taken.eq(0)]
+                    m.d.sync += [held.eq(1), taken.eq(0), idle.eq(0)]
                     m.next = "PREPARE"
             with m.State("PREPARE"):
                 m.d.sync += [
@@ -186,12 +190,12 @@ class LoadUnit(wiring.Component):
                 with m.If(~abort):
                     m.next = "ROWS"
                 with m.Elif(taken):
-                    m.d.sync += held.eq(0)
+                    m.d.sync += [held.eq(0), idle.eq(1)]
                     m.next = "IDLE"
             with m.State("ROWS"):
                 m.d.comb += prepared.eq(~taken)
                 with m.If(taken & (abort | ~walker.busy)):
-                    m.d.sync += held.eq(0)
+                    m.d.sync += [held.eq(0), idle.eq(1)]
                     m.next = "IDLE"
                 with m.Elif(abort):
                     m.next = "START"

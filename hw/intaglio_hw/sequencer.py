@@ -13,7 +13,7 @@ there are, stands in :mod:`intaglio.spec.isa`; the checks here are generated fro
 
 import itertools
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -323,8 +323,8 @@ class TokenCounter(wiring.Component):
     """Tokens from one unit to another: at most TOKEN_MAX.
 
     ``give`` adds one, ``take`` (only while ``available``) removes one, both leave it as it is.
-    ``overflow`` is high in the cycle of a ``give`` that the counter cannot hold. ``available``
-    follows one cycle later. ``clear`` sets it to zero.
+    ``overflow`` is high in the cycle of a ``give`` that the counter cannot hold. ``available``, a
+    register, follows one cycle later. ``clear`` sets it to zero.
     """
 
     def __init__(self) -> None:
@@ -340,17 +340,20 @@ class TokenCounter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        assert isa.TOKEN_MAX > 1
         count = Signal(range(isa.TOKEN_MAX + 1))
-        m.d.comb += [
-            self.available.eq(count != 0),
-            self.overflow.eq(self.give & ~self.take & (count == isa.TOKEN_MAX)),
-        ]
+        full = Signal()  # like available, formed one step ahead
+        m.d.comb += self.overflow.eq(self.give & ~self.take & full)
         with m.If(self.clear):
-            m.d.sync += count.eq(0)
-        with m.Elif(self.give & ~self.take & ~self.overflow):
-            m.d.sync += count.eq(count + 1)
+            m.d.sync += [count.eq(0), self.available.eq(0), full.eq(0)]
+        with m.Elif(self.give & ~self.take & ~full):
+            m.d.sync += [
+                count.eq(count + 1),
+                self.available.eq(1),
+                full.eq(count == isa.TOKEN_MAX - 1),
+            ]
         with m.Elif(self.take & ~self.give):
-            m.d.sync += count.eq(count - 1)
+            m.d.sync += [count.eq(count - 1), self.available.eq(count != 1), full.eq(0)]
         return m
 
 
@@ -402,6 +405,7 @@ class UnitStage(wiring.Component):
         entry = data.StructLayout({"signal": _UNIT_COUNT, "index": INDEX_BITS})
         entries = [Signal(entry, name=f"entry{i}", reset_less=True) for i in range(IN_FLIGHT)]
         count = Signal(range(IN_FLIGHT + 1))
+        room = Signal(init=1)  # fewer than IN_FLIGHT are running; formed one step ahead
 
         with m.If(head.valid & ~self.granted):
             m.d.comb += self.missing.eq(head.payload.wait & ~self.available)
@@ -411,7 +415,7 @@ class UnitStage(wiring.Component):
 
         m.d.comb += [
             unit.instruction.payload.eq(head.payload.fields),
-            unit.instruction.valid.eq(self.granted & (count != IN_FLIGHT) & ~self.stop),
+            unit.instruction.valid.eq(self.granted & room & ~self.stop),
             self.start.eq(unit.instruction.valid & unit.instruction.ready),
             self.start_index.eq(head.payload.index),
             head.ready.eq(self.start),
@@ -426,7 +430,10 @@ class UnitStage(wiring.Component):
             m.d.sync += self.granted.eq(0)
 
         # A queue of IN_FLIGHT entries, oldest first.
-        m.d.sync += count.eq(count + self.start - self.done)
+        m.d.sync += [
+            count.eq(count + self.start - self.done),
+            room.eq(self.done | ~((count == IN_FLIGHT) | (self.start & (count == IN_FLIGHT - 1)))),
+        ]
         with m.If(self.done):
             for this, following in itertools.pairwise(entries):
                 m.d.sync += this.eq(following)
@@ -444,8 +451,9 @@ class Sequencer(wiring.Component):
     machine is ``busy`` until it has finished: then ``done`` (the program reached ``end`` and every
     unit is idle) or ``failed`` (because of ``error`` at ``error_instruction``) is high until the
     next start, and ``finished`` is high in the first cycle of it. The first error wins; within one
-    cycle the unit with the lowest number, then the sequencer's own. After an error every unit gets
-    ``stop``, and the machine finishes when all have answered and no read is outstanding.
+    cycle the unit with the lowest number, then the sequencer's own; a counter's overflow counts one
+    cycle later. After an error every unit gets ``stop``, and the machine finishes when all have
+    answered and no read is outstanding.
 
     The sequencer's own errors, and the index that each reports:
 
@@ -516,10 +524,12 @@ class Sequencer(wiring.Component):
         wiring.connect(m, fetch.beats, decoder.beats)
         m.d.comb += fetch.release.eq(decoder.release)
 
-        clear = Signal()  # a new program starts
-        halt = Signal()  # everything shall come to rest
+        begin = Signal()  # a new program is started
+        clear = Signal()  # one cycle later: what the last one has left goes away
+        halt = Signal(init=1)  # everything shall come to rest; until the program runs
         # Outside of these nothing is fetched, and what the last program has left is not decoded.
         fetching, decoding = Signal(), Signal()
+        m.d.sync += clear.eq(begin)
         m.d.comb += [fetch.stop.eq(~fetching), decoder.clear.eq(~decoding)]
 
         # Queues and token stages.
@@ -566,7 +576,7 @@ class Sequencer(wiring.Component):
                     stages[target].available[source].eq(counter.available),
                 ]
                 flags.append(counter.overflow)
-            m.d.comb += overflow[source].eq(Cat(flags).any())
+            m.d.sync += overflow[source].eq(Cat(flags).any())
 
         # Dispatch: the decoded word to the queue of its unit.
         decoded = decoder.decoded
@@ -598,21 +608,28 @@ class Sequencer(wiring.Component):
         finished_all = Signal()
         m.d.comb += finished_all.eq(~running & empty)
 
-        # Deadlock: nothing runs, nothing can start, and nothing can be added.
+        # Deadlock: nothing runs, nothing can start, and nothing can be added. In two steps, so that
+        # patience begins with its second cycle.
         stuck = Signal()
-        startable = Cat(
-            stage.granted | (queues[unit].r_rdy & ~stage.missing.any())
-            for unit, stage in stages.items()
-        ).any()
-        blocked = at_end | (dispatching & ~accepted)
-        m.d.sync += stuck.eq(blocked & ~running & ~startable & ~empty)
+        startable = Signal(_UNIT_COUNT)
+        at_rest = Signal()
+        m.d.sync += [
+            startable.eq(
+                Cat(
+                    stage.granted | (queues[unit].r_rdy & ~stage.missing.any())
+                    for unit, stage in stages.items()
+                )
+            ),
+            at_rest.eq((at_end | (dispatching & ~accepted)) & ~running & ~empty),
+            stuck.eq(at_rest & ~startable.any()),
+        ]
         patience = Signal(range(self.DEADLOCK_CYCLES))
         deadlock = Signal()
         with m.If(stuck):
             m.d.sync += patience.eq(patience + 1)
         with m.Else():
             m.d.sync += patience.eq(0)
-        m.d.sync += deadlock.eq(stuck & (patience == self.DEADLOCK_CYCLES - 1))
+        m.d.sync += deadlock.eq(stuck & (patience == self.DEADLOCK_CYCLES - 2))
         deadlock_index = Signal(INDEX_BITS, reset_less=True)
         for unit in reversed(isa.UNITS):
             with m.If(queues[unit].r_rdy):
@@ -631,7 +648,7 @@ class Sequencer(wiring.Component):
         limited = Signal()
         stopping = Signal()
         m.d.sync += limited.eq(self.cycle_limit != 0)
-        with m.If(clear):
+        with m.If(begin):
             m.d.sync += [cycle.eq(0), expired.eq(0), stopping.eq(0)]
         with m.Elif(self.busy):
             m.d.sync += cycle.eq(cycle + 1)
@@ -641,7 +658,16 @@ class Sequencer(wiring.Component):
                 m.d.sync += stopping.eq(1)
 
         active = Signal()  # an error would be the first
-        m.d.sync += raised.eq(0)
+        m.d.comb += active.eq(decoding & ~raised)
+        # A counter overflowed one cycle ago, because of what was done then.
+        done_index = {
+            unit: Signal(INDEX_BITS, name=f"done_index_{name}", reset_less=True)
+            for unit, name in _NAMES.items()
+        }
+        for unit, stage in stages.items():
+            m.d.sync += done_index[unit].eq(stage.done_index)
+        # Without an error their values matter to nobody: they need no enable.
+        m.d.sync += [raised.eq(0), raised_error.eq(isa.Error.NONE), raised_index.eq(index)]
         with m.If(active):
             with m.If(expired):
                 m.d.sync += throw(isa.Error.TIMEOUT, 0)
@@ -656,7 +682,7 @@ class Sequencer(wiring.Component):
             for unit in reversed(isa.UNITS):
                 stage = stages[unit]
                 with m.If(overflow[unit]):
-                    m.d.sync += throw(isa.Error.TOKEN, stage.done_index)
+                    m.d.sync += throw(isa.Error.TOKEN, done_index[unit])
                 with m.If(stage.error != isa.Error.NONE):
                     m.d.sync += throw(stage.error, stage.done_index)
 
@@ -693,11 +719,12 @@ class Sequencer(wiring.Component):
         def fail(code, at) -> list:
             return [failing.eq(1), self.error.eq(code), self.error_instruction.eq(at)]
 
+        # What the states tell the others comes from registers beside the state.
+        rest = [halt.eq(1), fetching.eq(0), decoding.eq(0), at_end.eq(0)]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += halt.eq(1)
                 with m.If(self.start):
-                    m.d.comb += clear.eq(1)
+                    m.d.comb += begin.eq(1)
                     m.d.sync += [
                         self.busy.eq(1),
                         self.done.eq(0),
@@ -721,28 +748,28 @@ class Sequencer(wiring.Component):
                     m.next = "HALT"
                 with m.Else():
                     m.d.comb += fetch.start.eq(1)
+                    m.d.sync += [halt.eq(0), fetching.eq(1), decoding.eq(1)]
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [active.eq(~raised), fetching.eq(1), decoding.eq(1)]
                 with m.If(decoded.valid & (decoded.payload.error == isa.Error.NONE) & ~raised):
                     with m.If(decoded.payload.unit.any()):
                         m.d.comb += [dispatching.eq(1), decoded.ready.eq(accepted)]
                         with m.If(accepted):
                             m.d.sync += index.eq(index + 1)
                     with m.Else():
+                        m.d.sync += [fetching.eq(0), at_end.eq(1)]
                         m.next = "END"
                 with m.If(raised):
-                    m.d.sync += fail(raised_error, raised_index)
+                    m.d.sync += [*fail(raised_error, raised_index), *rest]
                     m.next = "HALT"
             with m.State("END"):
-                m.d.comb += [active.eq(~raised), at_end.eq(1), decoding.eq(1)]
                 with m.If(raised):
-                    m.d.sync += fail(raised_error, raised_index)
+                    m.d.sync += [*fail(raised_error, raised_index), *rest]
                     m.next = "HALT"
-                with m.Elif(finished_all):
+                with m.Elif(finished_all & ~overflow.any()):
+                    m.d.sync += rest
                     m.next = "HALT"
             with m.State("HALT"):
-                m.d.comb += halt.eq(1)
                 with m.If(~running & fetch.idle):
                     m.d.sync += [
                         self.busy.eq(0),
@@ -754,5 +781,11 @@ class Sequencer(wiring.Component):
 
         # Instructions that finished well; those that a stop cut short do not count.
         good = [stage.done & (stage.error == isa.Error.NONE) & ~halt for stage in stages.values()]
-        m.d.comb += self.finished_count.eq(sum(good, start=Const(0, 1)))
+        # Their number as bits of a few inputs each: a chain of adders would be deep.
+        pairs = list(itertools.combinations(good, 2))
+        all_good = Cat(good).all()
+        m.d.comb += self.finished_count.eq(
+            Cat(Cat(good).xor(), Cat(a & b for a, b in pairs).any() & ~all_good, all_good)
+        )
+        assert len(good) == 4
         return m
