@@ -245,6 +245,7 @@ class LoadUnit(wiring.Component):
         lead_left = Signal(3, reset_less=True)
         skip = Signal(reset_less=True)
         shift = Signal(lane_bits, reset_less=True)
+        over = Signal(reset_less=True)  # shift + vector_step >= R; formed one step ahead
         vectors_left = Signal(16, reset_less=True)
         vector_last = Signal(reset_less=True)
         fresh = Signal(reset_less=True)
@@ -280,7 +281,7 @@ class LoadUnit(wiring.Component):
                 & (tail_keep | (~beat_final).replicate(R))
             ),
             position.eq(shift + step),
-            onward.eq(skip | vector_last | position[lane_bits]),
+            onward.eq(skip | vector_last | over),
             move.eq(have & onward),
             emit.eq(have & ~skip),
             emitted.eq(emit & ~bus_error & ~outside),
@@ -310,6 +311,7 @@ class LoadUnit(wiring.Component):
                 address.eq(next_address),
                 outside.eq(next_outside),
                 shift.eq(position[:lane_bits]),
+                over.eq((position[:lane_bits] + step)[lane_bits]),
                 vectors_left.eq((vectors_left - 1)[:16]),
                 vector_last.eq(vectors_left == 2),
             ]
@@ -349,6 +351,7 @@ class LoadUnit(wiring.Component):
                 is_data.eq((info.beats != 0) & (ahead.negative | (ahead.beats == 0))),
                 skip.eq(ahead.negative),
                 shift.eq(~ahead.bytes),
+                over.eq(((~ahead.bytes)[:lane_bits] + step)[lane_bits]),
                 vectors_left.eq(vectors),
                 vector_last.eq(single),
                 fresh.eq(1),
