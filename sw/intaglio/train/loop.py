@@ -40,7 +40,16 @@ from intaglio.train.optimizer import DECAY_SHIFT, SGD, Schedule, pixel_factor
 __all__ = ["RATES", "TrainConfig", "evaluate_model", "load_run", "train"]
 
 #: Peak learning rates that integers and floats both train well with.
-RATES = {"deeplab-mini": "1/10", "fcn-mini": "1/20"}
+RATES = {
+    "deeplab-mini": "1/10",
+    "fcn-mini": "1/20",
+    "deeplabv3-resnet50": "1/20",
+    "deeplabv3-resnet50-os8": "1/20",
+    "fcn-vgg16": "1/100",
+    "fcn16s-vgg16": "1/100",
+    "fcn32s-vgg16": "1/100",
+    "fcn-vgg16-bn": "1/20",
+}
 
 
 @dataclass(frozen=True)
@@ -279,7 +288,13 @@ def _fit(
         with _interruptible() as interrupt:
             for images, labels in bar:
                 step = len(losses)
-                losses.append(trainee.step(step, images, labels))
+                try:
+                    losses.append(trainee.step(step, images, labels))
+                except ValueError as error:  # an exponent or a sum that left its range
+                    raise IntaglioError(
+                        f"{out}: training diverged in step {step} ({error}); "
+                        f"choose a smaller learning rate than {config.schedule.rate}"
+                    ) from None
                 done = step + 1
                 bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
                 if writer is not None:
