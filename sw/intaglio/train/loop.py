@@ -363,6 +363,8 @@ def train(
     batches_per_epoch(len(training), config.batch)
     out.mkdir(parents=True, exist_ok=True)
     _check_config(out, config)
+    for unfinished in out.glob(".*.npz.*"):  # what a killed writer left; never read by anything
+        unfinished.unlink(missing_ok=True)
     options: Any = {"save_every": save_every, "progress": progress, "log": log}
     training.preload(progress=progress)
 
