@@ -48,6 +48,11 @@ def error_for(y, scale=127):
         ((1, 1), dict(stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1))),
         ((2, 3), dict(stride=(3, 1), padding=(1, 0, 0, 2), dilation=(1, 1))),
         ((3, 3), dict(stride=(2, 2), padding=(2, 2, 2, 2), dilation=(2, 2))),
+        # Taps that meet padding only.
+        ((3, 3), dict(stride=(1, 1), padding=(8, 8, 8, 8), dilation=(8, 8))),
+        ((3, 3), dict(stride=(1, 1), padding=(9, 9, 9, 9), dilation=(9, 9))),
+        ((3, 2), dict(stride=(2, 1), padding=(12, 0, 4, 0), dilation=(7, 5))),
+        ((2, 2), dict(stride=(1, 1), padding=(0, 0, 9, 0), dilation=(1, 1))),
     ],
 )
 @pytest.mark.parametrize("C, K", [(3, 5), (8, 16)])

@@ -165,6 +165,12 @@ def test_update(g, dtype, exponents, bits):
     del exponent
 
 
+@pytest.mark.parametrize("top", [0, 100, 128, 129, 20000, 32767])
+def test_weight_codes(g, top):
+    both("weight_codes", rand(g, -top, top, (5, 3, 3, 7), torch.int16))
+    both("weight_codes", torch.tensor([-top, 0, top // 2], dtype=torch.int16))
+
+
 def test_random_bits_are_those_of_the_specification():
     seed, stream, n = (1 << 64) - 3, 12345, 1000
     found = plain.random_bits(seed, stream, n, torch.device("cpu")).numpy().view(np.uint64)

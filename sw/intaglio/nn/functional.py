@@ -105,6 +105,14 @@ def _product(a: torch.Tensor, b: torch.Tensor, columns: int) -> torch.Tensor:
     return out if out.shape[1] == columns else out[:, :columns].contiguous()
 
 
+def _weight_gradient(columns: torch.Tensor, e: torch.Tensor, shape: Any) -> torch.Tensor:
+    """Return the gradient (K, C, R, S) from windows (M, pitch) in order R, S, C and errors e."""
+    K, C, R, S = shape
+    # The error first: what is left of the transposition stays inside an output channel.
+    out = _outer(e.reshape(-1, e.shape[3]), columns, K, R * S * C)
+    return out.reshape(K, R, S, C).permute(0, 3, 1, 2).contiguous()
+
+
 def _outer(a: torch.Tensor, b: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Return the sum over the rows m of ``a[m, i] * b[m, j]``, (rows, columns), exact int64."""
     a, b = _pad_columns(a, _LANES), _pad_columns(b, _LANES)
@@ -144,6 +152,27 @@ class _Window:
             for i in (0, 1)
         )
         return rows, cols
+
+    def live(self, size: Pair) -> tuple["_Window", tuple[slice, slice]]:
+        """Return the window without the outer taps that meet padding only, and its taps.
+
+        ``size`` is that of the input. Far dilation on small maps leaves little but the centre.
+        """
+        output, taps, padding = self.output(size), [], list(self.padding)
+        for i in (0, 1):
+            step, last = self.dilation[i], (output[i] - 1) * self.stride[i] - self.padding[i]
+            alive = [
+                r
+                for r in range(self.kernel[i])
+                if last + r * step >= 0 and r * step - self.padding[i] < size[i]
+            ]
+            first, end = (alive[0], alive[-1] + 1) if alive else (0, 1)
+            padding[i] -= first * step
+            padding[2 + i] -= (self.kernel[i] - end) * step
+            taps.append(slice(first, end))
+        kernel = taps[0].stop - taps[0].start, taps[1].stop - taps[1].start
+        window = _Window(kernel, self.stride, (*padding,), self.dilation)  # type: ignore[arg-type]
+        return window, (taps[0], taps[1])
 
     @property
     def pointwise(self) -> bool:
@@ -219,24 +248,24 @@ def _scatter_product(
 
 
 def _forward_matrix(weight: torch.Tensor) -> torch.Tensor:
-    """Return (K, C, R, S) as (R * S * C, K)."""
+    """Return (K, C, R, S) as (R * S * C, K), which lies in memory as its transpose."""
     K, C, R, S = weight.shape
-    return weight.permute(2, 3, 1, 0).reshape(R * S * C, K).contiguous()
+    return weight.permute(0, 2, 3, 1).reshape(K, R * S * C).t()
 
 
 def _backward_matrix(weight: torch.Tensor) -> torch.Tensor:
     """Return (K, C, R, S) as (R * S * K, C) with the taps in reverse order."""
     K, C, R, S = weight.shape
-    return weight.flip(2, 3).permute(2, 3, 0, 1).reshape(R * S * K, C).contiguous()
+    if R * S == 1:
+        return weight.reshape(K, C)
+    taps = weight.permute(0, 2, 3, 1).contiguous()  # first: then whole rows of C are moved
+    return taps.flip(1, 2).permute(1, 2, 0, 3).reshape(R * S * K, C)
 
 
 def _weight_view(weight: IntTensor) -> tuple[torch.Tensor, int]:
     """Return the int8 codes of a master and their exponent."""
-    master = weight.codes.to(torch.int32)
-    shift = quant.scale_shift(int(master.abs().max()), 8)
-    half = (1 << shift) >> 1
-    codes = ((master + half) >> shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
-    return codes.to(torch.int8), weight.exponent + shift
+    codes, shift = kernels.active().weight_codes(weight.codes)
+    return codes, weight.exponent + shift
 
 
 def _affine_view(master: IntTensor) -> torch.Tensor:
@@ -297,7 +326,10 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: _Window) -> IntTensor:
         codes, exponent = _weight_view(weight)
+        ctx.shape = tuple(codes.shape)
         size = window.output((x.shape[2], x.shape[3]))
+        window, ctx.taps = window.live((x.shape[2], x.shape[3]))
+        codes = codes[:, :, ctx.taps[0], ctx.taps[1]]
         inside = _nhwc(x.codes)
         acc = _product(_gather(inside, window, size), _forward_matrix(codes), codes.shape[0])
         ctx.x, ctx.weight, ctx.window = inside, codes, window
@@ -311,10 +343,11 @@ class _Conv(torch.autograd.Function):
         e, exponent = _wide_nhwc(gradient)
         assert e.dtype == torch.int8, "the error of an accumulator has 8 bits"
         x, weight, window = ctx.x, ctx.weight, ctx.window
-        K, C, R, S = weight.shape
         columns = _gather(x, window, (e.shape[1], e.shape[2]))
-        wgrad = _outer(columns, e.reshape(-1, K), R * S * C, K)
-        wgrad = wgrad.reshape(R, S, C, K).permute(3, 2, 0, 1).contiguous()
+        wgrad = _weight_gradient(columns, e, weight.shape)
+        if weight.shape != ctx.shape:
+            part, wgrad = wgrad, wgrad.new_zeros(ctx.shape)
+            wgrad[:, :, ctx.taps[0], ctx.taps[1]] = part
         xgrad = None
         if ctx.needs_input_grad[0]:
             wide = _scatter_product(e, _backward_matrix(weight), window, (x.shape[1], x.shape[2]))
@@ -340,8 +373,7 @@ class _ConvTranspose(torch.autograd.Function):
         x, weight, window = ctx.x, ctx.weight, ctx.window
         C, K, R, S = weight.shape
         columns = _gather(e, window, (x.shape[1], x.shape[2]))  # (N * H * W, R * S * K)
-        wgrad = _outer(columns, x.reshape(-1, C), R * S * K, C)
-        wgrad = wgrad.reshape(R, S, K, C).permute(3, 2, 0, 1).contiguous()
+        wgrad = _weight_gradient(columns, x, (C, K, R, S))
         xgrad = None
         if ctx.needs_input_grad[0]:
             wide = _product(columns, _forward_matrix(weight), C)
@@ -822,6 +854,9 @@ def _run_conv(
     K, _, R, S = weight.shape
     window = _Window((R, S), stride, padding, dilation)
     size = window.output((x.shape[1], x.shape[2]))
+    if pad_code == 0:
+        window, taps = window.live((x.shape[1], x.shape[2]))
+        weight = weight[:, :, taps[0], taps[1]]
     acc = _product(_gather(x, window, size, pad_code), _forward_matrix(weight), K)
     return kernels.active().requantize(
         acc.reshape(x.shape[0], *size, K),

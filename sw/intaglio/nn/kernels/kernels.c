@@ -48,6 +48,16 @@ void im2col(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64
             }
 }
 
+void weight_codes(const int16_t *master, int8_t *out, i64 shift, i64 count)
+{
+    const int32_t half = (1 << shift) >> 1;
+#pragma omp parallel for schedule(static)
+    for (i64 i = 0; i < count; i++) {
+        int32_t v = (master[i] + half) >> shift;
+        out[i] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
+    }
+}
+
 void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,
                 i64 residual_shift, i64 low, i64 high, int8_t *out, i64 M, i64 C)
 {
@@ -497,14 +507,14 @@ static inline i64 stochastic(i64 x, i64 shift, u64 key, u64 i)
 #define MAXIMUM(type)                                                                              \
     i64 maximum_##type(const type *x, i64 count)                                                   \
     {                                                                                              \
-        i64 top = 0;                                                                               \
-        _Pragma("omp parallel for schedule(static) reduction(max : top)")                          \
+        type high = 0, low = 0;                                                                    \
+        _Pragma("omp parallel for schedule(static) reduction(max : high) reduction(min : low)")    \
         for (i64 i = 0; i < count; i++)                                                            \
         {                                                                                          \
-            const i64 a = x[i] < 0 ? -(i64)x[i] : (i64)x[i];                                       \
-            top = a > top ? a : top;                                                               \
+            high = x[i] > high ? x[i] : high;                                                      \
+            low = x[i] < low ? x[i] : low;                                                         \
         }                                                                                          \
-        return top;                                                                                \
+        return most(high, -(i64)low);                                                              \
     }
 MAXIMUM(int16_t)
 MAXIMUM(int32_t)

@@ -42,6 +42,7 @@ __all__ = [
     "resize_rounded",
     "resize_wide",
     "softmax_cross_entropy",
+    "weight_codes",
     "weight_update",
 ]
 
@@ -176,6 +177,15 @@ def im2col(
     shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, *spread, *size, code, width)
     _call("im2col", x, out, *shape)
     return out
+
+
+@_on_cpu
+def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
+    master = master.contiguous()
+    shift = quant.scale_shift(_call("maximum_int16_t", master, master.numel()), 8)
+    out = torch.empty(master.shape, dtype=torch.int8)
+    _call("weight_codes", master, out, shift, master.numel())
+    return out, shift
 
 
 @_on_cpu

@@ -29,6 +29,7 @@ __all__ = [
     "resize_rounded",
     "resize_wide",
     "softmax_cross_entropy",
+    "weight_codes",
     "weight_update",
 ]
 
@@ -81,6 +82,13 @@ def im2col(
         wide[:, : R * S * C] = out
         out = wide
     return out
+
+
+def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return the int8 view of an int16 master and the shift that it is coarser by."""
+    wide = master.to(torch.int32)
+    shift = quant.scale_shift(int(wide.abs().max()), 8)
+    return round_shift(wide, shift).clamp_(-L, L).to(torch.int8), shift
 
 
 def requantize(
