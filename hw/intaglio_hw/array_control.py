@@ -38,6 +38,8 @@ def setup_layout() -> data.StructLayout:
             "row_step": _ADDRESS_BITS,  # stride_h * ifm_cols
             "tap_step": _ADDRESS_BITS,  # dilation_h * ifm_cols
             "single": 1,  # one pass only
+            "one_col": 1,  # a pass has one output column, one output row
+            "one_row": 1,
         }
     )
 
@@ -117,6 +119,8 @@ class ArraySetup(wiring.Component):
         }
         next_row = Signal(_ADDRESS_BITS, reset_less=True)
         single = Signal(reset_less=True)
+        one_col = Signal(reset_less=True)
+        one_row = Signal(reset_less=True)
         cols = fields.ifm_cols[:_COUNT_BITS]
 
         with m.If(accept):
@@ -128,7 +132,10 @@ class ArraySetup(wiring.Component):
             ]
         with m.Elif(self.take):
             m.d.sync += [self.present.eq(0), self.ready.eq(0)]
-        with m.Elif(self.present & ~self.ready):
+        with m.Elif(self.present & (step == ArrayTiming.SETUP - 1)):
+            m.d.sync += self.ready.eq(1)
+        # Not held up by ``take``, which comes late in the cycle: it may do so when nobody looks.
+        with m.If(self.present & ~self.ready):
             m.d.sync += step.eq(step + 1)
             with m.Switch(step):
                 with m.Case(0):
@@ -145,14 +152,13 @@ class ArraySetup(wiring.Component):
                         single.eq(
                             (fields.blocks == 1) & (fields.kernel_h == 1) & (fields.kernel_w == 1)
                         ),
+                        one_col.eq(fields.out_cols == 1),
+                        one_row.eq(fields.out_rows == 1),
                     ]
                 with m.Case(ArrayTiming.SETUP - 2):
                     m.d.sync += products["offset"].eq(products["offset"] + column)
                 with m.Case(ArrayTiming.SETUP - 1):
-                    m.d.sync += [
-                        next_row.eq(products["offset"] + products["stride"]),
-                        self.ready.eq(1),
-                    ]
+                    m.d.sync += next_row.eq(products["offset"] + products["stride"])
                 with m.Default():
                     for name in names:
                         digit = Array([0, cols, cols << 1, triple])[digits[name][-2:]]
@@ -170,6 +176,8 @@ class ArraySetup(wiring.Component):
             self.upcoming.row_step.eq(products["stride"]),
             self.upcoming.tap_step.eq(products["dilation"]),
             self.upcoming.single.eq(single),
+            self.upcoming.one_col.eq(one_col),
+            self.upcoming.one_row.eq(one_row),
         ]
         return m
 
@@ -227,9 +235,8 @@ class WeightFetch(wiring.Component):
         address = Signal(17, reset_less=True)  # one bit more than a base: the first address outside
         index = Signal(self.index.shape(), reset_less=True)
         last = Signal(reset_less=True)
-        outside = Signal()
+        outside = Signal(reset_less=True)  # formed one step ahead
         m.d.comb += [
-            outside.eq(address[bits:].any()),
             self.ready.eq((full & ~self.fault) | (fetching & last & ~outside)),
             self.valid.eq(fetching & ~outside),
             self.index.eq(index),
@@ -237,9 +244,12 @@ class WeightFetch(wiring.Component):
         m.d.sync += self.addr.eq(address)
 
         begin = [fetching.eq(1), index.eq(0), last.eq(K == 1)]
+        base_outside = self.base[bits:].any() if bits < len(self.base) else 0
+        enter = [*begin, self.current.eq(0), address.eq(self.base), outside.eq(base_outside)]
         with m.If(fetching):
             m.d.sync += [
                 address.eq(address + 1),
+                outside.eq(outside | address[:bits].all()),
                 index.eq(index + 1),
                 last.eq(index == K - 2 if K > 1 else 1),
             ]
@@ -250,11 +260,11 @@ class WeightFetch(wiring.Component):
             with m.If(~self.start_last):
                 m.d.sync += [*begin, self.current.eq(1)]
             with m.Elif(self.present):
-                m.d.sync += [*begin, self.current.eq(0), address.eq(self.base)]
+                m.d.sync += enter
             with m.Else():
                 m.d.sync += fetching.eq(0)
         with m.Elif(~fetching & ~full & self.present):
-            m.d.sync += [*begin, self.current.eq(0), address.eq(self.base)]
+            m.d.sync += enter
         with m.If(self.drop):
             m.d.sync += [fetching.eq(0), full.eq(0), self.fault.eq(0)]
         return m
@@ -339,24 +349,21 @@ class PixelWalk(wiring.Component):
         failed = Signal()
         failed_tag = Signal(reset_less=True)
 
-        pass_end = Signal()
+        pass_end = Signal()  # the last pixel of a pass, formed one pixel ahead
         ending = Signal()
         stay = Signal()
+        # Like stay where a pass may start: between passes, or with the last pixel of one.
+        more = Signal()
+        fault = Signal()
         kill = Signal()
         abort = Signal()
-        spaced = Signal()
+        spaced = Signal(init=1)
         m.d.comb += [
-            pass_end.eq(run & last_col & last_row),
             ending.eq(pass_end & last_pass),
             stay.eq(live & ~ending),
-            kill.eq(
-                stay
-                & (
-                    self.stop
-                    | (failed & (failed_tag == tag))
-                    | (self.weights_fault & self.weights_current)
-                )
-            ),
+            more.eq(live & ~last_pass),
+            fault.eq((failed & (failed_tag == tag)) | (self.weights_fault & self.weights_current)),
+            kill.eq(stay & (self.stop | fault)),
             abort.eq(
                 ~live & self.present & (self.stop | (self.weights_fault & ~self.weights_current))
             ),
@@ -364,23 +371,21 @@ class PixelWalk(wiring.Component):
                 (~run | pass_end)
                 & spaced
                 & self.weights_ready
-                & Mux(stay, following_ready, self.ready)
-                & ~kill
+                & Mux(more, following_ready & ~fault, self.ready)
                 & ~self.stop
             ),
-            self.start_last.eq(Mux(stay, following.last, upcoming.single)),
-            self.take.eq(abort | (self.start & ~stay)),
+            self.start_last.eq(Mux(more, following.last, upcoming.single)),
+            self.take.eq(abort | (self.start & ~more)),
             self.follows.eq(self.present & ~self.take),
             self.drop.eq(abort | (kill & self.weights_current)),
         ]
 
         # A sum must be written before the next pass reads it.
         gap = Signal(range(ArrayTiming.ACCUMULATE))
-        m.d.comb += spaced.eq(gap == 0)
         with m.If(self.start):
-            m.d.sync += gap.eq(ArrayTiming.ACCUMULATE - 1)
+            m.d.sync += [gap.eq(ArrayTiming.ACCUMULATE - 1), spaced.eq(0)]
         with m.Elif(~spaced):
-            m.d.sync += gap.eq(gap - 1)
+            m.d.sync += [gap.eq(gap - 1), spaced.eq(gap == 1)]
 
         # Which cycle comes next.
         m.d.sync += mark.eq(0)
@@ -400,7 +405,8 @@ class PixelWalk(wiring.Component):
         with m.If(self.take):
             m.d.sync += [tag.eq(~tag), current.eq(upcoming)]
 
-        # The pixels of a pass. Flags of the last one are formed one pixel ahead.
+        # The pixels of a pass. Flags of the last one are formed one pixel ahead. Without a pass the
+        # registers move, too, and nobody looks.
         address = Signal(_ADDRESS_BITS, reset_less=True)
         next_row = Signal(_ADDRESS_BITS, reset_less=True)
         h = Signal(_POSITION, reset_less=True)
@@ -413,7 +419,7 @@ class PixelWalk(wiring.Component):
         m.d.sync += first_pixel.eq(self.start)
         with m.If(self.start):
             m.d.sync += [last_pass.eq(self.start_last), pixel.eq(0)]
-            with m.If(stay):
+            with m.If(more):
                 m.d.sync += [
                     address.eq(following.address),
                     next_row.eq(following.next_row),
@@ -423,8 +429,8 @@ class PixelWalk(wiring.Component):
                     read.eq(1),
                     cols_left.eq(current.out_cols - 1),
                     rows_left.eq(current.out_rows - 1),
-                    last_col.eq(current.out_cols == 1),
-                    last_row.eq(current.out_rows == 1),
+                    last_col.eq(current.one_col),
+                    last_row.eq(current.one_row),
                 ]
             with m.Else():
                 m.d.sync += [
@@ -436,10 +442,10 @@ class PixelWalk(wiring.Component):
                     read.eq(upcoming.accumulate[0]),
                     cols_left.eq(upcoming.out_cols - 1),
                     rows_left.eq(upcoming.out_rows - 1),
-                    last_col.eq(upcoming.out_cols == 1),
-                    last_row.eq(upcoming.out_rows == 1),
+                    last_col.eq(upcoming.one_col),
+                    last_row.eq(upcoming.one_row),
                 ]
-        with m.Elif(run):
+        with m.Else():
             m.d.sync += pixel.eq(pixel + 1)
             with m.If(last_col):
                 m.d.sync += [
@@ -448,7 +454,7 @@ class PixelWalk(wiring.Component):
                     h.eq(h + current.stride_h),
                     w.eq(w_start),
                     cols_left.eq(current.out_cols - 1),
-                    last_col.eq(current.out_cols == 1),
+                    last_col.eq(current.one_col),
                     rows_left.eq(rows_left - 1),
                     last_row.eq(rows_left == 1),
                 ]
@@ -459,6 +465,19 @@ class PixelWalk(wiring.Component):
                     cols_left.eq(cols_left - 1),
                     last_col.eq(cols_left == 1),
                 ]
+
+        with m.If(kill):
+            m.d.sync += pass_end.eq(0)
+        with m.Elif(self.start):
+            source = Mux(
+                more, current.one_col & current.one_row, upcoming.one_col & upcoming.one_row
+            )
+            m.d.sync += pass_end.eq(source)
+        with m.Else():
+            next_row_is_last = current.one_col & (rows_left == 1)
+            m.d.sync += pass_end.eq(
+                run & ~pass_end & Mux(last_col, next_row_is_last, (cols_left == 1) & last_row)
+            )
 
         self._next_pass(m, current, following, following_ready, kill)
 
