@@ -118,7 +118,7 @@ def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:
         (("verilog", "--board", "nexys"), "unknown board 'nexys'; known: ulx3s-85f"),
         (("verilog", "--config", "huge"), "configuration 'huge' is neither a file nor one of"),
         (("synth",), "synth needs --board"),
-        (("bench", "train"), "bench train is not there yet"),
+        (("bench", "train", "--model", "resnet"), "model 'resnet' is unknown"),
         (("bench", "rtl", "--model", "resnet"), "model 'resnet' is unknown"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "big"), "a size is HEIGHTxWIDTH"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "60"), "multiple of 8, not 60"),
@@ -169,6 +169,25 @@ def test_bench_rtl() -> None:
     assert slow["cycles"] > data["cycles"] and slow["bytes_moved"] == data["bytes_moved"]
     text = call(*words)[1].splitlines()
     assert len(text) == len(data["layers"]) + 2 and f"{data['cycles']:,} cycles" in text[-1]
+
+
+def test_bench_train() -> None:
+    words = ("bench", "train", "--model", "fcn-mini", "--height", "16", "--width", "24")
+    words += ("--channels", "1/4", "--batch", "2", "--steps", "2", "--threads", "1", "--json")
+    status, out, _ = call(*words, "--no-memory")
+    data = json.loads(out)
+    assert status == 0 and data["step_ratio"] > 0 and data["cpu_ratio"] > 0
+    assert len(data["seconds"]["int"]) == len(data["seconds"]["float"]) == 2
+    assert {"products", "batch norm", "im2col", "quantise, diffuse", "update"} <= set(data["parts"])
+    assert sum(data["parts"].values()) == pytest.approx(1)
+
+
+def test_bench_infer() -> None:
+    words = ("bench", "infer", "--model", "fcn-mini", "--height", "16", "--width", "24")
+    status, out, _ = call(*words, "--channels", "1/4", "--runs", "2", "--threads", "1", "--json")
+    data = json.loads(out)
+    assert status == 0 and data["float_ratio"] > 0 and data["onnxruntime_int8_ratio"] > 0
+    assert {len(seconds) for seconds in data["seconds"].values()} == {2}
 
 
 def test_fuzz() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from intaglio.cli.bench_nn import infer_command, train_command
 from intaglio.cli.common import (
     Choices,
     Outcome,
@@ -15,24 +16,11 @@ from intaglio.cli.common import (
     select_config,
     table,
 )
-from intaglio.spec.errors import IntaglioError
 
 __all__ = ["bench_command"]
 
-#: Benches that are planned; refused by name until they are there.
-_PLANNED = ("train", "infer")
 
-
-class _Benches(click.Group):
-    """Refuses what is planned with another text than what is unknown."""
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in _PLANNED:
-            raise IntaglioError(f"bench {name} is not there yet; there is: rtl")
-        return super().get_command(context, name)
-
-
-@click.group("bench", cls=_Benches)
+@click.group("bench")
 def bench_command() -> None:
     """Measure: the tables in the README."""
 
@@ -117,6 +105,8 @@ def rtl_command(
 
 
 bench_command.add_command(rtl_command)
+bench_command.add_command(train_command)
+bench_command.add_command(infer_command)
 
 
 def _graph(model: str, size: tuple[int, int], width: str, classes: int) -> Any:

@@ -53,13 +53,16 @@ def normal_master(shape: tuple[int, ...], std: float, seed: int, stream: int) ->
     Values reach 3.46 ``std``; the exponent is chosen so that this is 2**14 at most, which leaves a
     factor of two before the master's exponent has to rise.
     """
-    bits = random_bits(seed, stream, np.arange(math.prod(shape)))
-    words = [((bits >> np.uint64(16 * i)) & np.uint64(0xFFFF)).astype(np.int64) for i in range(4)]
-    centred = 2 * np.add.reduce(words) - 4 * 0xFFFF  # standard deviation 2**17 / sqrt(3)
+    count, part = math.prod(shape), 1 << 20
     exponent = math.ceil(math.log2(std * math.sqrt(12))) - 14
     factor = round(std * 2.0**-exponent * math.sqrt(3) * 2**7)
-    codes = (centred * factor + (1 << 23)) >> 24
-    return IntTensor(torch.from_numpy(codes.astype(np.int16)).reshape(shape), exponent)
+    codes = np.empty(count, np.int16)
+    for start in range(0, count, part):  # the largest layers would take gigabytes at once
+        bits = random_bits(seed, stream, np.arange(start, min(start + part, count)))
+        words = [((bits >> np.uint64(16 * i)) & np.uint64(0xFFFF)).view(np.int64) for i in range(4)]
+        centred = 2 * np.add.reduce(words) - 4 * 0xFFFF  # standard deviation 2**17 / sqrt(3)
+        codes[start : start + part] = (centred * factor + (1 << 23)) >> 24
+    return IntTensor(torch.from_numpy(codes).reshape(shape), exponent)
 
 
 def bilinear_master(shape: tuple[int, ...], stride: int) -> IntTensor:
