@@ -1,0 +1,325 @@
+"""Proofs, and for each a planted fault that it finds."""
+
+import inspect
+import sys
+import types
+
+import pytest
+from amaranth.hdl import signed, unsigned
+
+from intaglio.spec import arith as spec
+from intaglio.spec.config import CONFIGS
+from intaglio.spec.isa import LOAD
+from intaglio_hw import arith, axi, requantizer, sequencer, streams
+from intaglio_sim.formal import TERM_BITS, ProofFailure, Term, Unrolling, prove
+from intaglio_sim.formal.properties import (
+    NUMBER_BITS,
+    BurstProperties,
+    FunctionProbe,
+    StreamProperties,
+    TokenProperties,
+    UnitStageProperties,
+)
+
+z3 = pytest.importorskip("z3")
+pytest.importorskip("pyosys")
+
+CONFIG = CONFIGS["tiny-8x8"]
+
+
+def mutant(module: types.ModuleType, old: str, new: str) -> types.ModuleType:
+    """Return a copy of ``module`` in which the one place ``old`` reads ``new``."""
+    text = inspect.getsource(module)
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {module.__name__}"
+    copy = types.ModuleType(f"{module.__name__}_mutant")
+    sys.modules[copy.__name__] = copy  # Amaranth looks annotations up there
+    try:
+        exec(compile(text.replace(old, new), f"<{copy.__name__}>", "exec"), copy.__dict__)
+    finally:
+        del sys.modules[copy.__name__]
+    return copy
+
+
+def fails(claim, *arguments, **options) -> None:
+    """Check that the proof finds a counterexample, rather than giving up."""
+    with pytest.raises(ProofFailure) as info:
+        claim(*arguments, **options)
+    assert "no proof in" not in str(info.value) and "nothing was proved" not in str(info.value)
+
+
+# -------------------------------------------------------------------------------------- arithmetic
+
+
+def round_shift_is_the_specification(module, width: int, shift_bits: int) -> None:
+    probe = FunctionProbe(module.round_shift, {"x": signed(width), "shift": unsigned(shift_bits)})
+    logic = Unrolling(probe, steps=0)
+    x, o = logic.term("x", 0, signed=True), logic.term("o", 0, signed=True)
+    # One shift at a time: that is quick, and they are all there are.
+    for shift in range(1 << shift_bits):
+        logic.prove(
+            o.equals(spec.round_shift(x, shift)),
+            given=[logic.wire("shift", 0) == shift],
+            show={"x": x, "o": o},
+        )
+
+
+@pytest.mark.parametrize(("width", "shift_bits"), [(8, 4), (10, 1), (49, 6)])
+def test_round_shift(width, shift_bits):
+    round_shift_is_the_specification(arith, width, shift_bits)
+
+
+def test_round_shift_fault():
+    # Ties away from zero for what is negative: wrong in one value of 2**shift.
+    wrong = mutant(arith, "(shifted + 1) >> 1", "(shifted + ~shifted[-1]) >> 1")
+    fails(round_shift_is_the_specification, wrong, 49, 6)
+
+
+def saturate_is_the_specification(module, width: int) -> None:
+    inputs = {"x": signed(width), "low": signed(8), "high": signed(8)}
+    logic = Unrolling(FunctionProbe(module.saturate, inputs), steps=0)
+    x, low, high, o = (logic.term(name, 0, signed=True) for name in ("x", "low", "high", "o"))
+    logic.prove(o.equals(spec.saturate(x, low, high)), show={"x": x, "low": low, "high": high})
+
+
+@pytest.mark.parametrize("width", [8, 10, 49])
+def test_saturate(width):
+    saturate_is_the_specification(arith, width)
+
+
+def test_saturate_fault():
+    wrong = mutant(arith, "less(high, x) | less(high, low)", "less(high, x)")
+    fails(saturate_is_the_specification, wrong, 10)
+
+
+# -------------------------------------------------------------------------------------- requantiser
+
+
+def sum_is_the_specification(module) -> None:
+    """Product and addend, from stage 3 to stage 4, in every case that there can be.
+
+    The product itself is cut: it is a free register in the range of int32 x int16.
+    """
+    logic = Unrolling(module.Requantizer(lanes=1), steps=1)
+    product = logic.term("product_3_0", 0, signed=True)
+    addend = logic.term("addend_3_0", 0, signed=True)
+    total = logic.term("total_4_0", 1, signed=True)
+    logic.prove(
+        total.equals(product + addend),
+        given=[
+            logic.wire("o__ready", 0) == 1,
+            product.between(spec.ACC_MIN * spec.MULTIPLIER_MAX, spec.ACC_MIN * spec.MULTIPLIER_MIN),
+            addend.between(
+                spec.BIAS_MIN + (spec.CODE_MIN << spec.RESIDUAL_SHIFT_MAX),
+                spec.BIAS_MAX + (spec.CODE_MAX << spec.RESIDUAL_SHIFT_MAX),
+            ),
+        ],
+        show={"product": product, "addend": addend, "total": total},
+    )
+
+
+#: Codes in stage 8 are limited to these, which are beyond every bound.
+STAGE_8 = (-256, 256)
+
+
+def shifts_are_the_specification(module) -> None:
+    """From the sum to stage 8, whatever it is, by any shift: shifted and rounded."""
+    logic = Unrolling(module.Requantizer(lanes=1), steps=4)
+    total = logic.term("total_4_0", 0, signed=True)
+    code = logic.term("code_8_0", 4, signed=True)
+    moving = [logic.wire("o__ready", step) == 1 for step in range(4)]
+    for shift in range(spec.SHIFT_MAX + 1):
+        logic.prove(
+            code.equals(spec.saturate(spec.round_shift(total, shift), *STAGE_8)),
+            given=[*moving, logic.wire("shift_4", 0) == shift],
+            show={"total": total, "code": code},
+        )
+
+
+def bounds_are_the_specification(module) -> None:
+    """From stage 8 to the output; and that the limits there do not matter."""
+    logic = Unrolling(module.Requantizer(lanes=1), steps=1)
+    code = logic.term("code_8_0", 0, signed=True)
+    low, high = (logic.term(f"{name}_8", 0, signed=True) for name in ("low", "high"))
+    o = logic.term("o__payload", 1, signed=True)
+    anything = Term(z3.BitVec("anything", TERM_BITS))
+    logic.prove(
+        z3.And(
+            o.equals(spec.saturate(code, low, high)),
+            spec.saturate(anything, low, high).equals(
+                spec.saturate(spec.saturate(anything, *STAGE_8), low, high)
+            ),
+        ),
+        given=[logic.wire("o__ready", 0) == 1],
+        show={"code": code, "low": low, "high": high, "o": o},
+    )
+
+
+def addend_is_the_specification(module) -> None:
+    """Bias and shifted residual, from the input to stage 3."""
+    logic = Unrolling(module.Requantizer(lanes=1), steps=4)
+    fields, offset = {}, 0
+    payload = logic.wire("i__payload", 0)
+    for name, field in module.requantizer_layout(1):
+        width = field.width
+        fields[name] = Term.of(
+            z3.Extract(offset + width - 1, offset, payload),
+            signed=name not in ("residual_shift", "shift"),
+        )
+        offset += width
+    addend = logic.term("addend_3_0", 4, signed=True)
+    logic.prove(
+        addend.equals(fields["bias"] + (fields["residual"] << fields["residual_shift"])),
+        given=[
+            *(logic.wire("o__ready", step) == 1 for step in range(4)),
+            fields["residual_shift"].between(0, spec.RESIDUAL_SHIFT_MAX),
+        ],
+        show={**fields, "addend": addend},
+    )
+
+
+def test_requantizer_lane():
+    shifts_are_the_specification(requantizer)
+    bounds_are_the_specification(requantizer)
+    sum_is_the_specification(requantizer)
+    addend_is_the_specification(requantizer)
+
+
+def test_requantizer_faults():
+    # A code that is beyond by little is taken for one that is not.
+    fails(
+        shifts_are_the_specification,
+        mutant(requantizer, "_AFTER_MIDDLE = _CODE_BITS + 3", "_AFTER_MIDDLE = _CODE_BITS + 2"),
+    )
+    fails(
+        sum_is_the_specification,
+        mutant(requantizer, "_TOTAL_BITS = SUM_BITS + 1", "_TOTAL_BITS = SUM_BITS"),
+    )
+    fails(
+        addend_is_the_specification,
+        mutant(requantizer, "residual_1 << 8 * n", "residual_1 << 8 * min(n, 3)"),
+    )
+
+
+# ------------------------------------------------------------------------------------------ streams
+
+#: What a slot of the skid buffer holds, so that an induction need not begin at a reset.
+SKID_INVARIANTS = (
+    "(=> [dut.spare_full] [dut.front_full])",
+    f"(=> [dut.spare_full] (= [dut.spare] (bvadd [left] (_ bv1 {NUMBER_BITS}))))",
+    "(= [held] (bvadd (ite [dut.front_full] #b001 #b000) (ite [dut.spare_full] #b001 #b000)))",
+)
+
+
+def skid_buffer_keeps_order(module) -> None:
+    buffer = module.SkidBuffer(shape=NUMBER_BITS)
+    prove(
+        StreamProperties(buffer, capacity=2, latency=buffer.LATENCY),
+        depth=6,
+        induction=True,
+        invariants=SKID_INVARIANTS,
+    )
+
+
+def test_skid_buffer():
+    """For ever, by induction."""
+    skid_buffer_keeps_order(streams)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("front.eq(spare)", "front.eq(self.i.payload)"),  # the waiting one is lost
+        ("spare_full | self.i.valid", "self.i.valid"),
+        ("self.o.ready | ~front_full", "self.o.ready"),
+    ],
+)
+def test_skid_buffer_faults(old, new):
+    fails(skid_buffer_keeps_order, mutant(streams, old, new))
+
+
+def queue_keeps_order(module, depth: int) -> None:
+    queue = module.Queue(shape=NUMBER_BITS, depth=depth)
+    prove(StreamProperties(queue, capacity=depth, latency=queue.LATENCY), depth=3 * depth + 1)
+
+
+def test_queue():
+    """Bounded: 10 cycles from the reset: a queue of three is filled, emptied and filled again."""
+    queue_keeps_order(streams, 3)
+
+
+def test_queue_fault():
+    fails(queue_keeps_order, mutant(streams, "inner.r_en.eq(self.o.ready)", "inner.r_en.eq(1)"), 3)
+
+
+# ------------------------------------------------------------------------------------------- tokens
+
+
+def counter_counts(module) -> None:
+    properties = TokenProperties(module.TokenCounter())
+    prove(properties, depth=3, induction=True, invariants=properties.INVARIANTS)
+
+
+def test_token_counter():
+    """For ever, by induction: never below zero, never beyond TOKEN_MAX without an error."""
+    counter_counts(sequencer)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("self.give & ~self.take & ~full", "self.give & ~self.take"),
+        ("self.overflow.eq(self.give & ~self.take & full)", "self.overflow.eq(self.give & full)"),
+        ("self.available.eq(count != 1), full.eq(0)", "self.available.eq(count != 1)"),
+        ("self.take & ~self.give", "self.take"),
+    ],
+)
+def test_token_counter_faults(old, new):
+    fails(counter_counts, mutant(sequencer, old, new))
+
+
+def stage_takes_what_there_is(module) -> None:
+    properties = UnitStageProperties(module.UnitStage(instruction=LOAD))
+    prove(properties, depth=4, induction=True, invariants=properties.INVARIANTS)
+
+
+def test_unit_stage():
+    """For ever, by induction."""
+    stage_takes_what_there_is(sequencer)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("head.payload.wait & ~self.available", "head.payload.wait & ~self.available & 7"),
+        ("self.granted & room & ~self.stop", "self.granted & ~self.stop"),
+        ("with m.If(self.start | self.clear):\n            m.d.sync += self.granted",
+         "with m.If(self.start):\n            m.d.sync += self.granted"),
+    ],
+)  # fmt: skip
+def test_unit_stage_faults(old, new):
+    fails(stage_takes_what_there_is, mutant(sequencer, old, new))
+
+
+# ------------------------------------------------------------------------------------------- bursts
+
+
+def bursts_stay_inside(module) -> None:
+    splitter = module.RowBursts(config=CONFIG)
+    prove(BurstProperties(splitter, config=CONFIG), depth=8)
+
+
+def test_bursts():
+    """Bounded: 8 cycles from the reset, a row of any size and its first burst."""
+    bursts_stay_inside(axi)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("bad.eq(room_behind[-1])", "bad.eq(room_behind[-1] & (end[-1] == 0))"),
+        ("to_boundary < burst_beats, to_boundary, burst_beats", "0, to_boundary, burst_beats"),
+        ("span + (beat_bytes - 1)", "span + beat_bytes"),
+    ],
+)
+def test_burst_faults(old, new):
+    fails(bursts_stay_inside, mutant(axi, old, new))
