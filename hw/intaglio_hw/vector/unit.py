@@ -229,6 +229,16 @@ class VectorUnit(wiring.Component):
         taken = Signal()
         count = Signal(range(5))
         position = walker.position
+        # The state "run", and the last cycle of "set up", from registers of their own: the walker's
+        # next step hangs on them.
+        running, load = Signal(), Signal()
+        may_issue = Signal()
+        m.d.sync += load.eq(0)
+        m.d.comb += [
+            walker.load.eq(load),
+            may_issue.eq(~position.chunk_first | (parameters.ready & ~taken)),
+            issue.eq(running & ~addresses.aborted & ~self.unit.stop & may_issue),
+        ]
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop)
@@ -237,20 +247,23 @@ class VectorUnit(wiring.Component):
                     m.next = "set up"
             with m.State("set up"):
                 m.d.comb += [setup.start.eq(count == 0), parameters.start.eq(count == 0)]
-                m.d.comb += walker.load.eq(count == 4)
-                m.d.sync += count.eq(count + 1)
+                m.d.sync += [count.eq(count + 1), load.eq(count == 3)]
                 with m.If(count == 4):
+                    m.d.sync += running.eq(1)
                     m.next = "run"
                     with m.If(setup.bad | self.unit.stop):
                         m.d.comb += [issue_last.eq(1), issue_field_error.eq(setup.bad)]
+                        m.d.sync += running.eq(0)
                         m.next = "flush"
             with m.State("run"):
                 with m.If(addresses.aborted | self.unit.stop):
                     m.d.comb += issue_last.eq(1)
+                    m.d.sync += running.eq(0)
                     m.next = "flush"
-                with m.Elif(~position.chunk_first | (parameters.ready & ~taken)):
-                    m.d.comb += [issue.eq(1), issue_last.eq(position.last)]
+                with m.Elif(may_issue):
+                    m.d.comb += issue_last.eq(position.last)
                     with m.If(position.last):
+                        m.d.sync += running.eq(0)
                         m.next = "flush"
             with m.State("flush"):
                 with m.If(last_at_value):
