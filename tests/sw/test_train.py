@@ -91,23 +91,71 @@ def test_a_finished_run_is_not_trained_again(finished):
 
 
 SCRIPT = """
-import sys, torch
+import os, signal, sys, torch
 from pathlib import Path
+import intaglio.train.loop as loop
 from intaglio.train import TrainConfig, train
 torch.set_num_threads(1)
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+{patch}
 config = TrainConfig(model="fcn-mini", height=16, width=16, channels="1/4", batch=4,
                      steps={steps}, twin=True)
-train(config, out=Path(sys.argv[1]), progress=False, log=False, save_every=1)
+train(config, out=Path(sys.argv[1]), progress=False, log=False, save_every={save_every})
+"""
+
+#: Where a run is killed: in a step of the integers, of the twin, or while it writes a checkpoint.
+IN_STEP = """
+step = loop.{trainee}.step
+loop.{trainee}.step = lambda s, n, *a: die() if n == {number} else step(s, n, *a)
+"""
+IN_WRITE = """
+import numpy as np
+savez, count = np.savez, []
+def write(file, **arrays):
+    count.append(0)
+    if len(count) == 3:
+        file.write(b"half"); file.flush(); die()
+    savez(file, **arrays)
+np.savez = write
 """
 
 
-def start(out, steps):
+def start(out, *, steps, patch="", save_every=2):
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(steps=steps), str(out)],
+        [
+            sys.executable,
+            "-c",
+            SCRIPT.format(steps=steps, patch=patch, save_every=save_every),
+            str(out),
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        IN_STEP.format(trainee="_Integers", number=0),
+        IN_STEP.format(trainee="_Integers", number=5),
+        IN_STEP.format(trainee="_Floats", number=3),
+        IN_WRITE,
+    ],
+    ids=["first-step", "step", "twin", "write"],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, finished, patch):
+    _, expected = finished
+    process = start(tmp_path, steps=8, patch=patch)
+    _, error = process.communicate(timeout=600)
+    assert process.returncode == -signal.SIGKILL, error
+    assert not (tmp_path / "metrics.json").exists()
+    metrics = train(TrainConfig(**TINY, steps=8, twin=True), out=tmp_path, **QUIET)
+    assert metrics["digest"] == expected["digest"]
+    assert metrics["loss"] == expected["loss"]
+    assert metrics["miou"] == expected["miou"]
+    assert metrics["float_miou"] == expected["float_miou"]
+    assert not list(tmp_path.glob(".*"))
 
 
 def wait_for(path, process):
@@ -118,23 +166,8 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("file", ["checkpoint.npz", "twin.npz"])
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, finished, file):
-    _, expected = finished
-    process = start(tmp_path, 8)
-    wait_for(tmp_path / file, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    metrics = train(TrainConfig(**TINY, steps=8, twin=True), out=tmp_path, **QUIET)
-    assert metrics["digest"] == expected["digest"]
-    assert metrics["loss"] == expected["loss"]
-    assert metrics["miou"] == expected["miou"]
-    assert metrics["float_miou"] == expected["float_miou"]
-
-
 def test_sigint_finishes_the_step_and_saves(tmp_path):
-    process = start(tmp_path, 100000)
+    process = start(tmp_path, steps=100000, save_every=1)
     wait_for(tmp_path / "checkpoint.npz", process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=300)
