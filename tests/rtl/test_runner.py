@@ -74,10 +74,8 @@ def test_no_results_are_a_failure(run):
 
 
 def test_no_tests_are_a_failure(run):
-    with pytest.raises(BenchFailure, match="no test ran|ended without results"):
+    with pytest.raises(BenchFailure, match="no test ran"):
         run("icarus", tests="there_is_none")
-    with pytest.raises(BenchFailure, match="no test ran|ended without results"):
-        run("icarus", tests="hangs")  # skipped
 
 
 def test_a_missing_bench_is_a_failure(run):
