@@ -229,6 +229,23 @@ def synthesize(
     }
 
 
+def _critical_path(report: dict) -> list[dict]:
+    """Return the longest path of nextpnr's report between two registers of one clock."""
+    slowest = min(report["fmax"], key=lambda name: report["fmax"][name]["achieved"])
+    edge = f"posedge {slowest}"
+    for path in report["critical_paths"]:
+        if path["from"] == path["to"] == edge:
+            return [
+                {
+                    "kind": step["type"],
+                    "cell": step["to"]["cell"].removeprefix(f"{TOP}."),
+                    "delay_ns": round(step["delay"], 3),
+                }
+                for step in path["path"]
+            ]
+    return []
+
+
 def place_and_route(
     netlist: str | Path,
     *,
@@ -258,8 +275,10 @@ def place_and_route(
     Returns
     -------
     dict
-        ``fmax_mhz`` (of the slowest clock), ``clocks`` (name -> MHz), ``utilization`` (cell type ->
-        {used, available}), ``seed``, ``device``, ``package``, ``speed``, ``seconds``.
+        ``fmax_mhz`` (of the slowest clock), ``clocks`` (name -> MHz), ``critical_path`` (of that
+        clock: a list of {kind, cell, delay_ns} from the register on, cells named by component),
+        ``utilization`` (cell type -> {used, available}), ``seed``, ``device``, ``package``,
+        ``speed``, ``seconds``.
 
     Raises
     ------
@@ -295,6 +314,7 @@ def place_and_route(
     return {
         "fmax_mhz": min(clocks.values()),
         "clocks": clocks,
+        "critical_path": _critical_path(report),
         "utilization": report["utilization"],
         "seed": seed,
         "device": device,

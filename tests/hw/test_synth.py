@@ -54,6 +54,27 @@ def test_counts():
     assert synth._components(names) == ["harness.accelerator.csr"]
 
 
+def test_the_critical_path_is_that_of_the_slowest_clock():
+    def step(kind, cell, delay):
+        return {"type": kind, "delay": delay, "from": {"cell": "x"}, "to": {"cell": cell}}
+
+    fast = {"from": "posedge fast", "to": "posedge fast", "path": [step("setup", "a", 0.1)]}
+    slow = {
+        "from": "posedge slow",
+        "to": "posedge slow",
+        "path": [step("clk-to-q", "accelerator.csr.b", 0.5), step("setup", "c", 1.25)],
+    }
+    between = {"from": "posedge slow", "to": "posedge fast", "path": [step("setup", "d", 9.0)]}
+    report = {
+        "fmax": {"fast": {"achieved": 400.0}, "slow": {"achieved": 100.0}},
+        "critical_paths": [fast, between, slow],
+    }
+    assert synth._critical_path(report) == [
+        {"kind": "clk-to-q", "cell": "csr.b", "delay_ns": 0.5},
+        {"kind": "setup", "cell": "c", "delay_ns": 1.25},
+    ]
+
+
 def test_boards_name_devices_that_exist():
     for board in BOARDS.values():
         assert board.device in synth.DEVICES[board.family]
@@ -87,3 +108,7 @@ def test_the_smallest_accelerator_from_rtl_to_frequency(tmp_path):
     assert routed["utilization"]["MULT18X18D"]["used"] == result["resources"]["dsp"]
     assert routed["utilization"]["DP16KD"]["used"] == result["resources"]["bram"]
     assert any("outing" in step for step in steps)
+    path = routed["critical_path"]
+    assert path[0]["kind"] == "clk-to-q" and path[-1]["kind"] == "setup"
+    total = sum(step["delay_ns"] for step in path)
+    assert total == pytest.approx(1000 / routed["fmax_mhz"], rel=0.01)
