@@ -1,10 +1,10 @@
-"""Pages of the guide that are made from tables: instructions, registers."""
+"""Pages of the guide that are made from tables: instructions, registers, and a header for C."""
 
 from collections.abc import Callable, Iterable
 
 from intaglio.spec import isa, regs
 
-__all__ = ["PAGES", "instruction_page", "register_page"]
+__all__ = ["PAGES", "instruction_page", "register_header", "register_page"]
 
 _NOTE = "<!-- Made by `intaglio docs` from the tables in `intaglio.spec`; do not edit. -->\n"
 
@@ -51,8 +51,21 @@ def instruction_page() -> str:
                     ),
                 )
             )
-    parts.append("\n## Errors\n\nIn the register `error`; the first one wins.\n\n")
-    parts.append(_rows(("code", "name"), ((int(error), error.name) for error in isa.Error)))
+        if instruction.errors:
+            parts.append("\n")
+            parts.append(
+                _rows(("error", "when"), ((error.name, text) for error, text in instruction.errors))
+            )
+    parts.append(
+        "\n## Errors\n\nIn the register `error`; the first one wins. `error_instruction` is the "
+        "index of the instruction that caused it.\n\n"
+    )
+    parts.append(
+        _rows(
+            ("code", "name", "meaning"),
+            ((int(error), error.name, error.description) for error in isa.Error),
+        )
+    )
     return "".join(parts)
 
 
@@ -92,8 +105,40 @@ def register_page() -> str:
     return "".join(parts)
 
 
+def register_header() -> str:
+    """Return the register map as a header for C: addresses, masks and shifts of fields, errors."""
+    parts = [
+        "/* Made by `intaglio docs` from the tables in `intaglio.spec`; do not edit. */\n",
+        "#ifndef INTAGLIO_REGS_H\n#define INTAGLIO_REGS_H\n\n",
+        _define("INTAGLIO_IDENTITY", f"{regs.IDENTITY:#010x}u"),
+        _define("INTAGLIO_VERSION", f"{regs.VERSION:#010x}u"),
+        _define("INTAGLIO_INSTRUCTION_BYTES", f"{isa.INSTRUCTION_BYTES}u"),
+        "\n/* Registers: byte offsets. */\n",
+    ]
+    for register in regs.REGISTERS:
+        name = f"INTAGLIO_{register.name.upper()}"
+        parts.append(_define(f"{name}_REG", f"{register.address:#05x}u", register.description))
+        offset = 0
+        for field in register.fields:
+            mask = ((1 << field.width) - 1) << offset
+            parts.append(_define(f"{name}_{field.name.upper()}_SHIFT", str(offset)))
+            parts.append(
+                _define(f"{name}_{field.name.upper()}_MASK", f"{mask:#010x}u", field.description)
+            )
+            offset += field.width
+    parts.append("\n/* Errors. */\n")
+    for error in isa.Error:
+        parts.append(_define(f"INTAGLIO_ERROR_{error.name}", f"{int(error)}u", error.description))
+    return "".join([*parts, "\n#endif\n"])
+
+
+def _define(name: str, value: str, text: str = "") -> str:
+    return f"#define {name} {value}" + (f" /* {text} */" if text else "") + "\n"
+
+
 #: File name -> the function that makes the page.
 PAGES: dict[str, Callable[[], str]] = {
     "instructions.md": instruction_page,
     "registers.md": register_page,
+    "intaglio_regs.h": register_header,
 }

@@ -98,18 +98,30 @@ class Function(enum.IntEnum):
 
 
 class Error(enum.IntEnum):
-    """Error codes in the register ``error``. The first error wins."""
+    """Error codes in the register ``error``, with a ``description`` each. The first error wins."""
 
-    NONE = 0
-    OPCODE = 1  #: unknown opcode, or a reserved bit that is set
-    FIELD = 2  #: a field outside the range that its table gives
-    BUFFER = 3  #: an access outside a scratchpad or accumulator bank
-    MEMORY = 4  #: an access outside the memory, or a misaligned address
-    BUS = 5  #: the memory bus answered with an error
-    DEADLOCK = 6  #: every unit waits for a token that nobody can signal
-    TOKEN = 7  #: a token counter overflowed, or an instruction waits for or signals its own unit
-    PROGRAM = 8  #: the program ended without ``end``, or its base or length is not usable
-    TIMEOUT = 9  #: more cycles than the register ``cycle_limit`` allows
+    description: str
+
+    def __new__(cls, code: int, description: str = "") -> "Error":
+        """Make the member ``code``; ``Error(code)`` finds it again."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.description = description
+        return member
+
+    NONE = 0, "none"
+    OPCODE = 1, "unknown opcode, or a reserved bit that is set"
+    FIELD = 2, "a field outside the range that its table gives"
+    BUFFER = 3, "an access outside a scratchpad or accumulator bank"
+    MEMORY = 4, "an access outside the memory, or a misaligned address"
+    BUS = 5, "the memory bus answered with an error"
+    DEADLOCK = 6, "every unit waits for a token that nobody can signal"
+    TOKEN = (
+        7,
+        "a token counter overflowed, or an instruction waits for or signals its own unit",
+    )
+    PROGRAM = 8, "the program ended without ``end``, or its base or length is not usable"
+    TIMEOUT = 9, "more cycles than the register ``cycle_limit`` allows"
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,9 @@ HEADER = (
 class Instruction:
     """An instruction: name, opcode, the unit that runs it (None: the sequencer) and the fields
     after the header.
+
+    ``errors``: what stops the machine while it runs, besides what is the same for all: OPCODE, a
+    FIELD outside its range, TOKEN.
     """
 
     name: str
@@ -162,6 +177,7 @@ class Instruction:
     unit: Unit | None
     fields: tuple[Field, ...]
     action: str
+    errors: tuple[tuple[Error, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.width > INSTRUCTION_BITS:
@@ -227,6 +243,16 @@ LOAD = Instruction(
     "Only the bytes "
     "``[0, row_bytes)`` of a row are read from memory, and all of them must lie inside it. Any "
     "byte alignment.",
+    (
+        (
+            Error.FIELD,
+            "``vector_step`` above R, ``lead`` above 7 * R, or ``base`` no multiple of R / 8 for "
+            "PRM",
+        ),
+        (Error.MEMORY, "a row that does not lie in the memory; rows before it have been loaded"),
+        (Error.BUFFER, "a vector beyond the destination; those before it have been written"),
+        (Error.BUS, "a beat that the bus answered with an error"),
+    ),
 )
 
 ARRAY = Instruction(
@@ -274,6 +300,13 @@ ARRAY = Instruction(
     "with h = p * stride_h + r * dilation_h + offset_h, w alike; outside [0, ifm_rows) x [0, "
     "ifm_cols) every lane of the IFM "
     "vector is ``pad_code``. int32 sums that wrap. Signals when the tile is complete in the bank.",
+    (
+        (
+            Error.BUFFER,
+            "``out_rows * out_cols`` above ``acc_depth``, weights beyond WGT, or a position inside "
+            "the tile that lies beyond IFM; the bank's content is undefined then",
+        ),
+    ),
 )
 
 VECTOR = Instruction(
@@ -362,6 +395,18 @@ VECTOR = Instruction(
     "p * stride_h + offset_h (column alike, inside the source), lowest index at a tie, is "
     "written as one byte to lane q % R of "
     "OFM[ofm_base + p * ofm_row_step + q // R].",
+    (
+        (
+            Error.FIELD,
+            "``lane`` no multiple of L or not below R (not for argmax); ``residual`` with max, "
+            "resize or argmax; drain of more than K lanes; resize with a ``step`` above or a "
+            "``frac`` not below its ``den``",
+        ),
+        (
+            Error.BUFFER,
+            "a place beyond VEC, PRM, the accumulator bank or OFM; argmax outside of its source",
+        ),
+    ),
 )
 
 STORE = Instruction(
@@ -380,6 +425,15 @@ STORE = Instruction(
     "For each plane and row: copy ``vectors`` consecutive vectors from OFM to memory. Finished "
     "when the memory has "
     "acknowledged the last write.",
+    (
+        (
+            Error.MEMORY,
+            "an address or step that is no multiple of R, or a row that does not lie in the "
+            "memory; rows before it have been stored",
+        ),
+        (Error.BUFFER, "a row beyond OFM; rows before it have been stored"),
+        (Error.BUS, "a write that the bus answered with an error"),
+    ),
 )
 
 #: All instructions.
