@@ -165,7 +165,7 @@ def draw_case(seed: int, *, simulator: str, configs: Sequence[str] | None = None
     rng = random.Random(f"case {seed} {simulator}")
     slow = simulator == "icarus"
     names = list(configs) if configs else [*CONFIGS, *(ODD_CONFIGS if slow else ())]
-    operations = OPERATIONS
+    operations: tuple[str, ...] = OPERATIONS
     if rng.random() < 1 / 3:
         operations = (rng.choice(OPERATIONS),)
     return Case(
@@ -331,11 +331,11 @@ class Coverage:
         text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
         holes: dict[str, list[str]] = {}
         for hole in self.holes():
-            row, _, cause = hole.rpartition(": ")
-            holes.setdefault(row, []).append(cause)
+            name, _, cause = hole.rpartition(": ")
+            holes.setdefault(name, []).append(cause)
         text += f"\n{sum(map(len, holes.values()))} holes"
         text += ":\n\n" if holes else ".\n"
-        return text + "".join(f"- {row}: {', '.join(causes)}\n" for row, causes in holes.items())
+        return text + "".join(f"- {name}: {', '.join(causes)}\n" for name, causes in holes.items())
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """Return row -> cause -> layers."""

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class _Maker:
         if residual:
             kernel, stride = (self.pick(1, 3),) * 2, (1, 1)
         same = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-        padding = (same[0], same[1], same[0], same[1])
+        padding: tuple[int, ...] = (same[0], same[1], same[0], same[1])
         if not residual and self.rng.random() < 0.3:
             padding = tuple(self.rng.randint(0, 4) for _ in range(4))
         outputs = channels if residual else self.outputs()
@@ -114,7 +115,7 @@ class _Maker:
                 < 1
             ):
                 return source
-        attributes = {
+        attributes: dict[str, Any] = {
             "stride": stride,
             "padding": padding,
             "dilation": dilation,
@@ -281,7 +282,12 @@ def random_graph(
     x = maker.arrays[value]
     outputs = classes or maker.rng.randint(1, 40)
     weight = maker.weight(outputs, x.shape[1], 1, 1)
-    geometry = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "pad_code": 0}
+    geometry: dict[str, Any] = {
+        "stride": (1, 1),
+        "padding": (0, 0, 0, 0),
+        "dilation": (1, 1),
+        "pad_code": 0,
+    }
     output, tensors = maker.requantization(ops.conv_accumulate(x, weight, **geometry), outputs)
     logits = maker.node(
         "conv",

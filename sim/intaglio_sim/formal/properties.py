@@ -74,12 +74,9 @@ class StreamProperties(wiring.Component):
         Cycles from input to output of an empty buffer.
     """
 
-    valid: In(1)
-    ready: In(1)
-
     def __init__(self, buffer: Any, *, capacity: int, latency: int) -> None:
         self._buffer, self._capacity, self._latency = buffer, capacity, latency
-        super().__init__()
+        super().__init__({"valid": In(1), "ready": In(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -124,13 +121,9 @@ class TokenProperties(wiring.Component):
     ``counter``: the component, a :class:`intaglio_hw.sequencer.TokenCounter`.
     """
 
-    give: In(1)
-    take: In(1)
-    clear: In(1)
-
     def __init__(self, counter: Any) -> None:
         self._counter = counter
-        super().__init__()
+        super().__init__({"give": In(1), "take": In(1), "clear": In(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
