@@ -23,8 +23,9 @@ TINY = dict(model="fcn-mini", height=16, width=16, channels="1/4", batch=4)
 QUIET = dict(progress=False, log=False)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
+    """Float sums depend on the number of threads: the twins here all run on one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +33,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, one_thread):
     """A finished run of eight steps with its twin, in one go."""
     out = tmp_path_factory.mktemp("run")
     return out, train(TrainConfig(**TINY, steps=8, twin=True), out=out, **QUIET)
