@@ -36,6 +36,7 @@ def model_names() -> list[str]:
 @click.option("--power", type=int, help="Of the polynomial decay, 1 or 2; 1.")
 @click.option("--augment/--no-augment", default=None, help="Crop, flip and scale; yes.")
 @click.option("--twin/--no-twin", default=None, help="Train the float32 twin as well; no.")
+@click.option("--weights", metavar="FILE.pth", help="Float weights to start from.")
 @click.option(
     "--config",
     "config_file",

@@ -7,6 +7,7 @@ moment, goes on from its last checkpoint when it is started again, and ends in t
 
 import contextlib
 import dataclasses
+import itertools
 import signal
 import sys
 import threading
@@ -23,7 +24,15 @@ from tqdm import tqdm
 
 from intaglio.data import Dataset, batches_per_epoch, epoch_batches, open_dataset, ordered_batches
 from intaglio.nn.loss import SoftmaxCrossEntropy
-from intaglio.nn.models import MODELS, build, build_twin, check_size, predict
+from intaglio.nn.models import (
+    MODELS,
+    build,
+    build_twin,
+    check_size,
+    load_state_dict,
+    predict,
+    read_state,
+)
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.metrics import VOID, Metrics, confusion_matrix, evaluate
 from intaglio.train.checkpoint import (
@@ -59,7 +68,8 @@ class TrainConfig:
     ``data`` is a specification for :func:`intaglio.data.open_dataset`; ``height`` and ``width`` in
     pixels; ``channels`` the network's width multiplier, such as "1" or "1/4"; ``rate`` the peak
     learning rate as a decimal or fraction (empty: the model's entry in RATES); ``warmup`` in steps
-    (below 0: a twentieth of the run); ``twin`` also trains the float32 twin.
+    (below 0: a twentieth of the run); ``twin`` also trains the float32 twin; ``weights`` is a file
+    of float weights to start from (see :func:`intaglio.nn.models.load_state_dict`).
     """
 
     model: str = "deeplab-mini"
@@ -75,6 +85,7 @@ class TrainConfig:
     power: int = 1
     augment: bool = True
     twin: bool = False
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -374,6 +385,21 @@ def train(
         width=config.channels,
         seed=config.seed,
     )
+    if config.weights:
+        state = read_state(config.weights)
+        images = torch.cat([x for x, _ in itertools.islice(_batches(config, training, 0), 4)])
+        try:
+            report = load_state_dict(model, state, images=images)
+        except IntaglioError as error:
+            raise IntaglioError(f"{config.weights}: {error}") from None
+        write_json(out / "weights.json", report)
+        if progress:
+            tqdm.write(
+                f"{config.weights}: {report['loaded']} tensors, {len(report['fresh'])} fresh, "
+                f"{sum(report['saturated'].values())} codes saturated, same class as float32 in "
+                f"{100 * report['agreement']:.1f} % of the pixels",
+                file=sys.stderr,
+            )
     # The twin starts from the same weights, so it is made before the integers move.
     floats = _Floats(config, model) if config.twin else None
     curves = {"int": _fit(_Integers(config, model), config, training, out, **options)}

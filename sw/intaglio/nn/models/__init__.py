@@ -13,9 +13,19 @@ from intaglio.nn.models.deeplab_mini import DeepLabMini
 from intaglio.nn.models.deeplabv3_resnet50 import DeepLabV3ResNet50, DeepLabV3ResNet50Stride8
 from intaglio.nn.models.fcn_mini import FcnMini
 from intaglio.nn.models.fcn_vgg16 import Fcn16sVgg16, Fcn32sVgg16, FcnVgg16, FcnVgg16Bn
+from intaglio.nn.models.state import load_state_dict, read_state
 from intaglio.spec.errors import IntaglioError
 
-__all__ = ["MODELS", "build", "build_twin", "calibrate", "check_size", "predict"]
+__all__ = [
+    "MODELS",
+    "build",
+    "build_twin",
+    "calibrate",
+    "check_size",
+    "load_state_dict",
+    "predict",
+    "read_state",
+]
 
 #: Name of a network on the command line -> its class.
 MODELS: dict[str, Any] = {

@@ -1,0 +1,267 @@
+"""Float state dicts, such as torchvision's, as weights of the integer networks."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from intaglio.nn import layers, twin
+from intaglio.nn.int_tensor import IntTensor
+from intaglio.spec import quant
+from intaglio.spec.errors import IntaglioError
+
+__all__ = ["load_state_dict", "read_state"]
+
+#: What torchvision subtracts from and divides pixels / 255 by.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Activations of ReLU layers without batch norm are scaled so that this quantile has this value.
+_QUANTILE, _TARGET = 0.9995, 3.5
+_IGNORED = ("aux_classifier.", "num_batches_tracked")
+
+
+def read_state(path: Path | str) -> dict[str, torch.Tensor]:
+    """Read a ``.pth`` file: a state dict, or a dictionary that has one as "state_dict" or "model".
+
+    Raises
+    ------
+    IntaglioError
+        Missing file, or one that holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise IntaglioError(f"{path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, pickle and torch each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IntaglioError(f"{path}: not a file of PyTorch weights ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise IntaglioError(f"{path}: holds no state dict")
+    return state
+
+
+def _rename(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return ``state`` under the names of ``model``, in float64, without what it has no use for."""
+    found = {}
+    for name, value in state.items():
+        if name.startswith(_IGNORED[0]) or name.endswith(_IGNORED[1]):
+            continue
+        found[name] = value.to(torch.float64)
+    if hasattr(model, "backbone") and not any(n.startswith("backbone.") for n in found):
+        # The classification network: everything but its last layer.
+        found = {f"backbone.{n}": v for n, v in found.items() if not n.startswith("fc.")}
+    if hasattr(model, "features"):
+        bn = getattr(model, "BATCH_NORM", False)
+        for index in ("0", "3"):
+            weight = found.pop(f"classifier.{index}.weight", None)
+            bias = found.pop(f"classifier.{index}.bias", None)
+            at = f"classifier.{index}.0" if bn else f"classifier.{index}"
+            if weight is not None:
+                if weight.dim() == 2:  # fully connected over C, H, W
+                    side = 7 if index == "0" else 1
+                    weight = weight.reshape(weight.shape[0], -1, side, side)
+                found[f"{at}.weight"] = weight
+            if bias is not None and not bn:
+                found[f"{at}.bias"] = bias
+        found = {n: v for n, v in found.items() if not n.startswith("classifier.6.")}
+    return found
+
+
+def _fold_pooling(found: dict[str, torch.Tensor]) -> None:
+    """Fold the batch norm of the image pooling, which has a bias here, into its convolution."""
+    at = "classifier.0.convs.4"
+    norm = [found.pop(f"{at}.2.{v}", None) for v in ("weight", "bias", "running_mean")]
+    variance = found.pop(f"{at}.2.running_var", None)
+    weight = found.get(f"{at}.1.weight")
+    if weight is None or variance is None or any(v is None for v in norm):
+        return
+    gamma, beta, mean = norm
+    assert gamma is not None and beta is not None and mean is not None
+    gain = gamma / (variance + 1e-5).sqrt()
+    found[f"{at}.1.weight"] = weight * gain.reshape(-1, 1, 1, 1)
+    found[f"{at}.1.bias"] = beta - mean * gain
+
+
+def _move_biases(model: nn.Module, found: dict[str, torch.Tensor], *, normalized: bool) -> None:
+    """Fold the normalisation of images into the first convolution; batch norm takes biases."""
+    order: list[tuple[str, nn.Module]] = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, layers.Conv2d | layers.BatchNorm2d)
+    ]
+    for place, (name, module) in enumerate(order):
+        weight = found.get(f"{name}.weight")
+        if not isinstance(module, layers.Conv2d) or weight is None:
+            continue
+        bias = found.get(f"{name}.bias", torch.zeros(weight.shape[0], dtype=torch.float64))
+        if place == 0 and normalized and weight.dim() == 4 and weight.shape[1] == 3:
+            mean, std = (torch.tensor(v, dtype=torch.float64) for v in (MEAN, DEVIATION))
+            offset = ((128 / 255 - mean) / std).reshape(1, 3, 1, 1)
+            bias = bias + (weight * offset).sum((1, 2, 3))
+            found[f"{name}.weight"] = weight * (128 / 255 / std).reshape(1, 3, 1, 1)
+        if module.bias is not None:
+            found[f"{name}.bias"] = bias
+            continue
+        found.pop(f"{name}.bias", None)
+        after = f"{order[place + 1][0]}.running_mean"
+        if after in found and found[after].shape == bias.shape:
+            found[after] = found[after] - bias
+
+
+def _check(floats: nn.Module, found: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names that ``found`` lacks where it may; IntaglioError for all other misfits."""
+    known = {n: v for n, v in floats.state_dict().items() if not n.endswith(_IGNORED[1])}
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise IntaglioError(
+            f"weights: {len(unknown)} unknown names, such as {unknown[0]}: another network?"
+        )
+    for name, value in found.items():
+        if value.shape != known[name].shape:
+            raise IntaglioError(
+                f"weights: {name} has shape {tuple(value.shape)}, not {tuple(known[name].shape)}"
+            )
+    missing = [n for n in known if n not in found]
+    # Heads may be missing, but only as a whole: those of a classification network are.
+    heads = ("score", "upscore") if hasattr(floats, "features") else ("classifier.",)
+    classifier = ("classifier.",) if not any(n.startswith("classifier.") for n in found) else ()
+    if getattr(floats, "BATCH_NORM", False):
+        classifier = ("classifier.",)  # torchvision has no batch norm there
+    allowed = (*(h for h in heads if not any(n.startswith(h) for n in found)), *classifier)
+    wrong = [n for n in missing if not (allowed and n.startswith(allowed))]
+    if wrong:
+        raise IntaglioError(f"weights: {len(wrong)} names are missing, such as {wrong[0]}")
+    return missing
+
+
+def _outputs(floats: nn.Module, kind: Any, images: torch.Tensor, *, inputs: bool) -> dict[str, Any]:
+    """Return what goes into (or comes out of) the layers of ``kind``, by name, in eval mode."""
+    seen: dict[str, Any] = {}
+    hooks = []
+    for name, module in floats.named_modules():
+        if isinstance(module, kind):
+
+            def keep(_: Any, given: Any, result: Any, name: str = name) -> None:
+                seen[name] = given[0] if inputs else result
+
+            hooks.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        floats.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _rescale(floats: nn.Module, images: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
+    """Bring the activations of ReLU layers without batch norm into the range of the codes.
+
+    ReLU is homogeneous: a layer times s and the next one's weights through s is the same network.
+    Only for networks whose scores are not loaded, so that nothing else depends on the scale.
+    """
+    if not hasattr(floats, "features") or any("score" in n for n in found):
+        return
+    before = 1.0
+    parameters = dict(floats.named_parameters())
+    for name, y in _outputs(floats, twin.Conv2d, images, inputs=False).items():
+        if f"{name}.bias" not in found:
+            break
+        flat = y.flatten()[:: max(1, y.numel() // 1_000_000)]
+        scale = _TARGET / max(float(flat.quantile(_QUANTILE)), 1e-12)
+        with torch.no_grad():
+            parameters[f"{name}.weight"].mul_(scale / before)
+            parameters[f"{name}.bias"].mul_(scale)
+        before = scale
+
+
+def _master(value: torch.Tensor, exponent: int, name: str, saturated: dict[str, int]) -> Any:
+    codes = torch.floor(value.to(torch.float64) * 2.0**-exponent + 0.5)
+    limit = quant.MASTER_LIMIT
+    count = int((codes.abs() > limit).sum())
+    if count:
+        saturated[name] = count
+    return codes.clamp(-limit, limit).to(torch.int16), exponent
+
+
+def load_state_dict(
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    images: torch.Tensor,
+    normalized: bool = True,
+) -> dict[str, Any]:
+    """Give an integer network the float weights ``state``, with torchvision's names.
+
+    Weights become int16 masters. Batch norm keeps its running means; its gains and deviations are
+    turned from L2 to L1 by what goes into it for ``images`` (uint8 (N, 3, H, W), a few dozen). A
+    classification network (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last layer, fc6
+    and fc7 of VGG as convolutions; heads that ``state`` lacks keep their random start. With
+    ``normalized`` the weights are for images normalised as torchvision does, which goes into the
+    first convolution.
+
+    Returns
+    -------
+    dict
+        ``loaded`` (number of tensors), ``fresh`` (names that keep their start), ``saturated``
+        (parameter -> codes that did not fit) and ``agreement``: the share of the pixels of
+        ``images`` with the same class as in float32.
+
+    Raises
+    ------
+    IntaglioError
+        Unknown or missing names, wrong shapes, numbers that are not finite.
+    """
+    from intaglio.nn.models import build_twin, check_size, predict
+
+    check_size(model, images.shape[2], images.shape[3])
+    found = _rename(model, state)
+    _fold_pooling(found)
+    _move_biases(model, found, normalized=normalized)
+    floats = build_twin(model)
+    fresh = _check(floats, found)
+    for name, value in found.items():
+        if not bool(torch.isfinite(value).all()):
+            raise IntaglioError(f"weights: {name} has numbers that are not finite")
+    floats.load_state_dict({n: v.to(torch.float32) for n, v in found.items()}, strict=False)
+    _rescale(floats, images, found)
+
+    saturated: dict[str, int] = {}
+    values = dict(floats.named_parameters())
+    modules, targets = dict(floats.named_modules()), dict(model.named_modules())
+    for path, x in _outputs(floats, nn.BatchNorm2d, images, inputs=True).items():
+        norm, target = modules[path], targets[path]
+        if f"{path}.running_var" not in found:  # a fresh one: statistics of these images
+            norm.running_mean.copy_(x.mean((0, 2, 3)))
+            norm.running_var.copy_(x.var((0, 2, 3)))
+        mean = norm.running_mean.to(torch.float64)
+        deviation = (x.to(torch.float64) - mean.reshape(1, -1, 1, 1)).abs().mean((0, 2, 3))
+        # A channel that is dead on these images keeps the ratio of a normal distribution.
+        spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
+        deviation = torch.where(deviation > 0, deviation, spread * math.sqrt(2 / math.pi))
+        values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * deviation / spread
+        scale = 2.0**-quant.STATISTICS_EXPONENT
+        target.running_mean.copy_((mean * scale).round().to(torch.int64))
+        target.running_deviation.copy_((deviation * scale).round().clamp(min=1).to(torch.int64))
+        target.num_batches_tracked.fill_(quant.STATISTICS_WINDOW)
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, IntTensor)
+        value = values[name].detach()
+        exponent = parameter.exponent
+        if parameter.dim() == 4 and float(value.abs().max()) > 0:
+            exponent = math.ceil(math.log2(float(value.abs().max()))) - 14
+        parameter.assign(*_master(value, exponent, name, saturated))
+
+    training = model.training
+    same = predict(model.eval(), images) == predict(floats.eval(), images)
+    model.train(training)
+    return {
+        "loaded": len(found),
+        "fresh": fresh,
+        "saturated": saturated,
+        "agreement": float(same.to(torch.float64).mean()),
+    }

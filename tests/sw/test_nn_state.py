@@ -1,0 +1,154 @@
+"""Float weights with torchvision's names, loaded into the integer networks."""
+
+import numpy as np
+import pytest
+import torch
+
+from intaglio.nn.models import build, build_twin, load_state_dict, read_state
+from intaglio.spec.errors import IntaglioError
+from intaglio.train import TrainConfig, train
+
+RNG = np.random.default_rng(13)
+IMAGES = torch.from_numpy(RNG.integers(0, 256, (4, 3, 32, 32), np.uint8))
+
+
+def twin_state(name, seed=1):
+    """Return an integer network and the state of a float one, with statistics that fit it."""
+    twin = build_twin(build(name, classes=4, width="1/8", seed=seed)).train()
+    with torch.no_grad():
+        for _ in range(30):
+            twin(IMAGES)
+    return build(name, classes=4, width="1/8", seed=seed + 1), twin
+
+
+def torchvision_vgg(twin, *, batch_norm=False):
+    """Return a state as ``torchvision.models.vgg16`` has it, for normalised images."""
+    state = {n: v.clone() for n, v in twin.state_dict().items() if n.startswith("features")}
+    for index in ("0", "3"):
+        at = f"classifier.{index}.0" if batch_norm else f"classifier.{index}"
+        weight = twin.state_dict()[f"{at}.weight"]
+        state[f"classifier.{index}.weight"] = weight.flatten(1).clone()
+        state[f"classifier.{index}.bias"] = torch.zeros(weight.shape[0])
+    state["classifier.6.weight"], state["classifier.6.bias"] = torch.zeros(10, 8), torch.zeros(10)
+    return state
+
+
+def cosine(a, b):
+    a, b = a.to(torch.float64).ravel(), b.to(torch.float64).ravel()
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_deeplab_loads_and_agrees():
+    model, twin = twin_state("deeplabv3-resnet50")
+    state = {n: v.clone() for n, v in twin.state_dict().items()}
+    # torchvision has batch norm in the image pooling, and a second head.
+    at = "classifier.0.convs.4"
+    bias = state.pop(f"{at}.1.bias")
+    state |= {f"{at}.2.weight": torch.full_like(bias, 2.0), f"{at}.2.bias": bias}
+    state |= {f"{at}.2.running_mean": torch.zeros_like(bias)}
+    state |= {f"{at}.2.running_var": torch.full_like(bias, 4.0 - 1e-5)}
+    state["aux_classifier.0.weight"] = torch.zeros(2, 2)
+    report = load_state_dict(model, state, images=IMAGES, normalized=False)
+    assert report["fresh"] == [] and report["saturated"] == {}
+    assert 0.25 < report["agreement"] <= 1
+    # Random layers on maps of a few pixels amplify every rounding, so the early ones are compared.
+    names, found = ("layer1", "layer2"), {}
+    for kind, network in (("int", model), ("float", twin)):
+        for name in names:
+            network.backbone.get_submodule(name).register_forward_hook(
+                lambda _, x, y, key=(kind, name): found.__setitem__(key, y)
+            )
+        with torch.no_grad():
+            network.eval()(IMAGES)
+    for name, bound in zip(names, (0.99, 0.95), strict=True):
+        assert cosine(found["int", name].to_float(), found["float", name]) > bound
+    weight = model.classifier["0"].convs[4][1].weight.to_float()
+    assert torch.allclose(weight, state[f"{at}.1.weight"].to(torch.float64), atol=1e-4)
+
+
+def test_a_classification_network_without_its_last_layer():
+    model, twin = twin_state("deeplabv3-resnet50")
+    prefix = "backbone."
+    state = {n.removeprefix(prefix): v for n, v in twin.state_dict().items() if prefix in n}
+    state |= {"fc.weight": torch.zeros(10, 4), "fc.bias": torch.zeros(10)}
+    report = load_state_dict(model, state, images=IMAGES)
+    assert report["fresh"] and all(n.startswith("classifier.") for n in report["fresh"])
+    del state["layer3.2.bn2.running_var"]
+    with pytest.raises(IntaglioError, match=r"1 names are missing, such as backbone.layer3.2.bn2"):
+        load_state_dict(model, state, images=IMAGES)
+
+
+def test_vgg_with_reshaped_fc6_and_normalised_images():
+    model, twin = twin_state("fcn-vgg16")
+    state = torchvision_vgg(twin)
+    state["features.0.bias"] += 0.1
+    state["features.10.weight"] *= 300  # as large as the activations of trained ones are
+    report = load_state_dict(model, state, images=IMAGES)
+    assert {n.split(".")[0].removeprefix("up") for n in report["fresh"]} >= {"score_fr"}
+    assert report["saturated"] == {}
+    # The features are those of the float network on normalised images, up to a factor.
+    mean, std = (
+        torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    known = dict(twin.named_parameters())
+    with torch.no_grad():
+        for name, value in state.items():
+            if name in known and name.startswith("features"):
+                known[name].copy_(value)
+        pools = twin.features((IMAGES / 255 - mean) / std)
+        found = model.eval().features(model.quantize(IMAGES))
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    for place in (0, 1, 2):
+        assert cosine(found[place].to_float()[inner], pools[place][inner]) > 0.97
+
+
+def test_vgg_with_batch_norm_takes_biases_into_the_means():
+    model, twin = twin_state("fcn-vgg16-bn")
+    state = torchvision_vgg(twin, batch_norm=True)
+    shift = torch.full_like(state["features.0.weight"][:, 0, 0, 0], 0.5)
+    state["features.0.bias"] = shift
+    state["features.1.running_mean"] = state["features.1.running_mean"] + shift
+    report = load_state_dict(model, state, images=IMAGES, normalized=False)
+    assert report["loaded"] > 50
+    mean = model.features["1"].running_mean.to(torch.float64) * 2.0**-24
+    expected = twin.features["1"].running_mean.to(torch.float64)
+    assert torch.allclose(mean, expected, atol=1e-6)
+
+
+def test_what_is_refused(tmp_path):
+    model, twin = twin_state("fcn-vgg16")
+    state = torchvision_vgg(twin)
+    for change, text in (
+        ({"features.99.weight": torch.zeros(1)}, "unknown names, such as features.99.weight"),
+        ({"features.0.bias": torch.zeros(5)}, r"features.0.bias has shape \(5,\), not \(8,\)"),
+        ({"features.0.bias": torch.full((8,), torch.nan)}, "features.0.bias has numbers that are"),
+    ):
+        with pytest.raises(IntaglioError, match=text):
+            load_state_dict(model, state | change, images=IMAGES, normalized=False)
+    path = tmp_path / "weights.pth"
+    with pytest.raises(IntaglioError, match="no such file"):
+        read_state(path)
+    path.write_bytes(b"none")
+    with pytest.raises(IntaglioError, match="not a file of PyTorch weights"):
+        read_state(path)
+    torch.save([1, 2], path)
+    with pytest.raises(IntaglioError, match="holds no state dict"):
+        read_state(path)
+    torch.save({"state_dict": state}, path)
+    assert set(read_state(path)) == set(state)
+
+
+def test_a_run_starts_from_weights(tmp_path):
+    _, twin = twin_state("fcn-vgg16")
+    path = tmp_path / "vgg16.pth"
+    torch.save(torchvision_vgg(twin), path)
+    options = dict(model="fcn-vgg16", height=32, width=32, channels="1/8", steps=1, batch=2)
+    digests = {
+        train(
+            TrainConfig(**options, weights=weights), out=tmp_path / run, progress=False, log=False
+        )["digest"]
+        for run, weights in (("a", str(path)), ("b", str(path)), ("c", ""))
+    }
+    assert len(digests) == 2
+    with pytest.raises(IntaglioError, match="no such file"):
+        train(TrainConfig(**options, weights="none.pth"), out=tmp_path / "d", progress=False)
