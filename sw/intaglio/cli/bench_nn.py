@@ -5,7 +5,7 @@ import gc
 import multiprocessing
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -158,7 +158,7 @@ def _memory(settings: dict[str, Any]) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _watch(seconds: Counter[str]) -> Iterator[None]:
+def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
     """Add what products and kernels take inside the block to ``seconds``, by part."""
     import torch
 
@@ -251,13 +251,15 @@ def train_command(
     integers = _integer_step(network, images, labels)
     progress(f"{model}: {steps} steps of integers and float32, {batch} x {height} x {width}")
     found = _alternate({"int": integers, "float": _float_step(twin, images, labels)}, steps)
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     began = time.perf_counter()
     with _watch(seconds):
         integers()
     total = time.perf_counter() - began
     seconds["other"] = total - sum(seconds.values())
-    parts = {part: taken / total for part, taken in seconds.most_common()}
+    parts = {
+        part: taken / total for part, taken in sorted(seconds.items(), key=lambda item: -item[1])
+    }
     data: dict[str, Any] = {
         **settings,
         "step_ratio": _ratio(found, "wall", "float"),
