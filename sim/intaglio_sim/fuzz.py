@@ -90,9 +90,9 @@ FUZZ_CONFIGS = {**CONFIGS, **ODD_CONFIGS}
 class Case:
     """A network, a machine, a simulator and a memory, in numbers.
 
-    ``seed``, ``layers``, ``size``, ``channels``, ``operations``: of :func:`random_graph` and its
-    input. ``config``: a name in :data:`FUZZ_CONFIGS`. ``latency``, ``interval``, ``stalls``,
-    ``memory_base``: of :func:`intaglio_sim.system.run_program`.
+    ``seed`` to ``padded``: of :func:`random_graph` and its input. ``config``: a name in
+    :data:`FUZZ_CONFIGS`. ``latency``, ``interval``, ``stalls``, ``memory_base``: of
+    :func:`intaglio_sim.system.run_program`.
     """
 
     seed: int
@@ -100,6 +100,8 @@ class Case:
     size: int = 10
     channels: int = 12
     operations: tuple[str, ...] = OPERATIONS
+    whole: bool = False
+    padded: bool = True
     config: str = "tiny-8x8"
     simulator: str = "icarus"
     latency: int = 20
@@ -122,6 +124,8 @@ class Case:
             size=self.size,
             channels=self.channels,
             operations=self.operations,
+            whole=self.whole,
+            padded=self.padded,
         )
 
     def __str__(self) -> str:
@@ -174,6 +178,8 @@ def draw_case(seed: int, *, simulator: str, configs: Sequence[str] | None = None
         size=rng.choice([6, 8, 10]) if slow else rng.choice([8, 12, 20]),
         channels=rng.choice([4, 9, 12]) if slow else rng.choice([9, 20, 33]),
         operations=operations,
+        whole=rng.random() < 0.3,
+        padded=rng.random() < 0.7,
         config=rng.choice(names),
         simulator=simulator,
         latency=rng.choice([2, 3, 10, 20, 20, 60, 150]),
@@ -237,9 +243,8 @@ def features(graph: Graph, config: AcceleratorConfig) -> list[tuple[str, str, st
         elif node.op == "resize":
             op = f"resize {a['corners']}"
             stride = "1" if max(a["ratio"]) == 1 else "more"
-        whole = (
-            all(size[1] % config.R == 0 for size in inputs)
-            and shape[1] % max(config.R, config.K) == 0
+        whole = all(size[1] % config.R == 0 for size in inputs) and (
+            op == "argmax" or shape[1] % max(config.R, config.K) == 0
         )
         found.append((op, stride, dilation, edge, "whole" if whole else "remainder"))
     return found

@@ -39,7 +39,8 @@ def random_input(graph: Graph, seed: int) -> np.ndarray:
 class _Maker:
     """Grows a graph and keeps the values of one random image, to scale each layer sensibly."""
 
-    def __init__(self, seed: int, channels: int) -> None:
+    def __init__(self, seed: int, channels: int, whole: bool, padded: bool) -> None:
+        self.whole, self.padded = whole, padded
         self.rng = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
         self.channels = channels
@@ -57,6 +58,8 @@ class _Maker:
 
     def outputs(self) -> int:
         """Return a number of channels, with and without a remainder of the lanes."""
+        if self.whole:
+            return self.rng.choice([16, 32])
         return self.rng.choice([self.rng.randint(1, self.channels), 8, 16])
 
     def requantization(self, acc: np.ndarray, channels: int) -> tuple[dict, dict]:
@@ -101,6 +104,8 @@ class _Maker:
         padding: tuple[int, ...] = (same[0], same[1], same[0], same[1])
         if not residual and self.rng.random() < 0.3:
             padding = tuple(self.rng.randint(0, 4) for _ in range(4))
+        if not self.padded and not residual:
+            padding = (0, 0, 0, 0)
         outputs = channels if residual else self.outputs()
         for axis, size in enumerate((rows, cols)):
             if (
@@ -144,6 +149,8 @@ class _Maker:
             return source
         cut = [min(k // 2, 1) for k in kernel]
         padding = (0, cut[1], cut[0], 0) if min(x.shape[2:]) > 1 else (0, 0, 0, 0)
+        if not self.padded:
+            padding = (0, 0, 0, 0)
         outputs = self.outputs()
         weight = self.weight(x.shape[1], outputs, *kernel)
         acc = ops.conv_transpose_accumulate(x, weight, stride=stride, padding=padding)
@@ -160,6 +167,8 @@ class _Maker:
         rows, cols = self.arrays[source].shape[2:]
         kernel = (self.pick(1, 2, 3), self.pick(2, 3))
         padding = tuple(self.rng.randint(0, kernel[axis % 2] - 1) for axis in range(4))
+        if not self.padded:
+            padding = (0, 0, 0, 0)
         if rows + padding[0] + padding[2] < kernel[0] or cols + padding[1] + padding[3] < kernel[1]:
             return None
         stride = (self.pick(1, 2), self.pick(1, 2, 3))
@@ -259,14 +268,18 @@ def random_graph(
     channels: int = 20,
     classes: int | None = None,
     operations: Sequence[str] = OPERATIONS,
+    whole: bool = False,
+    padded: bool = True,
 ) -> Graph:
     """Return a random graph, the same for the same arguments.
 
     An image of 3 channels and up to ``size`` rows and columns goes through a convolution, about
     ``layers`` of the ``operations`` with up to ``channels`` channels, a 1x1 convolution to
-    ``classes`` (random by default) and arg max. Fewer ``layers`` give the same first ones.
+    ``classes`` (random by default) and arg max. Fewer ``layers`` give the same first ones. With
+    ``whole`` every number of channels is a multiple of 16, without ``padded`` no layer but a
+    residual one pads.
     """
-    maker = _Maker(seed, channels)
+    maker = _Maker(seed, channels, whole, padded)
     rows, cols = (maker.rng.randint(max(4, size // 3), size) for _ in range(2))
     shape = (1, 3, rows, cols)
     value = maker.builder.input("image", shape, -7)
@@ -280,7 +293,7 @@ def random_graph(
         op = maker.rng.choice(operations)
         value = getattr(maker, op)(value)
     x = maker.arrays[value]
-    outputs = classes or maker.rng.randint(1, 40)
+    outputs = classes or (16 if whole else maker.rng.randint(1, 40))
     weight = maker.weight(outputs, x.shape[1], 1, 1)
     geometry: dict[str, Any] = {
         "stride": (1, 1),
