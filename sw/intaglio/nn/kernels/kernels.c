@@ -522,7 +522,7 @@ MAXIMUM(int64_t)
 
 /* shift 0 is exact and draws nothing that matters. */
 #define QUANTIZE(type)                                                                             \
-    i64 quantize_gradient_##type(const type *x, int32_t *out, i64 shift, i64 limit, u64 key,       \
+    i64 quantize_gradient_##type(const type *x, int16_t *out, i64 shift, i64 limit, u64 key,       \
                                  i64 count)                                                        \
     {                                                                                              \
         i64 top = 0;                                                                               \
@@ -531,7 +531,7 @@ MAXIMUM(int64_t)
         {                                                                                          \
             i64 v = stochastic(x[i], shift, key, (u64)i);                                          \
             v = v < -limit ? -limit : v > limit ? limit : v;                                       \
-            out[i] = (int32_t)v;                                                                   \
+            out[i] = (int16_t)v;                                                                   \
             const i64 a = v < 0 ? -v : v;                                                          \
             top = a > top ? a : top;                                                               \
         }                                                                                          \
@@ -546,13 +546,13 @@ static inline i64 place(i64 v, i64 left)
     return left >= 0 ? v << left : (v + (((i64)1 << -left) >> 1)) >> -left;
 }
 
-i64 momentum_sum(const int16_t *momentum, i64 scale_m, i64 left_m, const int32_t *gradient,
-                 i64 scale_g, i64 left_g, const int16_t *master, i64 left_w, i64 *out, i64 count)
+i64 momentum_sum_int64_t(const int16_t *momentum, i64 scale, i64 left_m, const int16_t *gradient,
+                         i64 left_g, const int16_t *master, i64 left_w, i64 *out, i64 count)
 {
     i64 top = 0;
 #pragma omp parallel for schedule(static) reduction(max : top)
     for (i64 i = 0; i < count; i++) {
-        i64 v = place(momentum[i] * scale_m, left_m) + place(gradient[i] * scale_g, left_g);
+        i64 v = place(momentum[i] * scale, left_m) + place(gradient[i], left_g);
         if (master)
             v += place(master[i], left_w);
         out[i] = v;
@@ -562,13 +562,64 @@ i64 momentum_sum(const int16_t *momentum, i64 scale_m, i64 left_m, const int32_t
     return top;
 }
 
-void round_master(const i64 *x, int16_t *out, i64 shift, u64 key, i64 count)
+/* The same where no sum leaves 31 bits; a right shift rounds and drops at most 31 bits. */
+i64 momentum_sum_int32_t(const int16_t *momentum, i64 scale, i64 left_m, const int16_t *gradient,
+                         i64 left_g, const int16_t *master, i64 left_w, int32_t *out, i64 count)
 {
-#pragma omp parallel for schedule(static)
-    for (i64 i = 0; i < count; i++) {
-        i64 v = stochastic(x[i], shift, key, (u64)i);
-        out[i] = (int16_t)(v < -32767 ? -32767 : v > 32767 ? 32767 : v);
+    const int32_t up_m = left_m > 0 ? left_m : 0, down_m = left_m < 0 ? -left_m : 0;
+    const int32_t up_g = left_g > 0 ? left_g : 0, down_g = left_g < 0 ? -left_g : 0;
+    const int32_t up_w = left_w > 0 ? left_w : 0, down_w = left_w < 0 ? -left_w : 0;
+    const int32_t half_m = (1 << down_m) >> 1, half_g = (1 << down_g) >> 1;
+    const int32_t half_w = (1 << down_w) >> 1, s = (int32_t)scale;
+    int32_t high = 0, low = 0;
+    if (master) {
+#pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
+        for (i64 i = 0; i < count; i++) {
+            const int32_t v = (((momentum[i] * s << up_m) + half_m) >> down_m) +
+                              (((gradient[i] << up_g) + half_g) >> down_g) +
+                              (((master[i] << up_w) + half_w) >> down_w);
+            out[i] = v;
+            high = v > high ? v : high;
+            low = v < low ? v : low;
+        }
+    } else {
+#pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
+        for (i64 i = 0; i < count; i++) {
+            const int32_t v = (((momentum[i] * s << up_m) + half_m) >> down_m) +
+                              (((gradient[i] << up_g) + half_g) >> down_g);
+            out[i] = v;
+            high = v > high ? v : high;
+            low = v < low ? v : low;
+        }
     }
+    return most(high, -(i64)low);
+}
+
+#define ROUND(type)                                                                                \
+    void round_master_##type(const type *x, int16_t *out, i64 shift, u64 key, i64 count)           \
+    {                                                                                              \
+        _Pragma("omp parallel for schedule(static)") for (i64 i = 0; i < count; i++)               \
+        {                                                                                          \
+            i64 v = stochastic(x[i], shift, key, (u64)i);                                          \
+            out[i] = (int16_t)(v < -32767 ? -32767 : v > 32767 ? 32767 : v);                       \
+        }                                                                                          \
+    }
+ROUND(int32_t)
+ROUND(int64_t)
+
+/* As weight_step below, saturated: the usual case, in which nothing leaves 16 bits. */
+i64 weight_step_saturated(const int16_t *master, const int16_t *momentum, i64 rate, i64 shift,
+                          u64 key, int16_t *out, i64 count)
+{
+    i64 top = 0;
+#pragma omp parallel for schedule(static) reduction(max : top)
+    for (i64 i = 0; i < count; i++) {
+        const i64 v = master[i] - stochastic(momentum[i] * rate, shift, key, (u64)i);
+        out[i] = (int16_t)(v < -32767 ? -32767 : v > 32767 ? 32767 : v);
+        const i64 a = v < 0 ? -v : v;
+        top = a > top ? a : top;
+    }
+    return top;
 }
 
 /* out = master - SR(momentum * rate); shift below 0 is a left shift, above 48 no update. */

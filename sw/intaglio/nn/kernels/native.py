@@ -48,7 +48,15 @@ __all__ = [
 
 _SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fopenmp", "-std=c11")
-_RETURNS = ("quantize_error", "batch_norm_backward", "momentum_sum", "weight_step", "halve")
+_RETURNS = (
+    "quantize_error",
+    "batch_norm_backward",
+    "momentum_sum_int32_t",
+    "momentum_sum_int64_t",
+    "weight_step",
+    "weight_step_saturated",
+    "halve",
+)
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
 
 Pair = tuple[int, int]
@@ -406,7 +414,7 @@ def momentum_update(
     count = gradient.numel()
     shift = quant.scale_shift(_call(f"maximum_{_kind(gradient)}", gradient, count), gradient_bits)
     limit = (1 << (gradient_bits - 1)) - 1
-    g = torch.empty(gradient.shape, dtype=torch.int32)
+    g = torch.empty(gradient.shape, dtype=torch.int16)
     key = seed ^ mix64(streams[0])
     g_max = _call(f"quantize_gradient_{_kind(gradient)}", gradient, g, shift, limit, key, count)
     scale = (1 << quant.MOMENTUM_SHIFT) - 1
@@ -425,16 +433,21 @@ def momentum_update(
     top = max(e + quant.log2_ceil(n) for n, e in alive)
     base = max(min(e for _, e in alive), top - 40)
     left = [max(e - base, -62) if n else 0 for n, e in sizes]
-    total = torch.empty(gradient.shape, dtype=torch.int64)
+    # Half the memory where no term, rounded up, and no sum of them reaches 2**31.
+    terms = [
+        (n << x) + 1 if x >= 0 else n + (1 << min(-x, 62))
+        for (n, _), x in zip(sizes, left, strict=True)
+    ]
+    total = torch.empty(gradient.shape, dtype=torch.int32 if sum(terms) < 1 << 31 else torch.int64)
     decay = master if master is not None and sizes[2][0] else None
     maximum = _call(
-        "momentum_sum",
-        *(momentum, scale, left[0], g, 1, left[1]),
+        f"momentum_sum_{_kind(total)}",
+        *(momentum, scale, left[0], g, left[1]),
         *(decay, left[2] if decay is not None else 0, total, count),
     )
     shift = quant.scale_shift(maximum, 16)
     out = torch.empty_like(momentum)
-    _call("round_master", total, out, shift, seed ^ mix64(streams[1]), count)
+    _call(f"round_master_{_kind(total)}", total, out, shift, seed ^ mix64(streams[1]), count)
     return out, base + shift
 
 
@@ -463,8 +476,13 @@ def weight_update(
             seed=seed,
             stream=stream,
         )
-    wide = torch.empty(master.shape, dtype=torch.int32)
     key = seed ^ mix64(stream)
+    if 0 <= shift <= 48:
+        out = torch.empty_like(master)
+        top = _call("weight_step_saturated", master, momentum, rate[0], shift, key, out, count)
+        if fixed or top <= quant.MASTER_LIMIT:
+            return out, master_exponent
+    wide = torch.empty(master.shape, dtype=torch.int32)
     top = _call("weight_step", master, momentum, rate[0], shift, key, wide, count)
     while not fixed and top > quant.MASTER_LIMIT:
         top, master_exponent = _call("halve", wide, count), master_exponent + 1
