@@ -6,7 +6,7 @@ import click
 
 from intaglio.cli.common import Outcome, parse_size, result_command
 
-__all__ = ["freeze_command"]
+__all__ = ["freeze_command", "freeze_run"]
 
 
 @result_command("freeze")
@@ -19,6 +19,13 @@ __all__ = ["freeze_command"]
 )
 def freeze_command(run: Path, size: str | None, out: Path | None) -> Outcome:
     """Freeze the network of the run folder RUN: constants only, exponents fixed, bounds proved."""
+    return freeze_run(run, size=parse_size(size), out=out)
+
+
+def freeze_run(
+    run: Path, *, size: tuple[int, int] | None = None, out: Path | None = None
+) -> Outcome:
+    """Freeze ``run`` at ``size`` (rows, columns), its own by default, into ``out``."""
     from intaglio.cli.artifacts import metadata_of, require_run
     from intaglio.cli.runs import run_digest
     from intaglio.data import open_dataset
@@ -29,7 +36,7 @@ def freeze_command(run: Path, size: str | None, out: Path | None) -> Outcome:
 
     require_run(run)
     model, config = load_run(run)
-    height, width = parse_size(size) or (config.height, config.width)
+    height, width = size or (config.height, config.width)
     check_size(model, height, width)
     graph = to_graph(model, height=height, width=width)
     dataset = open_dataset(config.data, "val", height=height, width=width)

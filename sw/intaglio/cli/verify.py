@@ -15,6 +15,7 @@ from intaglio.cli.common import (
     table,
     write_json,
 )
+from intaglio.cli.freeze import freeze_run
 from intaglio.spec.errors import IntaglioError
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def verify_command(
 ) -> Outcome:
     """Run TARGET, a run folder or a model.onnx, on several executors and compare every byte.
 
-    Without a run folder and without images, random ones are used. Exit status 1 when a byte
-    differs.
+    A run folder that was not frozen yet is frozen first. Without a run folder and without images,
+    random ones are used. Exit status 1 when a byte differs.
     """
     from intaglio.cli.artifacts import open_frozen
     from intaglio.data import encode
@@ -90,6 +91,8 @@ def verify_command(
     small = parse_size(icarus_size)
     if small is not None and "icarus" not in names:
         raise IntaglioError("--icarus-size is given, but icarus is not among --on")
+    if (target / "checkpoint.npz").is_file() and not (target / "model.onnx").exists():
+        progress(freeze_run(target).summary)
     frozen = open_frozen(target)
     network = Network(graph=frozen.graph, onnx_path=frozen.path)
     network.simulation = {"stalls": stalls, "trace": True}
