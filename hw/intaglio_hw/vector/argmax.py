@@ -1,5 +1,7 @@
 """The index of the largest code among the channels of a pixel."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -45,7 +47,7 @@ class ArgmaxScanner(wiring.Component):
         # A tournament, a level per stage; the left one, with the lower index, wins ties.
         entries = [(self.codes[j], Const(0, 0)) for j in range(self.lanes)]
         for level in range(levels):
-            winners = []
+            winners: list[tuple[Any, Any]] = []
             for code_a, code_b in zip(entries[::2], entries[1::2], strict=True):
                 n = len(winners)
                 right = Signal(name=f"right_{level}_{n}")
