@@ -179,6 +179,26 @@ def complete(**fields: int) -> dict[str, int]:
     return {field.name: values[field.name] for field in isa.VECTOR.fields}
 
 
+def resize_fractions(rng: random.Random, f: dict[str, int]) -> None:
+    """Set where a resize begins and how it goes on, along both axes."""
+    for axis in "hw":
+        kind = rng.choice(("half_pixel", "align", "any", "any"))
+        factor = rng.choice((1, 2, 3, 4, 8, 16))
+        if kind == "half_pixel":  # source = (2 * i + 1 - factor) / (2 * factor)
+            start = 1 - factor
+            f["den_" + axis], f["step_" + axis] = 2 * factor, 2
+            f["offset_" + axis] = start // (2 * factor)
+            f["frac_" + axis] = start % (2 * factor)
+        elif kind == "align":  # source = i / factor
+            f["den_" + axis], f["step_" + axis] = factor, 1
+            f["offset_" + axis] = f["frac_" + axis] = 0
+        else:
+            den = rng.choice((1, 2, 3, 4, 5, integer(rng, 1, 255)))
+            f["den_" + axis], f["frac_" + axis] = den, rng.randrange(den)
+            f["step_" + axis] = rng.randint(0, min(2, den))
+            f["offset_" + axis] = rng.randint(-4, 4)
+
+
 def random_fields(rng: random.Random, function: Function, budget: int) -> dict[str, int]:
     """Return fields that are valid in most cases, of at most ``budget`` beats."""
     f: dict[str, int] = {"function": function}
@@ -188,6 +208,8 @@ def random_fields(rng: random.Random, function: Function, budget: int) -> dict[s
         f["kernel_h"], f["kernel_w"] = rng.choice(((1, 1), (2, 2), (3, 3), (1, 4), (3, 1)))
         f["residual"] = int(function in (Function.DRAIN, Function.SUM) and rng.random() < 0.5)
         f["channels"] = rng.choice((1, 2, L, L + 1, R - 1, R, R + 1, 3 * R, 21, 256))
+        if function == Function.RESIZE:
+            resize_fractions(rng, f)
         chunks, beats = vector_beats(CONFIG, f)
         if chunks * beats <= budget:
             break
@@ -197,7 +219,8 @@ def random_fields(rng: random.Random, function: Function, budget: int) -> dict[s
     f["src_base"] = rng.randrange(CONFIG.vec_depth // 4)
     f["src_plane"] = rng.choice((f["src_rows"] * f["src_cols"], rng.randrange(90)))
     f["stride_h"], f["stride_w"] = rng.randint(0, 3), rng.randint(0, 3)
-    f["offset_h"], f["offset_w"] = rng.randint(-3, 2), rng.randint(-3, 2)
+    if function != Function.RESIZE:
+        f["offset_h"], f["offset_w"] = rng.randint(-3, 2), rng.randint(-3, 2)
     f["pad_code"] = integer(rng, -128, 127)
     f["acc_bank"] = rng.randint(0, 1)
     f["res_base"] = rng.randrange(CONFIG.vec_depth // 4)
@@ -216,22 +239,6 @@ def random_fields(rng: random.Random, function: Function, budget: int) -> dict[s
     f["ofm_plane"] = rng.randrange(CONFIG.ofm_depth // 4)
     f["ofm_col_step"] = rng.choice((0, 1, 1, 2, 3))
     f["ofm_row_step"] = rng.choice((0, 1, f["out_cols"], 3 * f["out_cols"]))
-    if function == Function.RESIZE:
-        for axis in "hw":
-            kind = rng.choice(("half_pixel", "align", "any"))
-            factor = rng.choice((1, 2, 3, 4, 8, 16))
-            if kind == "half_pixel":  # source = (2 * i + 1 - factor) / (2 * factor)
-                start = 1 - factor
-                f["den_" + axis], f["step_" + axis] = 2 * factor, 2
-                f["offset_" + axis] = start // (2 * factor)
-                f["frac_" + axis] = start % (2 * factor)
-            elif kind == "align":  # source = i / factor
-                f["den_" + axis], f["step_" + axis] = factor, 1
-                f["offset_" + axis] = f["frac_" + axis] = 0
-            else:
-                den = integer(rng, 1, 255)
-                f["den_" + axis], f["frac_" + axis] = den, rng.randrange(den)
-                f["step_" + axis] = rng.randint(0, min(2, den))
     if function == Function.ARGMAX:
         f["offset_h"], f["offset_w"] = rng.randint(0, 2), rng.randint(0, 2)
         f["src_rows"] = f["stride_h"] * (f["out_rows"] - 1) + f["offset_h"] + rng.randint(1, 2)

@@ -64,7 +64,7 @@ class AddressPipeline(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config, fields, at = self.config, self.fields, self.position
-        L = config.drain_lanes
+        R = config.R
 
         is_drain, is_resize = Signal(reset_less=True), Signal(reset_less=True)
         is_argmax, is_window = Signal(reset_less=True), Signal(reset_less=True)
@@ -91,7 +91,7 @@ class AddressPipeline(wiring.Component):
         reads_residual = Signal()
         use_residual_1 = Signal(reset_less=True)
         factor_h_1, factor_w_1 = Signal(8, reset_less=True), Signal(8, reset_less=True)
-        lanes_left = Signal(L, reset_less=True)
+        lanes_left = Signal(R, reset_less=True)
         m.d.comb += reads_residual.eq((is_drain & fields.residual[0]) | at.is_residual)
         m.d.sync += [
             row_offset_1.eq(at.row_offset),
@@ -99,15 +99,17 @@ class AddressPipeline(wiring.Component):
             outside_1.eq(below | beyond | at.row[-1] | at.col[-1]),
             block_1.eq(Mux(reads_residual, at.residual, at.block)),
             use_residual_1.eq(reads_residual),
-            lanes_left.eq(Cat(at.remaining > j for j in range(L))),
+            lanes_left.eq(Cat(at.remaining > j for j in range(R))),
             factor_h_1.eq(~at.is_residual),
             factor_w_1.eq(1),
         ]
         with m.If(is_resize):
             m.d.sync += [
-                factor_h_1.eq(Mux(at.tap_h, at.fraction_h, fields.den_h - at.fraction_h)),
-                factor_w_1.eq(Mux(at.tap_w, at.fraction_w, fields.den_w - at.fraction_w)),
+                factor_h_1.eq(Mux(at.bottom, at.fraction_h, fields.den_h - at.fraction_h)),
+                factor_w_1.eq(Mux(at.right, at.fraction_w, fields.den_w - at.fraction_w)),
             ]
+            with m.If(at.vertical):
+                m.d.sync += factor_w_1.eq(1)
             with m.If(at.row[-1]):
                 m.d.sync += row_offset_1.eq(0)
             with m.Elif(below):
@@ -131,16 +133,17 @@ class AddressPipeline(wiring.Component):
         offset_2 = Signal(OFFSET_BITS, reset_less=True)
         block_2 = Signal(ADDRESS_BITS, reset_less=True)
         reads_2, padded_2, outside_2 = (Signal(reset_less=True) for _ in range(3))
-        replace_2 = Signal(L, reset_less=True)
+        unused_2 = Signal(R, reset_less=True)
+        still_1 = delay(m, is_resize & at.still, 1, name="still")
         padding = Signal()
         m.d.comb += padding.eq(is_window & outside_1 & ~use_residual_1)
         m.d.sync += [
             offset_2.eq(Mux(use_residual_1, 0, row_offset_1 + col_1)),
             block_2.eq(block_1),
-            reads_2.eq(use_residual_1 | ~(is_drain | padding)),
+            reads_2.eq(use_residual_1 | ~(is_drain | padding | still_1)),
             padded_2.eq(padding),
             outside_2.eq(is_argmax & outside_1),
-            replace_2.eq(Mux(is_argmax, ~lanes_left, padding.replicate(L))),
+            unused_2.eq(~lanes_left),
         ]
 
         # Stage 3: the address. VEC ignores what its highest bits say; the beat does not.
@@ -161,7 +164,7 @@ class AddressPipeline(wiring.Component):
             name: delay(m, at[name], 3, name=name)
             for name in (
                 "pixel", "chunk", "group", "ofm", "ofm_lane", "is_residual", "chunk_first",
-                "output_first", "output_last",
+                "output_first", "output_last", "vertical", "bottom", "still", "steps",
             )
         }  # fmt: skip
         bad, good = Signal(), Signal()
@@ -194,7 +197,12 @@ class AddressPipeline(wiring.Component):
                     Mux(self.aborted | (valid_3 & bad), Error.BUFFER, Error.NONE),
                 )
             ),
-            beat.replace.eq(delay(m, replace_2, 1, name="replace_3")),
+            beat.padded.eq(delay(m, padded_2, 1, name="padded_3")),
+            beat.unused.eq(delay(m, unused_2, 1, name="unused_3")),
+            beat.vertical.eq(at_3["vertical"]),
+            beat.top.eq(at_3["vertical"] & ~at_3["bottom"]),
+            beat.bottom.eq(at_3["vertical"] & at_3["bottom"] & ~at_3["still"]),
+            beat.steps.eq(at_3["steps"]),
             beat.is_residual.eq(at_3["is_residual"]),
             beat.group.eq(at_3["group"]),
             beat.chunk.eq(at_3["chunk"]),

@@ -13,7 +13,7 @@ __all__ = ["ArgmaxScanner"]
 
 
 class ArgmaxScanner(wiring.Component):
-    """Scan the channels of a pixel, L per cycle; the lowest index wins a tie.
+    """Scan the channels of a pixel, ``lanes`` per cycle; the lowest index wins a tie.
 
     ``index`` is that of the largest code since ``first``, ``latency`` cycles after the last vector.
     Channel numbers begin with 0 at ``first``; 256 channels at most.

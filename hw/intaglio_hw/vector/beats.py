@@ -38,8 +38,11 @@ def position_layout(config: AcceleratorConfig) -> data.StructLayout:
             "remaining": unsigned(9),  # argmax: channels from here on
             "fraction_h": unsigned(8),  # resize
             "fraction_w": unsigned(8),
-            "tap_h": unsigned(1),  # resize: the second row, column
-            "tap_w": unsigned(1),
+            "bottom": unsigned(1),  # resize: the second row, column
+            "right": unsigned(1),
+            "vertical": unsigned(1),  # resize: the weight leaves out the horizontal factor
+            "still": unsigned(1),  # resize: no source vector, the columns stay
+            "steps": unsigned(2),  # resize: how far to go from the left to the right column
             "ofm": unsigned(ADDRESS_BITS),
             "ofm_lane": unsigned(bits_for(config.R)),  # first lane to write
             "is_residual": unsigned(1),  # the beat reads the residual of a sum
@@ -61,8 +64,13 @@ def beat_layout(config: AcceleratorConfig) -> data.StructLayout:
             "write": unsigned(1),  # last one: the output is complete
             "last": unsigned(1),  # the instruction ends here; not always valid
             "error": unsigned(ERROR_BITS),  # with last
-            "replace": unsigned(config.drain_lanes),  # lanes that take the code instead
+            "padded": unsigned(1),  # pad_code in place of the source vector
+            "unused": unsigned(config.R),  # argmax: lanes beyond the channels
             "is_residual": unsigned(1),
+            "vertical": unsigned(1),  # resize, as in the position
+            "top": unsigned(1),  # resize: first half of a new right column
+            "bottom": unsigned(1),  # second half
+            "steps": unsigned(2),
             "group": unsigned(bits_for(config.R // config.drain_lanes)),
             "weight": unsigned(16),
             "chunk": unsigned(bits_for(config.K // config.drain_lanes)),

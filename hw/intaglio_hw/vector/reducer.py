@@ -1,6 +1,6 @@
-"""Maximum and weighted sum over the source vectors of an output."""
+"""Maximum, weighted sum and interpolation over the source vectors of an output."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,13 +12,23 @@ __all__ = ["Reducer"]
 
 # 255 * 255 taps, or weights that sum to 255 * 255, times -128.
 _SUM_BITS = 24
+# Weights that sum to 255, times -128; and a difference of two.
+_COLUMN_BITS = 16
+_SLOPE_BITS = 17
 
 
 class Reducer(wiring.Component):
     """Reduce vectors, one per cycle: per lane the maximum, or the sum of ``weight * code``.
 
-    ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 3 cycles
+    ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 4 cycles
     after the last of them.
+
+    With ``vertical`` a beat is not added to the sum. ``top`` and ``bottom`` give a column of the
+    source, as the sum of their two products; it becomes the right one, and the one before it the
+    left one. Before that, with ``top``, and after it, with ``bottom``, and in any other beat, the
+    sum changes by ``steps * (right - left)``. A value interpolated between the columns, ``(den -
+    g) * left + g * right``, is so brought from ``g`` to ``g + steps`` without a multiplication;
+    and at ``g = den`` the right column is the left one of the next pair.
 
     Members
     -------
@@ -27,13 +37,16 @@ class Reducer(wiring.Component):
     codes_ahead, weight_ahead
         What ``codes`` will be in the next cycle, and its weight, for sums: 0 to 65025; the weights
         of an output sum to 65025 at most. The multipliers have a register for them.
+    vertical, top, bottom, steps
+        See above; ``steps`` is 0 to 2. ``bottom`` follows its ``top``; neither comes without
+        ``vertical``.
     maximum
         1: maximum, 0: sum. Stable while an output is under way.
     values
         The result.
     """
 
-    LATENCY = 3
+    LATENCY = 4
 
     def __init__(self, *, lanes: int, family: str = "generic") -> None:
         self.lanes, self.family = lanes, family
@@ -44,6 +57,10 @@ class Reducer(wiring.Component):
                 "weight_ahead": In(16),
                 "first": In(1),
                 "valid": In(1),
+                "vertical": In(1),
+                "top": In(1),
+                "bottom": In(1),
+                "steps": In(2),
                 "maximum": In(1),
                 "values": Out(data.ArrayLayout(signed(_SUM_BITS), lanes)),
             }
@@ -51,8 +68,20 @@ class Reducer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        first_2 = delay(m, self.first, 2, name="first")
+        first_3 = delay(m, self.first, 3, name="first")
         valid_2 = delay(m, self.valid, 2, name="valid", reset_less=False)
+        valid_3 = delay(m, valid_2, 1, name="valid_3", reset_less=False)
+        vertical_2 = delay(m, self.vertical, 2, name="vertical")
+        top_2 = delay(m, self.top, 2, name="top")
+        bottom_2 = delay(m, self.bottom, 2, name="bottom")
+        steps_2 = delay(m, self.steps, 2, name="steps")
+        # What is added to the sum.
+        product, once, twice = (Signal(reset_less=True) for _ in range(3))
+        m.d.sync += [
+            product.eq(~vertical_2),
+            once.eq(vertical_2 & steps_2[0]),
+            twice.eq(vertical_2 & steps_2[1]),
+        ]
         weight = Cat(self.weight_ahead, Const(0, 1))
         for j in range(self.lanes):
             # Stages 0 to 2: the product.
@@ -66,13 +95,29 @@ class Reducer(wiring.Component):
                 block.load.eq(1),
             ]
             product_2 = block.product
-            code_2 = delay(m, self.codes[j], 2, name=f"code_{j}")
-            # Stage 3: the reduction.
+            code_3 = delay(m, self.codes[j], 3, name=f"code_{j}")
+            # Stage 3: the columns. Sum and difference side by side; each fits, so that it does not
+            # matter what wraps on the way.
+            product_3 = delay(m, product_2[:_SUM_BITS], 1, name=f"product_3_{j}").as_signed()
+            upper = Signal(signed(_COLUMN_BITS), name=f"upper_{j}", reset_less=True)
+            upper_slope = Signal(signed(_SLOPE_BITS), name=f"upper_slope_{j}", reset_less=True)
+            right = Signal(signed(_COLUMN_BITS), name=f"right_{j}", reset_less=True)
+            slope = Signal(signed(_SLOPE_BITS), name=f"slope_{j}", reset_less=True)
+            half = product_2[:_COLUMN_BITS].as_signed()
+            with m.If(valid_2 & top_2):
+                m.d.sync += [upper.eq(half), upper_slope.eq(half - right)]
+            with m.If(valid_2 & bottom_2):
+                m.d.sync += [right.eq(upper + half), slope.eq(upper_slope + half)]
+            # Stage 4: the reduction.
             value = self.values[j]
-            with m.If(valid_2):
+            change = Signal(signed(_SUM_BITS), name=f"change_{j}")
+            m.d.comb += change.eq(
+                Mux(product, product_3, Mux(once, slope, Mux(twice, slope << 1, 0)))
+            )
+            with m.If(valid_3):
                 with m.If(self.maximum):
-                    with m.If(first_2 | less(value[:8].as_signed(), code_2)):
-                        m.d.sync += value.eq(code_2)
+                    with m.If(first_3 | less(value[:8].as_signed(), code_3)):
+                        m.d.sync += value.eq(code_3)
                 with m.Else():
-                    m.d.sync += value.eq(Mux(first_2, 0, value) + product_2)
+                    m.d.sync += value.eq(Mux(first_3, 0, value) + change)
         return m

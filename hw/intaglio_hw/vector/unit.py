@@ -119,7 +119,7 @@ class VectorUnit(wiring.Component):
     """The unit that runs ``vector`` instructions (:data:`intaglio.spec.isa.VECTOR`).
 
     Every beat that the :class:`~intaglio_hw.vector.walker.Walker` steps through goes down one
-    pipeline that never stalls. Cycles after the beat, with V = 6 + max(3, log2(L) + 1):
+    pipeline that never stalls. Cycles after the beat, with V = 7 + log2(R):
 
     ====== ========================================================================
     0      position
@@ -161,7 +161,7 @@ class VectorUnit(wiring.Component):
         self.config, self.family = config, family
         R, K = config.R, config.K
         #: Cycles from a beat to the value that the requantiser takes, V.
-        self.value_latency = 6 + max(Reducer.LATENCY, config.drain_lanes.bit_length())
+        self.value_latency = 6 + max(Reducer.LATENCY, config.R.bit_length())
         #: Cycles from an instruction's last beat to ``done``.
         self.latency = self.value_latency + Requantizer.LATENCY + OutputWriter.LATENCY + 1
         super().__init__(
@@ -189,7 +189,7 @@ class VectorUnit(wiring.Component):
         m.submodules.addresses = addresses = AddressPipeline(config=config, family=self.family)
         m.submodules.parameters = parameters = ParameterLoader(config=config)
         m.submodules.reducer = reducer = Reducer(lanes=L, family=self.family)
-        m.submodules.argmax = argmax = ArgmaxScanner(lanes=L)
+        m.submodules.argmax = argmax = ArgmaxScanner(lanes=R)
         m.submodules.requantizer = requantizer = Requantizer(lanes=L, family=self.family)
         m.submodules.writer = writer = OutputWriter(config=config)
 
@@ -229,16 +229,6 @@ class VectorUnit(wiring.Component):
         taken = Signal()
         count = Signal(range(5))
         position = walker.position
-        # The state "run", and the last cycle of "set up", from registers of their own: the walker's
-        # next step hangs on them.
-        running, load = Signal(), Signal()
-        may_issue = Signal()
-        m.d.sync += load.eq(0)
-        m.d.comb += [
-            walker.load.eq(load),
-            may_issue.eq(~position.chunk_first | (parameters.ready & ~taken)),
-            issue.eq(running & ~addresses.aborted & ~self.unit.stop & may_issue),
-        ]
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop)
@@ -247,23 +237,20 @@ class VectorUnit(wiring.Component):
                     m.next = "set up"
             with m.State("set up"):
                 m.d.comb += [setup.start.eq(count == 0), parameters.start.eq(count == 0)]
-                m.d.sync += [count.eq(count + 1), load.eq(count == 3)]
+                m.d.comb += walker.load.eq(count == 4)
+                m.d.sync += count.eq(count + 1)
                 with m.If(count == 4):
-                    m.d.sync += running.eq(1)
                     m.next = "run"
                     with m.If(setup.bad | self.unit.stop):
                         m.d.comb += [issue_last.eq(1), issue_field_error.eq(setup.bad)]
-                        m.d.sync += running.eq(0)
                         m.next = "flush"
             with m.State("run"):
                 with m.If(addresses.aborted | self.unit.stop):
                     m.d.comb += issue_last.eq(1)
-                    m.d.sync += running.eq(0)
                     m.next = "flush"
-                with m.Elif(may_issue):
-                    m.d.comb += issue_last.eq(position.last)
+                with m.Elif(~position.chunk_first | (parameters.ready & ~taken)):
+                    m.d.comb += [issue.eq(1), issue_last.eq(position.last)]
                     with m.If(position.last):
-                        m.d.sync += running.eq(0)
                         m.next = "flush"
             with m.State("flush"):
                 with m.If(last_at_value):
@@ -317,17 +304,20 @@ class VectorUnit(wiring.Component):
         selected = Signal(data.ArrayLayout(signed(8), L))
         m.d.comb += selected.eq(groups[beats[5].group])
         for j in range(L):
-            # The channels beyond the last are never larger, and lose a tie.
-            substitute = Mux(is_argmax, CODE_MIN, fields.pad_code)
-            m.d.comb += codes_5[j].eq(Mux(beats[5].replace[j], substitute, selected[j]))
+            m.d.comb += codes_5[j].eq(Mux(beats[5].padded, fields.pad_code, selected[j]))
         m.d.sync += codes[6].eq(codes_5)
+        # All lanes, for the arg max. Channels beyond the last are never larger, and lose a tie.
+        row = Signal(data.ArrayLayout(signed(8), R), reset_less=True)
+        for j in range(R):
+            code = self.vec.data[8 * j : 8 * j + 8]
+            m.d.sync += row[j].eq(Mux(beats[5].unused[j], CODE_MIN, code.as_signed()))
         for stage in range(7, value):
             codes[stage] = Signal(codes[6].shape(), name=f"codes_{stage}", reset_less=True)
             m.d.sync += codes[stage].eq(codes[stage - 1])
 
         # Up to cycle V: reduction, arg max, and the accumulators beside them.
         reduced_from = value - Reducer.LATENCY
-        scanned_from = value - argmax.latency
+        assert value - argmax.latency == 6
         summed_from = value - READ_LATENCY - 1
         m.d.comb += [
             reducer.codes.eq(codes[reduced_from]),
@@ -335,10 +325,14 @@ class VectorUnit(wiring.Component):
             reducer.weight_ahead.eq(beats[reduced_from - 1].weight),
             reducer.first.eq(beats[reduced_from].first),
             reducer.valid.eq(beats[reduced_from].valid),
+            reducer.vertical.eq(beats[reduced_from].vertical),
+            reducer.top.eq(beats[reduced_from].top),
+            reducer.bottom.eq(beats[reduced_from].bottom),
+            reducer.steps.eq(beats[reduced_from].steps),
             reducer.maximum.eq(is_max),
-            argmax.codes.eq(codes[scanned_from]),
-            argmax.first.eq(beats[scanned_from].first),
-            argmax.valid.eq(beats[scanned_from].valid),
+            argmax.codes.eq(row),
+            argmax.first.eq(beats[6].first),
+            argmax.valid.eq(beats[6].valid),
         ]
         bank_offset = address_width(config.acc_depth)
         m.d.comb += [

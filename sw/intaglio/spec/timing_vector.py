@@ -1,9 +1,10 @@
 """Cycles of the vector unit, exactly: a function of the configuration and the fields.
 
-A *beat* is one vector read from the source (or one row of the accumulator). The unit does one beat
-per cycle, chunk after chunk; the parameters of the next chunk are read meanwhile, L pairs in
-L + V - 1 cycles, which a chunk of fewer beats waits for. The rest is constant: SETUP + L before the
-first beat, V + FINISH behind the last. Plain integers; tests hold the formula against the hardware.
+A *beat* is one vector read from the source, or one row of the accumulator, or an output of *resize*
+between the same source columns as the one before it. The unit does one beat per cycle, chunk after
+chunk; the parameters of the next chunk are read meanwhile, L pairs in L + V - 1 cycles, which a
+chunk of fewer beats waits for. The rest is constant: SETUP + L before the first beat, V + FINISH
+behind the last. Plain integers; tests hold the formula against the hardware.
 """
 
 from collections.abc import Mapping
@@ -28,16 +29,19 @@ def vector_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> tuple[
         if function == Function.SUM:
             taps += fields["residual"]
     elif function == Function.RESIZE:
-        taps = 4
+        # Eight for the first output of a row, then one, or two where a column comes into sight.
+        way = fields["frac_w"] + (fields["out_cols"] - 1) * fields["step_w"]
+        beats = 7 + fields["out_cols"] + way // fields["den_w"]
+        return fields["chunks"], fields["out_rows"] * beats
     elif function == Function.ARGMAX:
-        taps = -(-fields["channels"] // config.drain_lanes)
+        taps = -(-fields["channels"] // config.R)
     chunks = 1 if function == Function.ARGMAX else fields["chunks"]
     return chunks, fields["out_rows"] * fields["out_cols"] * taps
 
 
 def _value(config: AcceleratorConfig) -> int:
-    """Return V, the cycles from a beat to its value: a level of the arg max is one, at least 3."""
-    return 6 + max(3, config.drain_lanes.bit_length())
+    """Return V, the cycles from a beat to its value: a level of the arg max is one."""
+    return 6 + config.R.bit_length()
 
 
 def _last_beat(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
