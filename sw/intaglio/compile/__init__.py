@@ -19,10 +19,13 @@ def compile_graph(
     graph: Graph,
     config: AcceleratorConfig,
     *,
+    interval: int = 1,
     progress: Callable[[str], None] = lambda layer: None,
 ) -> Program:
     """Compile ``graph`` for ``config``; the same inputs give the same bytes.
 
+    ``interval``: cycles from beat to beat of the memory that the plans are made for; the program
+    runs with any memory.
     ``progress`` is called with the name of each layer before it is compiled.
 
     Raises
@@ -39,7 +42,7 @@ def compile_graph(
     image = MemoryImage()
     values = _place(graph, config, image)
     schedule = Schedule()
-    emit = Emitter(config=config, image=image, values=values, schedule=schedule)
+    emit = Emitter(config=config, image=image, values=values, schedule=schedule, interval=interval)
     convolution, vector = ConvolutionLowering(emit), VectorLowering(emit)
     lowerings: Mapping[str, Callable[[Node], None]] = {
         "conv": convolution.conv,

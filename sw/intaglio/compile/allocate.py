@@ -65,6 +65,13 @@ class Ring:
         """Return where ``key`` lies, or None when it was overwritten or never there."""
         return self._entries.get(key)
 
+    def keep_together(self, size: int) -> None:
+        """Start over if the next allocations, ``size`` places in all, do not fit before the end:
+        none of them will overwrite another.
+        """
+        if self._next + size > self.depth:
+            self._next = 0
+
     def allocate(self, size: int, key: Hashable = None) -> Place:
         """Return ``size`` consecutive places, forgetting the entries that they overwrite."""
         if not 0 < size <= self.depth:

@@ -4,117 +4,17 @@ Both are a set of *phases*: ordinary convolutions, each of which makes the outpu
 j + phase)``. A convolution has one phase, a transposed one ``stride`` x ``stride`` of them.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
 from intaglio.compile.emitter import LEAD_MAX, Emitter, parameter_pairs
+from intaglio.compile.plan import Layer, Part, Phase, Plan, Search, Taps
 from intaglio.compile.schedule import Place
-from intaglio.compile.tile import Span, divisions, split, tiles, window_span
+from intaglio.compile.tile import Span, tiles
 from intaglio.spec.graph import Node
 from intaglio.spec.isa import Buffer, Function, Unit
 from intaglio.spec.program import Placement
 
 __all__ = ["ConvolutionLowering"]
-
-#: Cycles that an array instruction costs beside its passes, for the search only.
-_INSTRUCTION_CYCLES = 40
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """One phase as the array sees it.
-
-    ``weight`` is int8 (output lanes, channel blocks, rows, columns, R); ``before`` is the padding
-    before the first row and column. ``pixels`` neighbouring pixels share one vector of a dense
-    image.
-    """
-
-    weight: np.ndarray
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    before: tuple[int, int]
-    pixels: int = 1
-
-    @property
-    def blocks(self) -> int:
-        """Value of the channel blocks."""
-        return self.weight.shape[1]
-
-    @property
-    def kernel(self) -> tuple[int, int]:
-        """Value of the kernel's rows and columns."""
-        return self.weight.shape[2], self.weight.shape[3]
-
-    def extent(self, axis: int, count: int) -> int:
-        """Return the source positions that ``count`` outputs span."""
-        return (count - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of the reduction: (first, count) of channel blocks and of kernel rows."""
-
-    block: int
-    blocks: int
-    row: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class _Phase:
-    """The outputs of one phase in a tile: for rows and columns, the first output of the phase's own
-    convolution, how
-    many there are, and where the first lies in the tile.
-    """
-
-    first: tuple[int, int]
-    count: tuple[int, int]
-    at: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What is the same for all tiles of a layer."""
-
-    source: Placement
-    target: Placement
-    residual: Placement | None
-    phases: Mapping[tuple[int, int], _Taps]
-    up: tuple[int, int]
-    crop: tuple[int, int]
-    lanes: int
-    fields: Mapping[str, int]
-    pad_code: int
-
-    def phase(self, key: tuple[int, int], tile: tuple[int, int, int, int]) -> _Phase | None:
-        """Return the outputs of phase ``key`` in ``tile`` (row, rows, column, columns), None if
-        there are none.
-        """
-        first, count, at = [], [], []
-        for axis in (0, 1):
-            start, size = tile[2 * axis], tile[2 * axis + 1]
-            # Positions of the full output before cropping.
-            begin = start + self.crop[axis]
-            offset = (key[axis] - begin) % self.up[axis]
-            if offset >= size:
-                return None
-            first.append((begin + offset) // self.up[axis])
-            count.append((size - offset - 1) // self.up[axis] + 1)
-            at.append(offset)
-        return _Phase((first[0], first[1]), (count[0], count[1]), (at[0], at[1]))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a layer is cut."""
-
-    rows: int
-    cols: int
-    blocks: int
-    kernel_rows: int
-    weights_outer: bool
 
 
 class ConvolutionLowering:
@@ -143,7 +43,7 @@ class ConvolutionLowering:
         make = self._image_taps if source.layout == "dense" else self._block_taps
         self._layer(
             node,
-            _Layer(
+            Layer(
                 source=source,
                 target=target,
                 residual=residual,
@@ -178,10 +78,10 @@ class ConvolutionLowering:
                     part = np.zeros((*weight.shape[:2], 1, 1), np.int8)  # no tap: only the bias
                 spread = self._spread(part, outputs, self._input_lanes(source))
                 before = (part.shape[2] - 1, part.shape[3] - 1)
-                phases[r, s] = _Taps(spread, (1, 1), (1, 1), before)
+                phases[r, s] = Taps(spread, (1, 1), (1, 1), before)
         self._layer(
             node,
-            _Layer(
+            Layer(
                 source=source,
                 target=target,
                 residual=None,
@@ -217,16 +117,16 @@ class ConvolutionLowering:
         padded = np.pad(weight, ((0, 1), (0, 1), (0, 0), (0, 0)))  # index -1 is the zero row
         return padded[outputs][:, inputs].transpose(0, 1, 3, 4, 2)
 
-    def _block_taps(self, node: Node, source: Placement, outputs: np.ndarray) -> _Taps:
+    def _block_taps(self, node: Node, source: Placement, outputs: np.ndarray) -> Taps:
         attributes = node.attributes
-        return _Taps(
+        return Taps(
             self._spread(node.tensors["weight"], outputs, self._input_lanes(source)),
             attributes["stride"],
             attributes["dilation"],
             attributes["padding"][:2],
         )
 
-    def _image_taps(self, node: Node, source: Placement, outputs: np.ndarray) -> _Taps:
+    def _image_taps(self, node: Node, source: Placement, outputs: np.ndarray) -> Taps:
         """Return the first layer packed by taps: a vector holds as many neighbouring pixels as fit.
 
         The load unit makes the overlapping vectors; kernel columns s, s + 1, ... share one vector,
@@ -245,7 +145,7 @@ class ConvolutionLowering:
         for s in range(kernel_w):
             at = s % pixels * channels
             packed[:, 0, :, s // pixels, at : at + channels] = weight[:, :, :, s].transpose(0, 2, 1)
-        return _Taps(
+        return Taps(
             packed,
             attributes["stride"],
             (attributes["dilation"][0], attributes["dilation"][1] * pixels),
@@ -253,114 +153,19 @@ class ConvolutionLowering:
             pixels,
         )
 
-    # The search for a plan.
-
-    def _plans(self, layer: _Layer) -> Iterator[_Plan]:
-        """Yield the largest plan for each tile shape that fits the machine."""
-        config = self._emit.config
-        planes = max(1, config.K // config.R)
-        _, height, width = layer.target.shape
-        for divisor in (2, 1):
-            found = False
-            for cols in divisions(width):
-                for rows in divisions(height):
-                    part = self._part(layer, rows, cols, divisor)
-                    if part is None or planes * rows * cols > config.ofm_depth // divisor:
-                        continue
-                    if layer.residual and planes * rows * cols > config.vec_depth // divisor:
-                        continue
-                    found = True
-                    for weights_outer in (False, True):
-                        yield _Plan(rows, cols, *part, weights_outer)
-                    break  # fewer rows only add halo
-            if found:
-                return
-
-    def _part(self, layer: _Layer, rows: int, cols: int, divisor: int) -> tuple[int, int] | None:
-        """Return the most channel blocks and kernel rows that fit a tile; None if nothing does."""
-        config = self._emit.config
-        ifm, wgt = config.ifm_depth // divisor, config.wgt_depth // divisor
-        _, height, width = layer.source.shape
-        counts = -(-rows // layer.up[0]), -(-cols // layer.up[1])
-        if counts[0] * counts[1] > config.acc_depth:
-            return None
-        best = None
-        for taps in layer.phases.values():
-            source_cols = taps.extent(1, counts[1])
-            if taps.pixels == 1 and layer.source.layout == "blocks":
-                source_cols = min(source_cols, width)
-            for kernel_rows in range(taps.kernel[0], 0, -1):
-                span = (counts[0] - 1) * taps.stride[0] + (kernel_rows - 1) * taps.dilation[0] + 1
-                source = min(span, height) * source_cols
-                weights = kernel_rows * taps.kernel[1] * config.K
-                if source <= ifm and weights <= wgt:
-                    blocks = min(taps.blocks, ifm // source, wgt // weights)
-                    part = (blocks, kernel_rows)
-                    best = part if best is None else min(best, part)
-                    break
-            else:
-                return None
-        return best
-
-    def _cost(self, layer: _Layer, plan: _Plan) -> int:
-        """Return an estimate of the cycles: the busier of array and load."""
-        config = self._emit.config
-        _, height, width = layer.target.shape
-        array_blocks = layer.lanes // config.K
-        array = loads = 0
-        tile_list = list(tiles(height, width, plan.rows, plan.cols))
-        weights = sum(taps.weight.size for taps in layer.phases.values()) // config.R
-        group_weights = weights // array_blocks * max(1, config.R // config.K)
-        ifm_tiles = 0
-        parts = 1
-        for tile in tile_list:
-            for key, taps in layer.phases.items():
-                phase = layer.phase(key, tile)
-                if phase is None:
-                    continue
-                passes = taps.blocks * taps.kernel[0] * taps.kernel[1]
-                pixels = max(phase.count[0] * phase.count[1], config.K + 8)
-                parts = -(-taps.blocks // plan.blocks) * -(-taps.kernel[0] // plan.kernel_rows)
-                array += array_blocks * (passes * pixels + parts * _INSTRUCTION_CYCLES)
-                ifm_tiles += (
-                    taps.blocks * taps.extent(0, phase.count[0]) * taps.extent(1, phase.count[1])
-                )
-        groups = -(-array_blocks // max(1, config.R // config.K))
-        if plan.weights_outer:
-            loads += ifm_tiles * (1 if ifm_tiles <= config.ifm_depth else groups)
-            loads += weights * (1 if group_weights <= config.wgt_depth else len(tile_list))
-        else:
-            loads += ifm_tiles * (1 if parts == 1 else array_blocks)
-            loads += weights * (1 if weights <= config.wgt_depth else len(tile_list))
-        return max(array, loads) + loads // 8
-
     # Emission.
 
-    def _layer(self, node: Node, layer: _Layer, outputs: np.ndarray) -> None:
+    def _layer(self, node: Node, layer: Layer, outputs: np.ndarray) -> None:
         emit, config = self._emit, self._emit.config
-        plans = list(self._plans(layer))
-        if not plans:
+        plan = Search(config, layer, emit.interval).best()
+        if plan is None:
             raise emit.refuse(
                 f"one output needs more than ifm_depth = {config.ifm_depth}, wgt_depth = "
                 f"{config.wgt_depth}, vec_depth = {config.vec_depth}, ofm_depth = "
                 f"{config.ofm_depth} or acc_depth = {config.acc_depth}"
             )
-        plan = min(plans, key=lambda candidate: self._cost(layer, candidate))
-        weights = self._put_weights(layer, plan)
-        multiplier = np.append(node.tensors["multiplier"].astype(np.int64), 0)[outputs]
-        bias = np.append(node.tensors["bias"], 0)[outputs]
-        per_vector = config.params_per_vector
-        # Array blocks begin at whole vectors of pairs.
-        params = [
-            emit.image.put(
-                parameter_pairs(
-                    multiplier[start : start + config.K], bias[start : start + config.K], per_vector
-                )
-            )
-            for start in range(0, len(outputs), config.K)
-        ]
-        pairs = -(-config.K // per_vector) * per_vector
-
+        weights = _Weights(emit, layer, plan)
+        params = _Parameters(emit, layer, node, outputs)
         _, height, width = layer.target.shape
         tile_list = list(tiles(height, width, plan.rows, plan.cols))
         planes = max(1, config.K // config.R)
@@ -371,7 +176,11 @@ class ConvolutionLowering:
             if plan.weights_outer
             else [(tile, group) for tile in tile_list for group in groups]
         )
+        current = None
         for tile, block in order:
+            if tile != current:
+                current = tile
+                emit.rings[Buffer.IFM].keep_together(plan.resident)
             blocks = min(planes, total - block)
             row, rows, col, cols = tile
             output = emit.ofm.allocate(blocks * rows * cols)
@@ -394,85 +203,35 @@ class ConvolutionLowering:
                         continue
                     bank = emit.next_bank()
                     self._array(layer, plan, key, phase, array_block, weights, bank)
-                    pair = emit.load_constant(
-                        Buffer.PRM, (emit.layer, array_block), params[array_block], 8 * pairs
-                    )
+                    pairs = params.load(array_block)
                     self._drain(
-                        layer, phase, output, residual, pair, bank, lane, blocks, rows, cols
+                        layer, phase, output, residual, pairs, bank, lane, blocks, rows, cols
                     )
             emit.store_tile(layer.target, output, block, blocks, row, rows, col, cols)
 
-    def _parts(self, taps: _Taps, plan: _Plan) -> list[_Part]:
-        return [
-            _Part(block, blocks, row, rows)
-            for block, blocks in split(taps.blocks, plan.blocks)
-            for row, rows in split(taps.kernel[0], min(plan.kernel_rows, taps.kernel[0]))
-        ]
-
-    def _put_weights(
-        self, layer: _Layer, plan: _Plan
-    ) -> dict[tuple[tuple[int, int], int, _Part], tuple[int, int]]:
-        """Return (phase, array block, part) -> (address, bytes) of the weights in the order the
-        array reads them.
-        """
-        config, result = self._emit.config, {}
-        for key, taps in layer.phases.items():
-            for array_block in range(layer.lanes // config.K):
-                lanes = taps.weight[array_block * config.K : (array_block + 1) * config.K]
-                for part in self._parts(taps, plan):
-                    weight = lanes[
-                        :, part.block : part.block + part.blocks, part.row : part.row + part.rows
-                    ].transpose(1, 2, 3, 0, 4)  # (blocks, R, S, K, lanes)
-                    address = self._emit.image.put(weight)
-                    result[key, array_block, part] = address, weight.size
-        return result
-
     def _array(
         self,
-        layer: _Layer,
-        plan: _Plan,
+        layer: Layer,
+        plan: Plan,
         key: tuple[int, int],
-        phase: _Phase,
+        phase: Phase,
         array_block: int,
-        weights: Mapping[tuple[tuple[int, int], int, _Part], tuple[int, int]],
+        weights: "_Weights",
         bank: int,
     ) -> None:
         """Emit the array instructions that fill ``bank`` with one phase of a tile."""
-        emit, config, taps = self._emit, self._emit.config, layer.phases[key]
-        for index, part in enumerate(self._parts(taps, plan)):
-            address, nbytes = weights[key, array_block, part]
-            wgt = emit.load_constant(
-                Buffer.WGT, (emit.layer, key, array_block, part), address, nbytes
-            )
-            row_span = window_span(
-                layer.source.shape[1],
-                phase.first[0],
-                phase.count[0],
-                kernel=part.rows,
-                stride=taps.stride[0],
-                dilation=taps.dilation[0],
-                before=taps.before[0] - part.row * taps.dilation[0],
-            )
+        emit, taps = self._emit, layer.phases[key]
+        _, height, width = layer.source.shape
+        if layer.source.layout == "dense":
+            col_span = self._image_columns(layer, taps, phase)
+        else:
+            col_span = taps.columns(width, phase.first[1], phase.count[1])
+        for index, part in enumerate(plan.parts(taps)):
+            row_span = taps.rows(height, phase.first[0], phase.count[0], part.row, part.rows)
+            wgt = weights.load(key, array_block, part)
             if layer.source.layout == "dense":
-                first_col = phase.first[1] * taps.stride[1] - taps.before[1]
-                # A load pads a few columns on the left; what lies further out, or right of the
-                # image, is outside the tile, where the array pads by itself.
-                most_left = -(LEAD_MAX * config.R // layer.source.shape[0])
-                start = max(min(first_col, layer.source.shape[2] - 1), most_left)
-                offset = first_col - start
-                stop = max(first_col + taps.extent(1, phase.count[1]), start + 1)
-                col_span = Span(start, stop, offset)
                 ifm = emit.load_image(layer.source, row_span, col_span, taps.pixels, layer.pad_code)
             else:
-                col_span = window_span(
-                    layer.source.shape[2],
-                    phase.first[1],
-                    phase.count[1],
-                    kernel=taps.kernel[1],
-                    stride=taps.stride[1],
-                    dilation=taps.dilation[1],
-                    before=taps.before[1],
-                )
                 ifm = emit.load_tile(
                     Buffer.IFM, layer.source, part.block, part.blocks, row_span, col_span
                 )
@@ -487,7 +246,7 @@ class ConvolutionLowering:
                     "blocks": part.blocks,
                     "kernel_h": part.rows,
                     "kernel_w": taps.kernel[1],
-                    "stride_h": taps.stride[0],
+                    "stride_h": taps.stride[0] // row_span.step,
                     "stride_w": taps.stride[1],
                     "dilation_h": taps.dilation[0],
                     "dilation_w": taps.dilation[1],
@@ -504,10 +263,22 @@ class ConvolutionLowering:
                 [acc],
             )
 
+    def _image_columns(self, layer: Layer, taps: Taps, phase: Phase) -> Span:
+        """Return the columns of the dense image, padding included.
+
+        A load pads a few columns on the left; what lies further out, or right of the image, is
+        outside the tile, where the array pads by itself.
+        """
+        channels, _, width = layer.source.shape
+        first = phase.first[1] * taps.stride[1] - taps.before[1]
+        most_left = -(LEAD_MAX * self._emit.config.R // channels)
+        start = max(min(first, width - 1), most_left)
+        return Span(start, max(first + taps.extent(1, phase.count[1]), start + 1), first - start)
+
     def _drain(
         self,
-        layer: _Layer,
-        phase: _Phase,
+        layer: Layer,
+        phase: Phase,
         output: Place,
         residual: Place | None,
         params: Place,
@@ -541,3 +312,67 @@ class ConvolutionLowering:
             [Place("ACC", bank, bank + 1), params, *([residual] if residual else [])],
             [output],
         )
+
+
+class _Weights:
+    """The weights of a layer in memory, in the order in which the array reads them."""
+
+    def __init__(self, emit: Emitter, layer: Layer, plan: Plan) -> None:
+        self._emit, self._plan = emit, plan
+        #: (phase, first array block of the chunk, part) -> (address, bytes, bytes of a block).
+        self._places: dict[tuple[tuple[int, int], int, Part], tuple[int, int, int]] = {}
+        lanes = emit.config.K
+        for key, taps in layer.phases.items():
+            for start in range(0, layer.lanes // lanes, plan.chunk):
+                chosen = taps.weight[start * lanes : (start + plan.chunk) * lanes]
+                chosen = chosen.reshape(-1, lanes, *chosen.shape[1:])
+                for part in plan.parts(taps):
+                    # (array blocks, blocks, R, S, K, lanes)
+                    weight = chosen[
+                        :, :, part.block : part.block + part.blocks, part.row : part.row + part.rows
+                    ].transpose(0, 2, 3, 4, 1, 5)
+                    address = emit.image.put(weight)
+                    self._places[key, start, part] = address, weight.size, weight[0].size
+
+    def load(self, key: tuple[int, int], array_block: int, part: Part) -> Place:
+        """Return where the weights of an array block lie, loading its chunk if necessary."""
+        emit = self._emit
+        start = array_block // self._plan.chunk * self._plan.chunk
+        address, nbytes, size = self._places[key, start, part]
+        chunk = emit.load_constant(Buffer.WGT, (emit.layer, key, start, part), address, nbytes)
+        vectors = size // emit.config.R
+        first = chunk.start + (array_block - start) * vectors
+        return Place("WGT", first, first + vectors)
+
+
+class _Parameters:
+    """The pairs of a layer in memory; each array block begins at a whole vector of pairs."""
+
+    def __init__(self, emit: Emitter, layer: Layer, node: Node, outputs: np.ndarray) -> None:
+        config = emit.config
+        self._emit = emit
+        multiplier = np.append(node.tensors["multiplier"].astype(np.int64), 0)[outputs]
+        bias = np.append(node.tensors["bias"], 0)[outputs]
+        per_vector = config.params_per_vector
+        self._pairs = -(-config.K // per_vector) * per_vector
+        #: Array blocks that one load brings: all, or as many as half of PRM holds.
+        self._chunk = max(1, config.prm_depth // 2 // self._pairs)
+        blocks = [
+            parameter_pairs(
+                multiplier[start : start + config.K], bias[start : start + config.K], per_vector
+            )
+            for start in range(0, len(outputs), config.K)
+        ]
+        self._places = [
+            (emit.image.put(data), data.size)
+            for start in range(0, len(blocks), self._chunk)
+            for data in [np.concatenate(blocks[start : start + self._chunk])]
+        ]
+
+    def load(self, array_block: int) -> Place:
+        """Return where the pairs of an array block lie, loading its chunk if necessary."""
+        chunk, index = divmod(array_block, self._chunk)
+        key = (self._emit.layer, chunk)
+        place = self._emit.load_constant(Buffer.PRM, key, *self._places[chunk])
+        first = place.start + index * self._pairs
+        return Place("PRM", first, first + self._pairs)

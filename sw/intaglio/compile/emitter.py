@@ -43,6 +43,8 @@ class Emitter:
         Name -> placement of every value.
     schedule
         Receives the instructions.
+    interval
+        Cycles from beat to beat on the memory bus that plans are made for.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Emitter:
         image: MemoryImage,
         values: dict[str, Placement],
         schedule: Schedule,
+        interval: int,
     ) -> None:
         self.config = config
         self.image = image
         self.values = values
+        self.interval = interval
         self.rings = {
             Buffer.IFM: Ring("IFM", config.ifm_depth),
             Buffer.WGT: Ring("WGT", config.wgt_depth),
@@ -168,14 +172,23 @@ class Emitter:
 
         With ``place``, load it there in any case.
         """
-        key = (value.address, block, blocks, rows.start, rows.stop, cols.start, cols.stop)
+        key = (
+            value.address,
+            block,
+            blocks,
+            rows.start,
+            rows.stop,
+            rows.step,
+            cols.start,
+            cols.stop,
+        )
         ring = self.rings[buffer]
         found = ring.find(key) if place is None else None
         if found is None:
             vector = self.config.R
             _, height, width = value.shape
             found = place or ring.allocate(blocks * rows.size * cols.size, key)
-            whole_rows = cols.size == width
+            whole_rows = cols.size == width and rows.step == 1
             vectors = rows.size * cols.size if whole_rows else cols.size
             self._load(
                 buffer,
@@ -186,7 +199,7 @@ class Emitter:
                 plane_step=height * width * vector,
                 # Whole rows follow each other in memory: one long row instead of many.
                 rows=1 if whole_rows else rows.size,
-                row_step=width * vector,
+                row_step=rows.step * width * vector,
                 vectors=vectors,
                 vector_step=vector,
                 lead=0,
@@ -202,7 +215,7 @@ class Emitter:
         Vector i of a row begins at pixel ``cols.start + i``, which may lie in the padding, and
         holds ``pixels`` pixels; at most ``LEAD_MAX * R`` bytes of padding.
         """
-        key = (value.name, pad_code, pixels, rows.start, rows.stop, cols.start, cols.stop)
+        key = (value.name, pad_code, pixels, rows, cols)
         place = self.rings[Buffer.IFM].find(key)
         if place is None:
             channels, _, width = value.shape
@@ -216,7 +229,7 @@ class Emitter:
                 planes=1,
                 plane_step=0,
                 rows=rows.size,
-                row_step=width * channels,
+                row_step=rows.step * width * channels,
                 vectors=cols.size,
                 vector_step=channels,
                 lead=(start - cols.start) * channels,

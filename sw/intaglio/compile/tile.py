@@ -3,23 +3,24 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Span", "divisions", "split", "tiles", "window_span"]
+__all__ = ["Span", "divisions", "split", "strided_span", "tiles", "window_span"]
 
 
 @dataclass(frozen=True)
 class Span:
-    """Source positions ``[start, stop)`` of one axis, and the position of output 0, tap 0 relative
-    to ``start``.
+    """Every ``step``-th source position of ``[start, stop)`` of one axis, and the position of
+    output 0, tap 0 relative to the first, in steps.
     """
 
     start: int
     stop: int
     offset: int
+    step: int = 1
 
     @property
     def size(self) -> int:
         """Value of the number of positions."""
-        return self.stop - self.start
+        return -(-(self.stop - self.start) // self.step)
 
 
 def window_span(
@@ -36,6 +37,22 @@ def window_span(
     start = min(max(begin, 0), size - 1)
     stop = max(min(end, size), start + 1)
     return Span(start, stop, begin - start)
+
+
+def strided_span(size: int, first: int, count: int, *, stride: int, before: int) -> Span:
+    """Return the positions of a source axis of ``size`` that a single tap of outputs ``first ...
+    first + count - 1`` meets: one for each output, ``stride`` apart.
+
+    Like :func:`window_span`, without the padding, and at least one position.
+    """
+    begin = first * stride - before
+    skipped = max(0, -(begin // stride))  # outputs before the first position
+    start = begin + skipped * stride
+    if skipped >= count or start >= size:
+        # All in the padding: the one position is not met.
+        return Span(0, 1, -count, stride) if skipped else Span(size - 1, size, 1, stride)
+    inside = min(count - skipped, (size - 1 - start) // stride + 1)
+    return Span(start, start + (inside - 1) * stride + 1, -skipped, stride)
 
 
 def split(total: int, most: int, step: int = 1) -> Iterator[tuple[int, int]]:
