@@ -200,8 +200,6 @@ class _Maker:
 
     def global_pool(self, source: str) -> str:
         rows, cols = self.arrays[source].shape[2:]
-        if rows * cols > 128:
-            return source
         pooled = self._average(
             source, {"kernel": (rows, cols), "stride": (1, 1), "padding": (0, 0, 0, 0)}
         )
@@ -209,7 +207,7 @@ class _Maker:
 
     def resize(self, source: str) -> str:
         x = self.arrays[source]
-        ratio = (self.pick(1, 2, 3), self.pick(1, 2, 4))
+        ratio = (self.pick(1, 2, 3, 5, 6), self.pick(1, 2, 4, 7, 12))
         if x.shape[2] * x.shape[3] * ratio[0] * ratio[1] > _POSITIONS_MAX:
             return source
         corners = self.rng.choice(ops.CORNERS)

@@ -39,6 +39,8 @@ class Memories:
             self.bias[i] = integer(rng, -(1 << 34), 1 << 34)
         self.ofm = np.array(rng.choices(range(256), k=CONFIG.ofm_depth * R), np.uint8)
         self.ofm = self.ofm.reshape(CONFIG.ofm_depth, R)
+        # Function and values that an instruction may go on with.
+        self.held: tuple[int, np.ndarray] | None = None
 
 
 def packed(rows: np.ndarray, bits: int) -> list[int]:
@@ -61,6 +63,11 @@ class Outside(Exception):
     """An access outside of a buffer."""
 
 
+def den_max(den_w: int) -> int:
+    """Return the largest ``den_h``."""
+    return 2047 if den_w <= 64 else 1023 if den_w <= 128 else 511
+
+
 def contradiction(f: dict[str, int]) -> bool:
     """Return whether the fields contradict each other."""
     function = f["function"]
@@ -71,18 +78,26 @@ def contradiction(f: dict[str, int]) -> bool:
     if f["residual"] and function not in (Function.DRAIN, Function.SUM):
         return True
     return function == Function.RESIZE and (
-        f["frac_h"] >= f["den_h"]
+        f["den_h"] > den_max(f["den_w"])
+        or f["frac_h"] >= f["den_h"]
         or f["frac_w"] >= f["den_w"]
         or f["step_h"] > f["den_h"]
         or f["step_w"] > f["den_w"]
     )
 
 
+def single(f: dict[str, int]) -> bool:
+    return f["chunks"] == f["out_rows"] == f["out_cols"] == 1
+
+
 def golden(memories: Memories, f: dict[str, int]) -> Error:
     """Run one instruction on ``memories.ofm``, output by output, and return its error."""
+    function, ofm = f["function"], memories.ofm
+    held, memories.held = memories.held, None
     if contradiction(f):
         return Error.FIELD
-    function, ofm = f["function"], memories.ofm
+    if f["accumulate"] and not (held and held[0] == function and single(f)):
+        return Error.FIELD
 
     def vector(address: int) -> np.ndarray:
         if address >= CONFIG.vec_depth:
@@ -155,7 +170,11 @@ def golden(memories: Memories, f: dict[str, int]) -> Error:
                                     window.append(vector(place)[lanes])
                                 else:
                                     window.append(np.full(L, f["pad_code"]))
+                        if f["accumulate"]:
+                            window.append(held[1])
                         value = (np.max if function == Function.MAX else np.sum)(window, axis=0)
+                        if single(f):
+                            memories.held = function, value
                     if function == Function.MAX:
                         y = np.minimum(np.maximum(value, f["low"]), f["high"])
                     else:
@@ -197,6 +216,10 @@ def resize_fractions(rng: random.Random, f: dict[str, int]) -> None:
             f["den_" + axis], f["frac_" + axis] = den, rng.randrange(den)
             f["step_" + axis] = rng.randint(0, min(2, den))
             f["offset_" + axis] = rng.randint(-4, 4)
+    # Finer vertical fractions.
+    factor = rng.choice((1, rng.randint(1, den_max(f["den_w"]) // f["den_h"])))
+    for name in ("den_h", "step_h", "frac_h"):
+        f[name] *= factor
 
 
 def random_fields(rng: random.Random, function: Function, budget: int) -> dict[str, int]:
@@ -393,6 +416,45 @@ async def elementwise_add(dut):
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
+async def windows_of_several_instructions(dut):
+    """Sums and maxima that go on, chunk by chunk; what must not go on is refused."""
+    bench = await make(dut)
+    rng, program = bench.rng, []
+    for function in (Function.SUM, Function.MAX, Function.SUM, Function.MAX):
+        parts = rng.randint(2, 5)
+        for n in range(parts):
+            fields = random_fields(rng, function, 220) | {
+                "chunks": 1, "out_rows": 1, "out_cols": 1, "kernel_h": rng.randint(1, 6),
+                "kernel_w": rng.randint(1, 9), "accumulate": int(n > 0), "low": -128, "high": 127,
+            }  # fmt: skip
+            program.append(fields)
+    assert await bench.run(program) == [Error.NONE] * len(program)
+    # Sums of more than 24 bits, of which one code is left.
+    base = {"function": Function.SUM, "src_rows": 1, "src_cols": 1, "kernel_h": 20,
+            "kernel_w": 255, "offset_h": -1, "uniform": 1, "low": -128, "high": 127}  # fmt: skip
+    sums = [complete(**base, pad_code=-128, accumulate=int(n > 0), shift=24) for n in range(27)]
+    assert await bench.run(sums) == [Error.NONE] * len(sums)
+    assert bench.memories.held[1].max() < -(1 << 24)
+
+    one, more = program[0] | {"residual": 0}, {"accumulate": 1}
+    two = one | {"out_cols": 2}
+    drain = complete(function=Function.DRAIN)
+    for before, after in (
+        (drain, one | more), (two, one | more), (one, two | more), (one, drain | more),
+        (one, one | more | {"function": Function.MAX}), (one, one | more | {"chunks": 2}),
+        (complete(function=Function.ARGMAX), one | more), (drain, drain | more),
+    ):  # fmt: skip
+        assert await bench.run([before, after]) == [Error.NONE, Error.FIELD], (before, after)
+    # And not across a stop.
+    await bench.run([one])
+    bench.unit.stop.value = 1
+    await ClockCycles(dut.clk, 3)
+    bench.unit.stop.value = 0
+    bench.memories.held = None
+    assert await bench.run([one | more]) == [Error.FIELD]
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
 async def argmax_of_every_width(dut):
     """Ties, the extremes, 1 to 256 channels; the lowest index wins."""
     bench = await make(dut)
@@ -482,6 +544,9 @@ async def errors_suppress_and_end(dut):
         resize | {"frac_w": 255},
         resize | {"den_h": 1},
         resize | {"den_w": 1, "frac_w": 0},
+        resize | {"den_h": 1024, "den_w": 65},
+        resize | {"den_h": 512, "den_w": 129},
+        window | {"accumulate": 1},
     ]
     if L > 1:
         field.append(drain | {"lane": 1})
@@ -495,6 +560,9 @@ async def errors_suppress_and_end(dut):
         window | {"residual": 1, "res_base": vec - 10},
         resize | {"src_base": vec - 20},
         resize | {"prm_base": prm - L},
+        resize | {"den_h": 2047, "den_w": 64, "step_h": 2047, "frac_h": 2046},
+        resize | {"den_h": 1023, "den_w": 128},
+        resize | {"den_h": 511, "den_w": 255},
         window | {"function": Function.MAX, "prm_base": 65535},
         argmax | {"src_base": vec - 20 * -(-20 // R), "prm_base": 65535},
         argmax | {"ofm_base": ofm - 6},

@@ -27,4 +27,4 @@ def test_vector(simulator: str, config: AcceleratorConfig) -> None:
         seed=3,
         timeout_s=840,
     )
-    assert len(result.tests) == 9
+    assert len(result.tests) == 10

@@ -169,52 +169,75 @@ def test_ceil_log2_of_an_array() -> None:
 # ----------------------------------------------------------------------------------- exact division
 
 
-def division_is_exact(divisor: int, bound: int, x: np.ndarray) -> None:
-    m, b, s = exact_division(divisor, bound)
+def division_is_exact(divisor: int, bound: int, x: np.ndarray, most: int = 1) -> None:
+    factor, m, b, s = exact_division(divisor, bound, most)
+    assert 1 <= factor <= most
     assert 1 <= m <= MULTIPLIER_MAX
     assert 0 <= s <= SHIFT_MAX
     assert 0 <= b <= BIAS_MAX
     # floor(x / d + 1/2) = floor((2 x + d) / (2 d)), in integers.
     expected = (2 * x + divisor) // (2 * divisor)
-    np.testing.assert_array_equal(round_shift(x * m + b, s), expected)
+    np.testing.assert_array_equal(round_shift(factor * x * m + b, s), expected)
 
 
 @pytest.mark.parametrize("divisor", range(1, 65))
 def test_exact_division_of_every_number(divisor: int) -> None:
     """All numbers up to the bound that the function promises for every divisor."""
-    bound = (1 << 12) - 1
+    bound = (1 << 13) - 1
     division_is_exact(divisor, bound, np.arange(-bound, bound + 1))
 
 
 @given(st.integers(1, 1 << 13), st.integers(0, 1 << 15))
 @example(3, 5461)
-@example(127, 4160)
-@example(127, 4161)
-@example(8191, 4095)
+@example(127, 8320)
+@example(127, 8321)
+@example(8191, 8191)
 def test_exact_division_or_refusal(divisor: int, bound: int) -> None:
     try:
         exact_division(divisor, bound)
     except ValueError as error:
         assert str(error) == (
-            f"no multiplier of 16 bits divides by {divisor} exactly for |x| <= {bound}; "
-            "bounds below 2**12 are always possible"
+            f"no multiplier of 16 bits and factor up to 1 divide by {divisor} exactly for "
+            f"|x| <= {bound}; bounds below 2**13 are always possible"
         )
-        assert bound >= 1 << 12
+        assert bound >= 1 << 13
         return
-    # Every threshold and its neighbours, where a wrong rounding would show, and both ends.
+    division_is_exact(divisor, bound, thresholds(divisor, bound))
+
+
+def thresholds(divisor: int, bound: int) -> np.ndarray:
+    """Every threshold and its neighbours, where a wrong rounding would show, and both ends."""
     halves = np.arange(-(2 * bound) // divisor - 1, 2 * bound // divisor + 2) * divisor // 2
     x = np.unique(np.concatenate([halves + d for d in (-1, 0, 1)] + [[-bound, bound]]))
-    division_is_exact(divisor, bound, x[np.abs(x) <= bound])
+    return x[np.abs(x) <= bound]
+
+
+def test_exact_division_by_the_areas_of_resizes() -> None:
+    """All ratios up to 16 x 16, with fractions of at most 2047."""
+    sides = sorted({f for f in range(1, 17)} | {2 * f for f in range(2, 17, 2)})
+    for rows in sides:
+        for cols in sides:
+            bound = 128 * rows * cols
+            x = thresholds(rows * cols, bound)
+            division_is_exact(rows * cols, bound, x, 2047 // rows)
+
+
+def test_factor_is_the_smallest() -> None:
+    with pytest.raises(ValueError, match="factor up to 1 divide by 225 "):
+        exact_division(225, 128 * 225)
+    assert exact_division(225, 128 * 225, 20)[0] == 3
+    with pytest.raises(ValueError, match="factor up to 34 divide by 3600 exactly"):
+        exact_division(3600, 128 * 3600, 34)
 
 
 @pytest.mark.parametrize("log2", [0, 1, 5, 30])
 def test_powers_of_two_need_no_multiplier(log2: int) -> None:
-    assert exact_division(1 << log2, 1 << 60) == (1, 0, log2)
+    assert exact_division(1 << log2, 1 << 60) == (1, 1, 0, log2)
 
 
 @pytest.mark.parametrize(("divisor", "bound"), [(0, 1), (-3, 1), (3, -1)])
 def test_exact_division_of_bad_arguments(divisor: int, bound: int) -> None:
-    with pytest.raises(ValueError, match=f"not {divisor} and {bound}"):
+    with pytest.raises(ValueError, match=f"not {divisor}, 1 and {bound}"):
         exact_division(divisor, bound)
 
 

@@ -526,7 +526,7 @@ def test_builder() -> None:
     builder = GraphBuilder()
     x = builder.input("x", (1, 4, 6, 6), -7)
     y = builder.node("conv", "conv", [x], -3, ATTRIBUTES["conv"], tensors("conv"))
-    multiplier, bias, shift = exact_division(36, 36 * 128)
+    _, multiplier, bias, shift = exact_division(36, 36 * 128)
     builder.node(
         "avg_pool",
         "pool",

@@ -110,6 +110,114 @@ def test_first_layer(config: str, size: tuple[int, int], attributes: dict) -> No
     assert_equal(graph, compile_graph(graph, CONFIGS[config]), random_input(graph, 3))
 
 
+def after_convolution(
+    size: tuple[int, int], op: str, exponent: int = -5, outputs: int = 11, **given: object
+) -> Graph:
+    """Return a graph of a 1x1 convolution to ``outputs`` channels and ``op`` behind it."""
+    generator = np.random.default_rng(2)
+    builder = GraphBuilder()
+    builder.input("image", (1, 3, *size), -7)
+    attributes = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "pad_code": 0}
+    builder.node(
+        "conv",
+        "conv",
+        ["image"],
+        -5,
+        {**attributes, "shift": 7, "residual_shift": 0, "low": -128, "high": 127},
+        {
+            "weight": generator.integers(-127, 128, (outputs, 3, 1, 1)).astype(np.int8),
+            "multiplier": np.ones(outputs, np.int16),
+            "bias": generator.integers(-1000, 1000, outputs),
+        },
+    )
+    tensors = given.pop("tensors", None)
+    return builder.finish([builder.node(op, "last", ["conv"], exponent, given, tensors)])
+
+
+def average(size: tuple[int, int], kernel: tuple[int, int], **window: object) -> Graph:
+    area = kernel[0] * kernel[1]
+    shift = 13 + area.bit_length()
+    return after_convolution(
+        size,
+        "avg_pool",
+        kernel=kernel,
+        **{"stride": (1, 1), "padding": (0, 0, 0, 0), **window},
+        shift=shift - 3,
+        low=-128,
+        high=127,
+        tensors={
+            "multiplier": np.array([(1 << shift) // area], np.int16),
+            "bias": np.array([-77]),
+        },
+    )
+
+
+def assert_good(graph: Graph, config: str) -> None:
+    program = compile_graph(graph, CONFIGS[config])
+    assert_equal(graph, program, random_input(graph, 4))
+    report = check_program(program)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("config", ["tiny-8x8", "narrow-8x4", "wide-16x8"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "window"),
+    [
+        ((40, 37), (40, 37), {}),  # global, of more vectors than VEC has
+        ((3, 300), (3, 300), {}),  # wider than a field
+        ((290, 3), (280, 2), {"stride": (300, 1)}),
+        ((30, 40), (29, 38), {"padding": (20, 9, 0, 30), "stride": (9, 20)}),
+        ((5, 270), (2, 260), {"padding": (1, 200, 1, 100), "stride": (3, 256)}),
+    ],
+)
+def test_windows_larger_than_the_buffer(config: str, size, kernel, window) -> None:
+    assert_good(average(size, kernel, **window), config)
+    window = {"stride": (1, 1), "padding": (0, 0, 0, 0), **window}
+    assert_good(after_convolution(size, "max_pool", kernel=kernel, **window), config)
+
+
+RATIOS = [(1, 5), (5, 1), (2, 3), (3, 5), (5, 6), (6, 6), (7, 12), (12, 7), (16, 16), (15, 31),
+          (2, 32), (32, 2), (32, 32), (31, 29), (24, 10)]  # fmt: skip
+
+
+@pytest.mark.parametrize("corners", ["half_pixel", "align"])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_resize_by_any_ratio(ratio: tuple[int, int], corners: str) -> None:
+    graph = after_convolution((3, 4), "resize", outputs=9, ratio=ratio, corners=corners)
+    assert_good(graph, "tiny-8x8")
+
+
+def test_resize_that_cannot_be_exact_is_refused() -> None:
+    graph = after_convolution((2, 2), "resize", ratio=(30, 30), corners="half_pixel")
+    with pytest.raises(IntaglioError, match="layer last, .*: resize by 30 x 30: no multiplier of"):
+        compile_graph(graph, CONFIGS["mini-8x8"])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 9, 150, 256])
+def test_argmax_of_any_number_of_classes(classes: int) -> None:
+    assert_good(after_convolution((5, 19), "argmax", outputs=classes), "tiny-8x8")
+
+
+def test_argmax_of_more_classes_is_refused() -> None:
+    with pytest.raises(IntaglioError, match="argmax takes at most 256 channels, not 257"):
+        after_convolution((5, 5), "argmax", outputs=257)
+
+
+@pytest.mark.parametrize("size", [(1, 700), (700, 1), (41, 43)])
+def test_maps_larger_than_the_buffers(size: tuple[int, int]) -> None:
+    """A broadcast of a global average joined to its map, and a sum of different exponents."""
+    graph = average(size, size)
+    builder = GraphBuilder()
+    builder.input("image", graph.values["image"].shape, -7)
+    for node in graph.nodes:
+        builder.node(node.op, node.name, node.inputs, -5, node.attributes, node.tensors)
+    builder.node("broadcast", "wide", ["last"], -5, {"size": size})
+    attributes = {"shift_a": 5, "shift_b": 3, "shift": 6, "low": -128, "high": 100}
+    builder.node("add", "sum", ["wide", "conv"], -5, attributes)
+    builder.node("concat", "all", ["conv", "wide", "sum", "conv"], -5)
+    assert_good(builder.finish(["all"]), "tiny-8x8")
+
+
 def test_same_bytes_twice() -> None:
     graph = random_graph(5)
     first, second = (compile_graph(graph, CONFIGS["mini-8x8"]) for _ in range(2))

@@ -10,7 +10,15 @@ from intaglio.spec.isa import Error, Function
 from intaglio_hw.arith import less
 from intaglio_hw.interfaces import ERROR_BITS, address_width, instruction_layout
 from intaglio_hw.primitives import Multiplier
-from intaglio_hw.vector.beats import ADDRESS_BITS, OFFSET_BITS, beat_layout, delay, position_layout
+from intaglio_hw.vector.beats import (
+    ADDRESS_BITS,
+    FRACTION_BITS,
+    OFFSET_BITS,
+    WEIGHT_BITS,
+    beat_layout,
+    delay,
+    position_layout,
+)
 
 __all__ = ["AddressPipeline"]
 
@@ -90,7 +98,8 @@ class AddressPipeline(wiring.Component):
         block_1 = Signal(ADDRESS_BITS, reset_less=True)
         reads_residual = Signal()
         use_residual_1 = Signal(reset_less=True)
-        factor_h_1, factor_w_1 = Signal(8, reset_less=True), Signal(8, reset_less=True)
+        factor_h_1 = Signal(FRACTION_BITS, reset_less=True)
+        factor_w_1 = Signal(8, reset_less=True)
         lanes_left = Signal(R, reset_less=True)
         m.d.comb += reads_residual.eq((is_drain & fields.residual[0]) | at.is_residual)
         m.d.sync += [
@@ -120,7 +129,9 @@ class AddressPipeline(wiring.Component):
                 m.d.sync += col_1.eq(right)
 
         # Stages 2 to 4: the weight.
-        m.submodules.weight = weight = Multiplier(a_width=9, b_width=9, family=self.family)
+        m.submodules.weight = weight = Multiplier(
+            a_width=FRACTION_BITS + 1, b_width=9, family=self.family
+        )
         assert weight.LATENCY == 4 - 1
         m.d.comb += [
             weight.a.eq(factor_h_1),
@@ -212,7 +223,7 @@ class AddressPipeline(wiring.Component):
         ]
         m.d.comb += [
             self.beat.eq(beat),
-            self.beat.weight.eq(weight.product[:16]),
+            self.beat.weight.eq(weight.product[:WEIGHT_BITS]),
             self.beat.valid.eq(valid_4),
             self.beat.take.eq(take_4),
             self.beat.write.eq(write_4),

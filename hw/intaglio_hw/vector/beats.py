@@ -6,7 +6,17 @@ from amaranth.lib import data
 from intaglio.spec.config import AcceleratorConfig
 from intaglio_hw.interfaces import ERROR_BITS, address_width
 
-__all__ = ["ADDRESS_BITS", "OFFSET_BITS", "beat_layout", "bits_for", "delay", "position_layout"]
+__all__ = [
+    "ADDRESS_BITS",
+    "FRACTION_BITS",
+    "OFFSET_BITS",
+    "POSITION_BITS",
+    "WEIGHT_BITS",
+    "beat_layout",
+    "bits_for",
+    "delay",
+    "position_layout",
+]
 
 #: Bits of a scratchpad address that is being computed; the highest says that it is beyond every
 #: depth.
@@ -14,6 +24,8 @@ ADDRESS_BITS = 17
 #: Bits of ``row * columns`` for a position inside a source of at most 4095 x 4095; others count
 #: modulo.
 OFFSET_BITS = 24
+#: Bits of a vertical fraction of *resize*, and of a weight: 2047 * 64, 1023 * 128, 511 * 255 fit.
+FRACTION_BITS, WEIGHT_BITS = 11, 17
 #: Bits of a row or column: 4094 * 255 + 254 + 4095 < 2**20.
 POSITION_BITS = 21
 
@@ -36,7 +48,7 @@ def position_layout(config: AcceleratorConfig) -> data.StructLayout:
             "chunk": unsigned(bits_for(config.K // config.drain_lanes)),
             "group": unsigned(bits_for(config.R // config.drain_lanes)),  # lanes of the source
             "remaining": unsigned(9),  # argmax: channels from here on
-            "fraction_h": unsigned(8),  # resize
+            "fraction_h": unsigned(FRACTION_BITS),  # resize
             "fraction_w": unsigned(8),
             "bottom": unsigned(1),  # resize: the second row, column
             "right": unsigned(1),
@@ -72,7 +84,7 @@ def beat_layout(config: AcceleratorConfig) -> data.StructLayout:
             "bottom": unsigned(1),  # second half
             "steps": unsigned(2),
             "group": unsigned(bits_for(config.R // config.drain_lanes)),
-            "weight": unsigned(16),
+            "weight": unsigned(WEIGHT_BITS),
             "chunk": unsigned(bits_for(config.K // config.drain_lanes)),
             "pixel": unsigned(address_width(config.acc_depth)),
             "ofm": unsigned(address_width(config.ofm_depth)),

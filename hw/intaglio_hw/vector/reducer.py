@@ -6,22 +6,22 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio_hw.arith import less
 from intaglio_hw.primitives import Multiplier
-from intaglio_hw.vector.beats import delay
+from intaglio_hw.vector.beats import WEIGHT_BITS, delay
 
 __all__ = ["Reducer"]
 
-# 255 * 255 taps, or weights that sum to 255 * 255, times -128.
-_SUM_BITS = 24
-# Weights that sum to 255, times -128; and a difference of two.
-_COLUMN_BITS = 16
-_SLOPE_BITS = 17
+# Windows of many instructions: as an accumulator of the array.
+_SUM_BITS = 32
+# Weights that sum to 2047, times -128; and a difference of two.
+_COLUMN_BITS = 19
+_SLOPE_BITS = 20
 
 
 class Reducer(wiring.Component):
     """Reduce vectors, one per cycle: per lane the maximum, or the sum of ``weight * code``.
 
     ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 4 cycles
-    after the last of them.
+    after the last of them; a sum is int32 and wraps.
 
     With ``vertical`` a beat is not added to the sum. ``top`` and ``bottom`` give a column of the
     source, as the sum of their two products; it becomes the right one, and the one before it the
@@ -35,8 +35,8 @@ class Reducer(wiring.Component):
     codes, first, valid
         A source vector.
     codes_ahead, weight_ahead
-        What ``codes`` will be in the next cycle, and its weight, for sums: 0 to 65025; the weights
-        of an output sum to 65025 at most. The multipliers have a register for them.
+        What ``codes`` will be in the next cycle, and its weight, for sums: below 2**17, and so is
+        the sum of an interpolation's weights. The multipliers have a register for them.
     vertical, top, bottom, steps
         See above; ``steps`` is 0 to 2. ``bottom`` follows its ``top``; neither comes without
         ``vertical``.
@@ -54,7 +54,7 @@ class Reducer(wiring.Component):
             {
                 "codes": In(data.ArrayLayout(signed(8), lanes)),
                 "codes_ahead": In(data.ArrayLayout(signed(8), lanes)),
-                "weight_ahead": In(16),
+                "weight_ahead": In(WEIGHT_BITS),
                 "first": In(1),
                 "valid": In(1),
                 "vertical": In(1),
@@ -98,7 +98,7 @@ class Reducer(wiring.Component):
             code_3 = delay(m, self.codes[j], 3, name=f"code_{j}")
             # Stage 3: the columns. Sum and difference side by side; each fits, so that it does not
             # matter what wraps on the way.
-            product_3 = delay(m, product_2[:_SUM_BITS], 1, name=f"product_3_{j}").as_signed()
+            product_3 = delay(m, product_2, 1, name=f"product_3_{j}")
             upper = Signal(signed(_COLUMN_BITS), name=f"upper_{j}", reset_less=True)
             upper_slope = Signal(signed(_SLOPE_BITS), name=f"upper_slope_{j}", reset_less=True)
             right = Signal(signed(_COLUMN_BITS), name=f"right_{j}", reset_less=True)

@@ -1,6 +1,6 @@
 """The vector unit."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -30,6 +30,11 @@ from intaglio_hw.vector.writer import OutputWriter
 __all__ = ["VectorUnit"]
 
 
+def _is_single(fields) -> Value:
+    """Return whether the instruction makes one output of one chunk."""
+    return (fields.chunks == 1) & (fields.out_rows == 1) & (fields.out_cols == 1)
+
+
 class _Setup(wiring.Component):
     """Products and checks of a new instruction.
 
@@ -38,6 +43,8 @@ class _Setup(wiring.Component):
 
     Members
     -------
+    continued
+        The instruction before was one output of one chunk, and of the same function.
     offset
         ``offset_h * src_cols``, modulo 2**24.
     step
@@ -52,6 +59,7 @@ class _Setup(wiring.Component):
             {
                 "fields": In(instruction_layout(isa.VECTOR)),
                 "start": In(1),
+                "continued": In(1),
                 "offset": Out(OFFSET_BITS),
                 "step": Out(OFFSET_BITS),
                 "bad": Out(1),
@@ -92,7 +100,7 @@ class _Setup(wiring.Component):
         is_drain = fields.function == Function.DRAIN
         is_resize = fields.function == Function.RESIZE
         is_argmax = fields.function == Function.ARGMAX
-        checks = Signal(4, reset_less=True)
+        checks = Signal(6, reset_less=True)
         m.d.sync += [
             # The lanes of argmax follow from the output column.
             checks[0].eq(
@@ -108,6 +116,21 @@ class _Setup(wiring.Component):
                     | (fields.frac_w >= fields.den_w)
                     | (fields.step_h > fields.den_h)
                     | (fields.step_w > fields.den_w)
+                )
+            ),
+            checks[4].eq(
+                is_resize
+                & (
+                    ((fields.den_h > 1023) & (fields.den_w > 64))
+                    | ((fields.den_h > 511) & (fields.den_w > 128))
+                )
+            ),
+            checks[5].eq(
+                fields.accumulate[0]
+                & ~(
+                    self.continued
+                    & _is_single(fields)
+                    & ((fields.function == Function.MAX) | (fields.function == Function.SUM))
                 )
             ),
             self.bad.eq(checks.any()),
@@ -139,7 +162,8 @@ class VectorUnit(wiring.Component):
 
     Errors: FIELD for fields that contradict each other (``lane`` not a multiple of L or not below
     R, except for argmax; drain with ``chunks * L > K``; ``residual`` with another function than
-    drain and sum; resize with a fraction not below its denominator or a step above it); BUFFER for
+    drain and sum; resize with a fraction not below its denominator or a step above it, or with
+    weights of more than 17 bits; ``accumulate`` where there is nothing to go on with); BUFFER for
     an access outside of VEC, PRM, OFM or the accumulator bank, and for an argmax position outside
     of the source. All outputs before it are written, none after it.
 
@@ -207,7 +231,13 @@ class VectorUnit(wiring.Component):
                 & (fields.function != Function.MAX)
             ),
         ]
+        # What was accepted before: its values stay in the reducer, for ``accumulate``.
+        single = Signal(reset_less=True)
+        has_run, has_before = Signal(), Signal()
+        before = Signal(fields.function.shape(), reset_less=True)
+        m.d.sync += single.eq(_is_single(fields))
         m.d.comb += [
+            setup.continued.eq(has_before & (before == fields.function)),
             setup.fields.eq(fields),
             walker.fields.eq(fields),
             addresses.fields.eq(fields),
@@ -222,6 +252,9 @@ class VectorUnit(wiring.Component):
         ]
         connect(m, parameters.prm, flipped(self.prm))
 
+        with m.If(self.unit.stop):
+            m.d.sync += has_run.eq(0)
+
         # Control: accept, set up, issue the beats, wait until the last is out of the way.
         issue, issue_last, issue_field_error = Signal(), Signal(), Signal()
         last_at_value = Signal()
@@ -234,6 +267,8 @@ class VectorUnit(wiring.Component):
                 m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop)
                 with m.If(self.unit.instruction.valid & ~self.unit.stop):
                     m.d.sync += [fields.eq(self.unit.instruction.payload), count.eq(0)]
+                    m.d.sync += [before.eq(fields.function), has_before.eq(single & has_run)]
+                    m.d.sync += has_run.eq(1)
                     m.next = "set up"
             with m.State("set up"):
                 m.d.comb += [setup.start.eq(count == 0), parameters.start.eq(count == 0)]
@@ -323,7 +358,7 @@ class VectorUnit(wiring.Component):
             reducer.codes.eq(codes[reduced_from]),
             reducer.codes_ahead.eq(codes_5 if reduced_from == 6 else codes[reduced_from - 1]),
             reducer.weight_ahead.eq(beats[reduced_from - 1].weight),
-            reducer.first.eq(beats[reduced_from].first),
+            reducer.first.eq(beats[reduced_from].first & ~fields.accumulate[0]),
             reducer.valid.eq(beats[reduced_from].valid),
             reducer.vertical.eq(beats[reduced_from].vertical),
             reducer.top.eq(beats[reduced_from].top),

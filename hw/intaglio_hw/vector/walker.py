@@ -8,7 +8,13 @@ from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Function
 from intaglio_hw.interfaces import instruction_layout
-from intaglio_hw.vector.beats import ADDRESS_BITS, OFFSET_BITS, POSITION_BITS, position_layout
+from intaglio_hw.vector.beats import (
+    ADDRESS_BITS,
+    FRACTION_BITS,
+    OFFSET_BITS,
+    POSITION_BITS,
+    position_layout,
+)
 
 __all__ = ["Walker"]
 
@@ -136,12 +142,12 @@ class Walker(wiring.Component):
 
         # Steps from output to output. For resize they depend on the fraction. Those of rows are
         # registered, twice: a row lasts eight beats.
-        carry_h = Signal(signed(10), reset_less=True)
-        next_h = Signal(8, reset_less=True)
+        carry_h = Signal(signed(FRACTION_BITS + 2), reset_less=True)
+        next_h = Signal(FRACTION_BITS, reset_less=True)
         step_h, step_w = Signal(8, reset_less=True), Signal(8, reset_less=True)
         step_offset = Signal(OFFSET_BITS, reset_less=True)
         m.d.sync += [
-            carry_h.eq(state.fraction_h + fields.step_h[:2] - fields.den_h),
+            carry_h.eq(state.fraction_h + fields.step_h[:FRACTION_BITS] - fields.den_h),
             next_h.eq(Mux(carry_h[-1], carry_h + fields.den_h, carry_h)),
             step_h.eq(Mux(is_resize, ~carry_h[-1], fields.stride_h)),
             step_offset.eq(

@@ -93,13 +93,15 @@ def check_instructions(
     4. two instructions on different units, one of which writes a place of a buffer or of the memory
        that the other touches, are ordered by tokens;
     5. no place of a buffer is read before something has written it;
-    6. nothing is stored into the program, when ``program_base`` is given.
+    6. nothing is stored into the program, when ``program_base`` is given;
+    7. what accumulates in the vector unit follows what it goes on with.
     """
     report = Report()
     steps = _decode(instructions, report)
     report.instructions = len(steps)
     if report.problems:
         return report
+    _check_sequences(steps, report)
     _check_places(config, steps, memory_bytes, program_base, report)
     if report.problems:
         return report
@@ -138,6 +140,30 @@ def _decode(instructions: np.ndarray, report: Report) -> list[_Step]:
         steps.append(_Step(index, instruction, fields))
     _add(report, found, "bad instructions")
     return steps
+
+
+def _check_sequences(steps: list[_Step], report: Report) -> None:
+    """Note ``accumulate`` of a vector instruction with nothing before it to go on with."""
+
+    def single(f: Mapping[str, int]) -> bool:
+        pools = f["function"] in (isa.Function.MAX, isa.Function.SUM)
+        return pools and f["chunks"] == f["out_rows"] == f["out_cols"] == 1
+
+    found = []
+    before: Mapping[str, int] | None = None
+    for step in steps:
+        if step.instruction.unit != Unit.VECTOR:
+            continue
+        f = step.fields
+        if f["accumulate"] and not (
+            before is not None
+            and single(before)
+            and single(f)
+            and before["function"] == f["function"]
+        ):
+            found.append(f"instruction {step.index} (vector) accumulates on nothing")
+        before = f
+    _add(report, found, "sums without a beginning")
 
 
 def _check_places(

@@ -94,6 +94,11 @@ def check_fields(instruction: isa.Instruction, fields: Mapping[str, int]) -> Non
             raise MachineError(Error.TOKEN, f"{instruction.name}.{name} names its own unit")
 
 
+def _is_single(fields: Mapping[str, int]) -> bool:
+    """Return whether a vector instruction makes one output of one chunk."""
+    return fields["chunks"] == fields["out_rows"] == fields["out_cols"] == 1
+
+
 class GoldenMachine:
     """A machine with the buffers of ``config``.
 
@@ -127,6 +132,8 @@ class GoldenMachine:
         self.ofm = filled(config.ofm_depth, config.R).view(np.int8)
         self.prm = filled(config.prm_depth, 8)
         self.acc = filled(2, config.acc_depth, config.K, 4).view(np.int32)[..., 0]
+        # Function and values (L,) of the last vector instruction, if one may go on with them.
+        self._held: tuple[Function, np.ndarray] | None = None
 
     def execute(self, name: str, fields: Mapping[str, int]) -> None:
         """Execute one instruction on the buffers and the memory, without tokens.
@@ -377,6 +384,13 @@ class GoldenMachine:
             for axis in ("h", "w"):
                 if f[f"step_{axis}"] > f[f"den_{axis}"] or f[f"frac_{axis}"] >= f[f"den_{axis}"]:
                     wrong = f"step_{axis} or frac_{axis} is too large for den_{axis}"
+            most = 2047 if f["den_w"] <= 64 else 1023 if f["den_w"] <= 128 else 511
+            if f["den_h"] > most:
+                wrong = f"den_h must be at most {most} with den_w = {f['den_w']}"
+        if f["accumulate"] and not (
+            self._held is not None and self._held[0] == function and _is_single(f)
+        ):
+            wrong = "accumulate needs a max or sum of one output of one chunk, after the same"
         if wrong:
             raise MachineError(Error.FIELD, f"vector.{wrong}")
 
@@ -389,6 +403,7 @@ class GoldenMachine:
         if function == Function.ARGMAX:
             columns = np.arange(f["out_cols"]) % config.R
             self.ofm[out[0], columns] = self._argmax(f).astype(np.uint8).view(np.int8)
+            self._held = None
             return
 
         lanes = (f["lane"] + np.arange(f["chunks"] * L, dtype=np.int64)).reshape(-1, L)
@@ -405,6 +420,8 @@ class GoldenMachine:
             value = self._resize(f, blocks, lanes)
         else:
             value = self._pool(f, blocks, lanes)
+        pools = function in (Function.MAX, Function.SUM)
+        held = (function, value.copy()) if pools and _is_single(f) else None
         if function == Function.MAX:
             y = value.clip(f["low"], f["high"])
         else:
@@ -421,6 +438,7 @@ class GoldenMachine:
             )
         # (chunks, P, Q, L); where a place comes twice the last one stays.
         self.ofm[out[..., None], lanes] = y.astype(np.int8)
+        self._held = held
 
     def _drain(self, f: Mapping[str, int]) -> np.ndarray:
         L, pixels = self.config.drain_lanes, f["out_rows"] * f["out_cols"]
@@ -448,8 +466,19 @@ class GoldenMachine:
 
     def _pool(self, f: Mapping[str, int], blocks: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         window = places.vector_window(f)
-        result: np.ndarray | None = None
         combine = np.maximum if f["function"] == Function.MAX else np.add
+        result: np.ndarray | None = None
+        if f["out_rows"] == f["out_cols"] == 1:
+            # One window, which may be large: its taps at once.
+            met, inside = window.inside[0, 0], window.place[0, 0]
+            where = self._source(f, blocks, inside, met)
+            codes = self.vec[where[..., None], lanes].astype(np.int64)
+            codes = np.where(met[..., None], codes, f["pad_code"])
+            codes = combine.reduce(codes, axis=(1, 2), keepdims=True)
+            if f["accumulate"]:
+                assert self._held is not None  # checked before
+                codes = combine(codes, self._held[1])
+            return codes if f["function"] == Function.MAX else wrap(codes, _BITS_ACC)
         for r in range(f["kernel_h"]):
             for s in range(f["kernel_w"]):
                 met = window.inside[:, :, r, s]

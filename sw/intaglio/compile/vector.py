@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from intaglio.compile.emitter import Emitter, parameter_pairs
+from intaglio.compile.emitter import SIDE_MAX, Emitter, parameter_pairs
 from intaglio.compile.schedule import Place
 from intaglio.compile.tile import Span, divisions, split, tiles, window_span
 from intaglio.spec.arith import CODE_MAX, CODE_MIN, exact_division
@@ -123,7 +123,6 @@ class VectorLowering:
     def pool(self, node: Node) -> None:
         source, target = self._blocks_source(node.inputs[0]), self._emit.values[node.output]
         kernel, stride, padding = (node.attributes[key] for key in ("kernel", "stride", "padding"))
-        self._emit.check_sides(kernel=max(kernel), stride=max(stride))
         _, height, width = source.shape
         fields: dict[str, int] = {
             "kernel_h": kernel[0],
@@ -169,6 +168,10 @@ class VectorLowering:
             tile_rows = min(height, (rows - 1) * stride[0] + kernel[0])
             return tile_rows * min(width, (cols - 1) * stride[1] + kernel[1])
 
+        if max(*kernel, *stride) > SIDE_MAX or source_vectors(1, 1) > self._emit.config.vec_depth:
+            fields = {key: value for key, value in fields.items() if "stride" not in key}
+            self._pool_in_parts(function, fields, source, target, spans, params)
+            return
         for tile in self._tiles(target, source_vectors):
             block, blocks, row, rows, col, cols = tile
             row_span, col_span = spans(row, rows, col, cols)
@@ -189,14 +192,96 @@ class VectorLowering:
                 params=None if params is None else params(),
             )
 
+    def _pool_in_parts(
+        self,
+        function: Function,
+        fields: dict[str, int],
+        source: Placement,
+        target: Placement,
+        spans: Callable[[int, int, int, int], tuple[Span, Span]],
+        params: Callable[[], Place] | None,
+    ) -> None:
+        """Pool windows that an instruction or VEC cannot hold: output by output and chunk by
+        chunk, in parts that the unit adds up. The padding changes neither sum nor maximum.
+        """
+        config = self._emit.config
+        half = config.vec_depth // 2
+        _, height, width = target.shape
+        for row in range(height):
+            for col in range(width):
+                row_span, col_span = spans(row, 1, col, 1)
+                most_cols = min(col_span.size, SIDE_MAX, half)
+                most_rows = min(SIDE_MAX, half // most_cols)
+                parts = [
+                    (Span(top, top + rows, 0), Span(left, left + cols, 0))
+                    for first, rows, begin, cols in tiles(
+                        row_span.size, col_span.size, most_rows, most_cols
+                    )
+                    for top, left in [(row_span.start + first, col_span.start + begin)]
+                ]
+                for block in range(target.blocks(config.R)):
+                    output = self._emit.ofm.allocate(1)
+                    for chunk in range(config.chunks_per_vector):
+                        for n, (rows_of, cols_of) in enumerate(parts):
+                            self._pool_part(
+                                function,
+                                fields
+                                | {
+                                    "lane": chunk * config.drain_lanes,
+                                    "accumulate": int(n > 0),
+                                    "kernel_h": rows_of.size,
+                                    "kernel_w": cols_of.size,
+                                },
+                                self._emit.load_tile(
+                                    Buffer.VEC, source, block, 1, rows_of, cols_of
+                                ),
+                                output,
+                                None if params is None else params(),
+                            )
+                    self._emit.store_tile(target, output, block, 1, row, 1, col, 1)
+
+    def _pool_part(
+        self,
+        function: Function,
+        fields: dict[str, int],
+        source: Place,
+        output: Place,
+        params: Place | None,
+    ) -> None:
+        """Emit the part of a window that is all of a tile; what it writes is final after the last
+        part.
+        """
+        self._emit.add(
+            Unit.VECTOR,
+            {
+                "function": function,
+                "src_base": source.start,
+                "src_rows": fields["kernel_h"],
+                "src_cols": fields["kernel_w"],
+                "ofm_base": output.start,
+                "low": CODE_MIN,
+                "high": CODE_MAX,
+                **({} if params is None else {"prm_base": params.start, "uniform": 1}),
+                **fields,
+            },
+            [source, *([] if params is None else [params])],
+            [output],
+        )
+
     def resize(self, node: Node) -> None:
         source, target = self._blocks_source(node.inputs[0]), self._emit.values[node.output]
         ratio, corners = node.attributes["ratio"], node.attributes["corners"]
         half = corners == "half_pixel"
-        dens = [2 * f if half else f for f in ratio]
+        # Odd ratios have even fractions of 2 f in both conventions: f is enough.
+        steps = [2 if half and f % 2 == 0 else 1 for f in ratio]
+        dens = [step * f for step, f in zip(steps, ratio, strict=True)]
         area = dens[0] * dens[1]
+        # Finer vertical fractions, a common factor of all weights, make the multiplier finer.
+        den_max = 2047 if dens[1] <= 64 else 1023 if dens[1] <= 128 else 511
         try:
-            multiplier, bias, shift = exact_division(area, -CODE_MIN * area)
+            factor, multiplier, bias, shift = exact_division(
+                area, -CODE_MIN * area, den_max // dens[0]
+            )
         except ValueError as error:
             raise self._emit.refuse(f"resize by {ratio[0]} x {ratio[1]}: {error}") from None
         params = self._uniform_params(multiplier, bias)
@@ -204,8 +289,8 @@ class VectorLowering:
 
         def axis(index: int, first: int, count: int) -> tuple[Span, int]:
             """Return the source span of the outputs and the fraction of the first."""
-            step, den = (2 if half else 1), dens[index]
-            begin = first * step + ((1 - ratio[index]) if half else 0)
+            step, den = steps[index], dens[index]
+            begin = first * step + ((1 - ratio[index]) * step // 2 if half else 0)
             low, fraction = divmod(begin, den)
             high = (begin + (count - 1) * step) // den + 1
             start = max(low, 0)
@@ -231,11 +316,11 @@ class VectorLowering:
                     "src_plane": row_span.size * col_span.size,
                     "offset_h": row_span.offset,
                     "offset_w": col_span.offset,
-                    "den_h": dens[0],
+                    "den_h": factor * dens[0],
                     "den_w": dens[1],
-                    "step_h": 2 if half else 1,
-                    "step_w": 2 if half else 1,
-                    "frac_h": frac_h,
+                    "step_h": factor * steps[0],
+                    "step_w": steps[1],
+                    "frac_h": factor * frac_h,
                     "frac_w": frac_w,
                     "shift": shift,
                 },

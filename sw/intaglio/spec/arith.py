@@ -113,35 +113,41 @@ def ceil_log2(x: Any) -> Any:
     return max(int(x) - 1, 0).bit_length()
 
 
-def exact_division(divisor: int, bound: int) -> tuple[int, int, int]:
-    """Return (multiplier, bias, shift) that divide exactly with one rounding.
+def exact_division(divisor: int, bound: int, most: int = 1) -> tuple[int, int, int, int]:
+    """Return (factor, multiplier, bias, shift) that divide exactly with one rounding.
 
-    For all integers ``|x| <= bound``: ``round_shift(x * m + b, s) == floor(x / divisor + 1/2)``.
-    Powers of two give (1, 0, log2). Otherwise m = ceil(2**s / divisor) errs upwards by ``e = m *
-    divisor - 2**s``, so that ``x * m = (2**s * x + e * x) / divisor``: with ``b = ceil(e * bound /
-    divisor)`` the error lies in ``[0, 2 * e * bound / divisor + 1)``, which has to stay below 2**s
-    / (2 * divisor), the smallest distance to the next rounding threshold from below. As e < divisor
-    and some 2**s / divisor lies above 2**14, every bound below 2**12 is possible.
+    For all integers ``|x| <= bound``: ``round_shift(factor * x * m + b, s) == floor(x / divisor +
+    1/2)``, with the smallest ``factor`` in [1, most] for which a 16-bit ``m`` does it. Powers of
+    two give (1, 1, 0, log2). Otherwise ``factor * m`` is ``2**s / divisor``, but for ``e = factor *
+    m * divisor - 2**s``, so that ``x * factor * m + b = (2**s * x + e * x) / divisor + b``. The
+    fraction of ``x / divisor + 1/2`` is a multiple of 1 / divisor, for odd divisors shifted by half
+    of that: the error has to lie in [0, 2**s / divisor) or, with an odd divisor and b = 0, in half
+    of that to both sides. As ``|e| <= divisor / 2`` and some 2**s / divisor lies above 2**14, every
+    bound below 2**13 is possible with factor 1.
 
     Raises
     ------
     ValueError
-        No 16-bit multiplier is exact for this divisor and bound.
+        No 16-bit multiplier is exact for this divisor and bound, with factors up to ``most``.
     """
-    if divisor < 1 or bound < 0:
-        raise ValueError(f"divisor must be >= 1 and bound >= 0, not {divisor} and {bound}")
+    if divisor < 1 or bound < 0 or most < 1:
+        raise ValueError(
+            f"divisor and most must be >= 1 and bound >= 0, not {divisor}, {most} and {bound}"
+        )
     if divisor & (divisor - 1) == 0:
-        return 1, 0, divisor.bit_length() - 1
-    for shift in range(SHIFT_MAX, 0, -1):
-        multiplier = -(-(1 << shift) // divisor)
-        if multiplier > MULTIPLIER_MAX:
-            continue
-        error = multiplier * divisor - (1 << shift)
-        bias = -(-error * bound // divisor)
-        # All terms times 2 * divisor, so that the comparison is exact.
-        if 2 * (error * bound + bias * divisor) < (1 << shift):
-            return multiplier, bias, shift
+        return 1, 1, 0, divisor.bit_length() - 1
+    for factor in range(1, most + 1):
+        scaled = factor * divisor
+        # Smaller multipliers are coarser, unless the larger ones are even.
+        top = min((MULTIPLIER_MAX * scaled).bit_length(), SHIFT_MAX)
+        for shift in range(top, max(top - 3, 0), -1):
+            for multiplier in ((1 << shift) // scaled, -(-(1 << shift) // scaled)):
+                error = abs(multiplier * scaled - (1 << shift)) * bound
+                bias = 0 if divisor & 1 else -(-error // divisor)
+                spread = 2 * error if divisor & 1 else error + bias * divisor
+                if 1 <= multiplier <= MULTIPLIER_MAX and spread < (1 << shift):
+                    return factor, multiplier, bias, shift
     raise ValueError(
-        f"no multiplier of 16 bits divides by {divisor} exactly for |x| <= {bound}; "
-        "bounds below 2**12 are always possible"
+        f"no multiplier of 16 bits and factor up to {most} divide by {divisor} exactly for "
+        f"|x| <= {bound}; bounds below 2**13 are always possible"
     )

@@ -365,13 +365,26 @@ VECTOR = Instruction(
         Field("ofm_plane", 16, "vectors from channel block to channel block"),
         Field("ofm_row_step", 16, "vectors from output row to output row"),
         Field("ofm_col_step", 8, "vectors from output column to output column"),
-        Field("den_h", 8, "resize: denominator of the vertical fraction", minimum=1),
+        Field(
+            "den_h",
+            16,
+            "resize: denominator of the vertical fraction; at most 1023 with den_w > 64, 511 with "
+            "den_w > 128",
+            minimum=1,
+            maximum=2047,
+        ),
         Field("den_w", 8, "resize: denominator of the horizontal fraction", minimum=1),
-        Field("step_h", 8, "resize: step of the vertical fraction, at most den_h", maximum=2),
+        Field("step_h", 16, "resize: step of the vertical fraction, at most den_h", maximum=2047),
         Field("step_w", 8, "resize: step of the horizontal fraction, at most den_w", maximum=2),
-        Field("frac_h", 8, "resize: vertical fraction of output row 0, below den_h"),
+        Field("frac_h", 16, "resize: vertical fraction of output row 0, below den_h", maximum=2046),
         Field("frac_w", 8, "resize: horizontal fraction of output column 0, below den_w"),
         Field("channels", 16, "argmax: channels to compare, 1 to 256", minimum=1, maximum=256),
+        Field(
+            "accumulate",
+            8,
+            "1: go on with the maximum or sum of the instruction before (max, sum)",
+            maximum=1,
+        ),
     ),
     "For chunk c, output row p, column q: lanes a = lane + c * L ... + L - 1 of channel block a "
     "// R. "
@@ -379,7 +392,10 @@ VECTOR = Instruction(
     " window of "
     "VEC[src_base + (a // R) * src_plane + h * src_cols + w][a % R], h = p * stride_h + r + "
     "offset_h (w alike), ``pad_code`` "
-    "outside the source. *resize*: t = frac_h + p * step_h; h = offset_h + t // den_h, f = t % "
+    "outside the source; the sum is int32 and wraps. With ``accumulate`` the L values of the "
+    "vector instruction before (before its requantisation) belong to the window: a window larger "
+    "than VEC is a sequence of instructions with one output of one chunk each. "
+    "*resize*: t = frac_h + p * step_h; h = offset_h + t // den_h, f = t % "
     "den_h (w, g alike); value = "
     "sum of the four neighbours (h, h + 1) x (w, w + 1), each index clamped into the source, "
     "weighted "
@@ -400,7 +416,9 @@ VECTOR = Instruction(
             Error.FIELD,
             "``lane`` no multiple of L or not below R (not for argmax); ``residual`` with max, "
             "resize or argmax; drain of more than K lanes; resize with a ``step`` above or a "
-            "``frac`` not below its ``den``",
+            "``frac`` not below its ``den``, or denominators that are too large together; "
+            "``accumulate`` unless this and the vector instruction before are both max or both sum "
+            "with ``chunks``, ``out_rows`` and ``out_cols`` of 1",
         ),
         (
             Error.BUFFER,
