@@ -253,3 +253,18 @@ def test_programs_that_do_not_decode() -> None:
     assert problems(bytes(zero_rows) + end) == [
         "instruction 0: FIELD: store.rows must be in [1, 65535], not 0"
     ]
+
+
+def test_sums_without_a_beginning() -> None:
+    steps: list[Step] = [
+        ("load", dict(buffer=2, vectors=8, row_bytes=64, vector_step=8), set(), {Unit.VECTOR}),
+        ("load", dict(buffer=3, row_bytes=8, vector_step=8), set(), {Unit.VECTOR}),
+        ("vector", dict(function=2, uniform=1), {Unit.LOAD}, set()),
+        ("vector", dict(function=2, uniform=1, accumulate=1), {Unit.LOAD}, set()),
+        ("end", {}, set(), set()),
+    ]
+    assert check(steps).ok, names_of(check(steps))
+    for before in ({"function": 1}, {"function": 0}, {"function": 2, "chunks": 2}):
+        changed = [*steps]
+        changed[2] = ("vector", dict(uniform=1, **before), {Unit.LOAD}, set())
+        assert "instruction 3 (vector) accumulates on nothing" in names_of(check(changed))

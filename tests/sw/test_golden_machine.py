@@ -410,6 +410,42 @@ def test_vector(config_name: str, name: str, seed: int) -> None:
     assert_state(machine, expected)
 
 
+ONE = {"chunks": 1, "out_rows": 1, "out_cols": 1, "src_rows": 4, "src_cols": 6, "uniform": 1}
+
+
+@pytest.mark.parametrize("name", ["MAX", "SUM"])
+def test_a_window_of_two_instructions_is_one_window(name: str) -> None:
+    given = {**ONE, "function": isa.Function[name], "shift": 5, "low": -128, "high": 127}
+    whole = fields_of("vector", **given, kernel_h=4, kernel_w=6)
+    machine = filled_machine(SMALL, 2)
+    expected = snapshot(machine)
+    vector_slowly(machine, expected, whole)
+    machine.execute("vector", fields_of("vector", **given, kernel_h=3, kernel_w=6))
+    last = fields_of("vector", **given, kernel_h=1, kernel_w=6, offset_h=3, accumulate=1)
+    machine.execute("vector", last)
+    assert_state(machine, expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, {"function": 2}),
+        ({"function": 1}, {"function": 2}),
+        ({"function": 2}, {"function": 2, "out_rows": 2}),
+        ({"function": 2, "chunks": 2}, {"function": 2}),
+        ({"function": 0}, {"function": 0}),
+        ({"function": 4}, {"function": 2}),
+    ],
+)
+def test_nothing_to_accumulate_on(before: dict | None, after: dict) -> None:
+    machine = filled_machine(SMALL, 2)
+    if before is not None:
+        machine.execute("vector", fields_of("vector", **{**ONE, **before}))
+    with pytest.raises(MachineError, match="accumulate needs a max or sum of one output") as caught:
+        machine.execute("vector", fields_of("vector", **{**ONE, **after}, accumulate=1))
+    assert caught.value.code == Error.FIELD
+
+
 def test_argmax_takes_the_lowest_of_equal_codes_and_counts_to_255() -> None:
     machine = filled_machine(CONFIGS["mini-8x8"], 1)
     machine.vec[:] = 0
@@ -442,6 +478,8 @@ def test_argmax_takes_the_lowest_of_equal_codes_and_counts_to_255() -> None:
         ({"function": 4, "residual": 1}, Error.FIELD, "residual must be 0 for argmax"),
         ({"function": 3, "den_h": 2, "frac_h": 2}, Error.FIELD, "frac_h is too large for den_h"),
         ({"function": 3, "den_w": 1, "step_w": 2}, Error.FIELD, "frac_w is too large for den_w"),
+        ({"function": 3, "den_h": 1024, "den_w": 65}, Error.FIELD, "at most 1023 with den_w = 65"),
+        ({"function": 3, "den_h": 512, "den_w": 129}, Error.FIELD, "at most 511 with den_w = 129"),
         ({"out_cols": 65}, Error.BUFFER, "65 pixels in an accumulator bank of 64"),
         ({"ofm_base": 120, "out_cols": 9, "ofm_col_step": 1}, Error.BUFFER, "128] of OFM"),
         ({"prm_base": 63}, Error.BUFFER, r"\[63, 64\] of PRM, which has 64"),
