@@ -257,10 +257,10 @@ def test_programs_that_do_not_decode() -> None:
 
 def test_sums_without_a_beginning() -> None:
     steps: list[Step] = [
-        ("load", dict(buffer=2, vectors=8, row_bytes=64, vector_step=8), set(), {Unit.VECTOR}),
+        ("load", dict(buffer=2, vectors=8, row_bytes=64, vector_step=8), set(), set()),
         ("load", dict(buffer=3, row_bytes=8, vector_step=8), set(), {Unit.VECTOR}),
         ("vector", dict(function=2, uniform=1), {Unit.LOAD}, set()),
-        ("vector", dict(function=2, uniform=1, accumulate=1), {Unit.LOAD}, set()),
+        ("vector", dict(function=2, uniform=1, accumulate=1), set(), set()),
         ("end", {}, set(), set()),
     ]
     assert check(steps).ok, names_of(check(steps))
