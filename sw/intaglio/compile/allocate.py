@@ -65,12 +65,14 @@ class Ring:
         """Return where ``key`` lies, or None when it was overwritten or never there."""
         return self._entries.get(key)
 
-    def keep_together(self, size: int) -> None:
-        """Start over if the next allocations, ``size`` places in all, do not fit before the end:
-        none of them will overwrite another.
+    def open_slot(self, slot: int) -> None:
+        """Go on where the next ``slot`` places begin, at a multiple of ``slot``.
+
+        Pieces of different sizes that go into slots of one size alternate without overlapping, and
+        what is put into one slot stays together.
         """
-        if self._next + size > self.depth:
-            self._next = 0
+        start = align(self._next, slot)
+        self._next = 0 if start + slot > self.depth else start
 
     def allocate(self, size: int, key: Hashable = None) -> Place:
         """Return ``size`` consecutive places, forgetting the entries that they overwrite."""

@@ -176,13 +176,15 @@ class ConvolutionLowering:
             if plan.weights_outer
             else [(tile, group) for tile in tile_list for group in groups]
         )
+        largest = planes * plan.rows * plan.cols
         current = None
         for tile, block in order:
             if tile != current:
                 current = tile
-                emit.rings[Buffer.IFM].keep_together(plan.resident)
+                emit.rings[Buffer.IFM].open_slot(plan.resident or 1)
             blocks = min(planes, total - block)
             row, rows, col, cols = tile
+            emit.ofm.open_slot(largest)
             output = emit.ofm.allocate(blocks * rows * cols)
             residual = None
             if layer.residual is not None:
@@ -193,6 +195,7 @@ class ConvolutionLowering:
                     blocks,
                     Span(row, row + rows, 0),
                     Span(col, col + cols, 0),
+                    slot=largest,
                 )
             first = block * config.R // config.K
             for array_block in range(first, first + max(1, config.R // config.K)):
@@ -226,14 +229,18 @@ class ConvolutionLowering:
             col_span = self._image_columns(layer, taps, phase)
         else:
             col_span = taps.columns(width, phase.first[1], phase.count[1])
+        # A tile that stays has a slot of its own, which its parts share.
+        slot = 1 if plan.resident else plan.slot
         for index, part in enumerate(plan.parts(taps)):
             row_span = taps.rows(height, phase.first[0], phase.count[0], part.row, part.rows)
             wgt = weights.load(key, array_block, part)
             if layer.source.layout == "dense":
-                ifm = emit.load_image(layer.source, row_span, col_span, taps.pixels, layer.pad_code)
+                ifm = emit.load_image(
+                    layer.source, row_span, col_span, taps.pixels, layer.pad_code, slot
+                )
             else:
                 ifm = emit.load_tile(
-                    Buffer.IFM, layer.source, part.block, part.blocks, row_span, col_span
+                    Buffer.IFM, layer.source, part.block, part.blocks, row_span, col_span, slot=slot
                 )
             acc = Place("ACC", bank, bank + 1)
             emit.add(
@@ -322,6 +329,7 @@ class _Weights:
         #: (phase, first array block of the chunk, part) -> (address, bytes, bytes of a block).
         self._places: dict[tuple[tuple[int, int], int, Part], tuple[int, int, int]] = {}
         lanes = emit.config.K
+        self._slot = max(plan.weight_vectors(taps, lanes) for taps in layer.phases.values())
         for key, taps in layer.phases.items():
             for start in range(0, layer.lanes // lanes, plan.chunk):
                 chosen = taps.weight[start * lanes : (start + plan.chunk) * lanes]
@@ -339,7 +347,9 @@ class _Weights:
         emit = self._emit
         start = array_block // self._plan.chunk * self._plan.chunk
         address, nbytes, size = self._places[key, start, part]
-        chunk = emit.load_constant(Buffer.WGT, (emit.layer, key, start, part), address, nbytes)
+        chunk = emit.load_constant(
+            Buffer.WGT, (emit.layer, key, start, part), address, nbytes, self._slot
+        )
         vectors = size // emit.config.R
         first = chunk.start + (array_block - start) * vectors
         return Place("WGT", first, first + vectors)
@@ -357,6 +367,7 @@ class _Parameters:
         self._pairs = -(-config.K // per_vector) * per_vector
         #: Array blocks that one load brings: all, or as many as half of PRM holds.
         self._chunk = max(1, config.prm_depth // 2 // self._pairs)
+        self._chunk = min(self._chunk, len(outputs) // config.K)
         blocks = [
             parameter_pairs(
                 multiplier[start : start + config.K], bias[start : start + config.K], per_vector
@@ -373,6 +384,7 @@ class _Parameters:
         """Return where the pairs of an array block lie, loading its chunk if necessary."""
         chunk, index = divmod(array_block, self._chunk)
         key = (self._emit.layer, chunk)
-        place = self._emit.load_constant(Buffer.PRM, key, *self._places[chunk])
+        slot = self._chunk * self._pairs
+        place = self._emit.load_constant(Buffer.PRM, key, *self._places[chunk], slot)
         first = place.start + index * self._pairs
         return Place("PRM", first, first + self._pairs)

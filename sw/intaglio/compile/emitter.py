@@ -135,13 +135,19 @@ class Emitter:
             [place],
         )
 
-    def load_constant(self, buffer: Buffer, key: Hashable, address: int, nbytes: int) -> Place:
-        """Return where the constant lies, loading it if it is not there any more."""
+    def load_constant(
+        self, buffer: Buffer, key: Hashable, address: int, nbytes: int, slot: int = 1
+    ) -> Place:
+        """Return where the constant lies, loading it if it is not there any more.
+
+        ``slot``: places of the largest constant of its kind.
+        """
         ring = self.rings[buffer]
         place = ring.find(key)
         if place is None:
             vectors = nbytes // self.config.R
             per_vector = self.config.params_per_vector if buffer == Buffer.PRM else 1
+            ring.open_slot(slot)
             place = ring.allocate(vectors * per_vector, key)
             self._load(
                 buffer,
@@ -167,10 +173,12 @@ class Emitter:
         rows: Span,
         cols: Span,
         place: Place | None = None,
+        slot: int = 1,
     ) -> Place:
         """Return where a tile of a value in blocks lies, loading it if it is not there any more.
 
-        With ``place``, load it there in any case.
+        With ``place``, load it there in any case. ``slot``: vectors of the largest tile of its
+        kind.
         """
         key = (
             value.address,
@@ -187,6 +195,8 @@ class Emitter:
         if found is None:
             vector = self.config.R
             _, height, width = value.shape
+            if place is None:
+                ring.open_slot(slot)
             found = place or ring.allocate(blocks * rows.size * cols.size, key)
             whole_rows = cols.size == width and rows.step == 1
             vectors = rows.size * cols.size if whole_rows else cols.size
@@ -208,17 +218,19 @@ class Emitter:
         return found
 
     def load_image(
-        self, value: Placement, rows: Span, cols: Span, pixels: int, pad_code: int
+        self, value: Placement, rows: Span, cols: Span, pixels: int, pad_code: int, slot: int
     ) -> Place:
         """Return where a tile of the dense image lies, loading it if it is not there any more.
 
         Vector i of a row begins at pixel ``cols.start + i``, which may lie in the padding, and
-        holds ``pixels`` pixels; at most ``LEAD_MAX * R`` bytes of padding.
+        holds ``pixels`` pixels; at most ``LEAD_MAX * R`` bytes of padding. ``slot``: as for
+        :meth:`load_tile`.
         """
         key = (value.name, pad_code, pixels, rows, cols)
         place = self.rings[Buffer.IFM].find(key)
         if place is None:
             channels, _, width = value.shape
+            self.rings[Buffer.IFM].open_slot(slot)
             place = self.rings[Buffer.IFM].allocate(rows.size * cols.size, key)
             start = max(cols.start, 0)
             stop = max(min(width, cols.stop - 1 + pixels), start + 1)

@@ -162,6 +162,8 @@ class Plan:
         Of an output tile.
     blocks, kernel_rows
         Most channel blocks and kernel rows in one array instruction.
+    slot
+        Vectors of IFM that the source of one instruction takes at most.
     weights_outer
         Whether the tiles are the inner loop and the output channels the outer one.
     resident
@@ -175,9 +177,18 @@ class Plan:
     cols: int
     blocks: int
     kernel_rows: int
+    slot: int
     weights_outer: bool
     resident: int
     chunk: int
+
+    def weight_vectors(self, taps: Taps, lanes: int) -> int:
+        """Return the vectors of WGT that one load of weights takes at most, ``lanes`` = K."""
+        return (
+            self.chunk
+            * max(part.blocks * part.rows for part in self.parts(taps))
+            * (taps.kernel[1] * lanes)
+        )
 
     def parts(self, taps: Taps) -> list[Part]:
         """Return the parts of the reduction of one phase."""
@@ -240,12 +251,14 @@ class Search:
                 if counts > config.acc_depth or rows * cols > most // divisor:
                     continue
                 for kernel_rows in sorted({self._kernel[0], 1}, reverse=True):
-                    blocks, resident = self._blocks(rows, cols, kernel_rows, divisor)
+                    blocks, slot, resident = self._blocks(rows, cols, kernel_rows, divisor)
                     if not blocks:
                         continue
                     chunk = self._chunk(blocks, kernel_rows)
                     for weights_outer in (False, True)[: self._groups]:
-                        yield Plan(rows, cols, blocks, kernel_rows, weights_outer, resident, chunk)
+                        yield Plan(
+                            rows, cols, blocks, kernel_rows, slot, weights_outer, resident, chunk
+                        )
 
     @cached_property
     def _kernel(self) -> tuple[int, int]:
@@ -257,9 +270,9 @@ class Search:
     def _blocks_in(self) -> int:
         return next(iter(self._layer.phases.values())).blocks
 
-    def _blocks(self, rows: int, cols: int, kernel_rows: int, divisor: int) -> tuple[int, int]:
-        """Return the most channel blocks that fit, 0 for none, and the vectors of a tile's whole
-        source, 0 when they cannot stay.
+    def _blocks(self, rows: int, cols: int, kernel_rows: int, divisor: int) -> tuple[int, int, int]:
+        """Return the most channel blocks that fit, 0 for none, the vectors that their source takes,
+        and those of a tile's whole source, 0 when they cannot stay.
         """
         config = self._config
         row_axis, col_axis = self._axis(0, rows, kernel_rows), self._axis(1, cols, 0)
@@ -271,7 +284,9 @@ class Search:
             config.wgt_depth // divisor // weights,
         )
         source = self._blocks_in * row_axis.tile * col_axis.tile
-        return blocks, source if source <= config.ifm_depth else 0
+        # Nearly equal parts, as Plan.parts makes them.
+        blocks = -(-self._blocks_in // -(-self._blocks_in // max(blocks, 1))) if blocks else 0
+        return blocks, blocks * plane, source if source <= config.ifm_depth else 0
 
     def _chunk(self, blocks: int, kernel_rows: int) -> int:
         """Return the array blocks whose weights one load can bring."""
@@ -344,7 +359,7 @@ class Search:
         if not plan.resident:
             groups = self._array_blocks
         source = rows.source * cols.source * self._blocks_in
-        if source <= config.ifm_depth and plan.resident:
+        if plan.resident and tile_count * plan.resident <= config.ifm_depth:
             groups = 1
         whole = plan.cols == layer.target.shape[2] and layer.source.layout == "blocks"
         source_rows = self._blocks_in * (rows.tiles if whole else rows.source) * cols.tiles
