@@ -65,7 +65,8 @@ class Network:
         if self._program is None:
             if self.config is None:
                 raise IntaglioError("golden, icarus and verilator need a configuration")
-            self._program = compile_graph(self.require_graph(), self.config)
+            interval = self.simulation.get("interval", 1)
+            self._program = compile_graph(self.require_graph(), self.config, interval=interval)
         return self._program
 
     @program.setter

@@ -16,6 +16,13 @@ from intaglio.cli.common import (
     select_config,
     table,
 )
+from intaglio.cli.networks import (
+    is_file,
+    memory_interval,
+    memory_options,
+    network_options,
+    random_network,
+)
 
 __all__ = ["bench_command"]
 
@@ -41,16 +48,9 @@ def model_names() -> list[str]:
     metavar="NAME|FILE",
     help="Network with random weights, or a frozen one.",
 )
-@click.option(
-    "--size", default="64x64", show_default=True, metavar="HxW", help="Image, for a named network."
-)
-@click.option("--width", default="1", show_default=True, help="Width of a named network.")
-@click.option("--classes", default=11, show_default=True, help="Classes of a named network.")
+@network_options
 @hardware_options
-@click.option("--latency", default=20, show_default=True, help="Of the memory, in cycles.")
-@click.option(
-    "--interval", default=1, show_default=True, help="Cycles from beat to beat of the memory."
-)
+@memory_options
 def rtl_command(
     model: str,
     size: str,
@@ -59,17 +59,22 @@ def rtl_command(
     board: str | None,
     config: str | None,
     latency: int,
-    interval: int,
+    bandwidth: int | None,
 ) -> Outcome:
     """Cycles, array use and bytes moved of a network, by the cycle model."""
+    from intaglio.cli.artifacts import open_frozen
     from intaglio.compile import compile_graph
     from intaglio.report.layers import layer_table
     from intaglio_sim.golden.cycles import CycleModel
 
     machine = select_config(board, config, default="mini-8x8")
-    graph = _graph(model, parse_size(size) or (64, 64), width, classes)
+    interval = memory_interval(bandwidth, machine.bus_bytes)
+    if is_file(model):
+        graph = open_frozen(Path(model)).graph
+    else:
+        _, graph = random_network(model, parse_size(size) or (64, 64), width, classes)
     progress(f"compiling {len(graph.nodes)} layers for {machine.name}")
-    program = compile_graph(graph, machine)
+    program = compile_graph(graph, machine, interval=interval)
     progress(f"cycle model: {program.length} instructions")
     timeline = CycleModel(config=machine, memory_latency=latency, memory_interval=interval).run(
         program
@@ -89,7 +94,7 @@ def rtl_command(
             "size": [height, columns],
             "config": machine.name,
             "latency": latency,
-            "interval": interval,
+            "bandwidth": machine.bus_bytes // interval,
             "cycles": timeline.cycles,
             "macs": timeline.macs,
             "utilization": timeline.utilization,
@@ -98,7 +103,8 @@ def rtl_command(
             "layers": layers,
         },
         lines=table(rows, right=(3, 4, 5, 6)),
-        summary=f"{model} at {height}x{columns} on {machine.name}: {timeline.cycles:,} cycles, "
+        summary=f"{model} at {height}x{columns} on {machine.name}, "
+        f"{machine.bus_bytes // interval} bytes per cycle: {timeline.cycles:,} cycles, "
         f"{timeline.macs:,} multiplications, {100 * timeline.utilization:.1f} % of the array, "
         f"{moved:,} bytes",
     )
@@ -107,23 +113,3 @@ def rtl_command(
 bench_command.add_command(rtl_command)
 bench_command.add_command(train_command)
 bench_command.add_command(infer_command)
-
-
-def _graph(model: str, size: tuple[int, int], width: str, classes: int) -> Any:
-    """Return the graph of a frozen file, or of a network with random weights."""
-    if Path(model).suffix == ".onnx" or Path(model).is_dir():
-        from intaglio.cli.artifacts import open_frozen
-
-        return open_frozen(Path(model)).graph
-    import torch
-
-    from intaglio.nn.functional import to_graph
-    from intaglio.nn.models import build, calibrate, check_size
-
-    network = build(model, classes=classes, width=width, seed=1)
-    check_size(network, *size)
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    calibrate(network, images)
-    network.eval()
-    return to_graph(network, height=size[0], width=size[1])

@@ -16,6 +16,13 @@ from intaglio.cli.common import (
     write_json,
 )
 from intaglio.cli.freeze import freeze_run
+from intaglio.cli.networks import (
+    is_file,
+    memory_interval,
+    memory_options,
+    network_options,
+    random_network,
+)
 from intaglio.spec.errors import IntaglioError
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ _RTL = ("verilator", "icarus")
 
 @result_command("verify")
 @click.argument("target", type=click.Path(path_type=Path))
+@network_options
 @click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="How many.")
 @click.option(
     "--on",
@@ -55,6 +63,7 @@ _RTL = ("verilator", "icarus")
     help="Freeze the same weights at this smaller size for icarus, and crop the images to it.",
 )
 @hardware_options
+@memory_options
 @click.option("--stalls", type=click.IntRange(0, 90), default=0, help="Memory stalls, per cent.")
 @click.option(
     "--out",
@@ -63,6 +72,9 @@ _RTL = ("verilator", "icarus")
 )
 def verify_command(
     target: Path,
+    size: str,
+    width: str,
+    classes: int,
     images: int,
     executors: str,
     data: str | None,
@@ -71,16 +83,20 @@ def verify_command(
     icarus_size: str | None,
     board: str | None,
     config: str | None,
+    bandwidth: int | None,
+    latency: int,
     stalls: int,
     out: Path | None,
 ) -> Outcome:
     """Run TARGET, a run folder or a model.onnx, on several executors and compare every byte.
 
-    A run folder that was not frozen yet is frozen first. Without a run folder and without images,
+    TARGET may also be the name of a network, such as deeplabv3-resnet50: it gets random weights. A
+    run folder that was not frozen yet is frozen first. Without a run folder and without images,
     random ones are used. Exit status 1 when a byte differs.
     """
-    from intaglio.cli.artifacts import open_frozen
+    from intaglio.cli.artifacts import Frozen, open_frozen
     from intaglio.data import encode
+    from intaglio.nn.models import MODELS
     from intaglio_sim.executors import EXECUTORS, Network
     from intaglio_sim.verify import verify
 
@@ -91,15 +107,22 @@ def verify_command(
     small = parse_size(icarus_size)
     if small is not None and "icarus" not in names:
         raise IntaglioError("--icarus-size is given, but icarus is not among --on")
-    if (target / "checkpoint.npz").is_file() and not (target / "model.onnx").exists():
-        progress(freeze_run(target).summary)
-    frozen = open_frozen(target)
-    network = Network(graph=frozen.graph, onnx_path=frozen.path)
-    network.simulation = {"stalls": stalls, "trace": True}
-    if "torch" in names or small is not None:
-        network.model = _model(frozen)
+    simulation = {"stalls": stalls, "trace": True, "latency": latency}
+    if str(target) in MODELS and not is_file(target):
+        model, graph = random_network(str(target), parse_size(size) or (64, 64), width, classes)
+        frozen = Frozen(path=target, graph=graph, metadata={})
+        network = Network(graph=graph, model=model, simulation=simulation)
+    else:
+        if (target / "checkpoint.npz").is_file() and not (target / "model.onnx").exists():
+            progress(freeze_run(target).summary)
+        frozen = open_frozen(target)
+        network = Network(graph=frozen.graph, onnx_path=frozen.path, simulation=simulation)
+        if "torch" in names or small is not None:
+            network.model = _model(frozen)
     if any(name in _COMPILED for name in names):
-        _attach_program(network, frozen, board, config)
+        machine = _attach_program(network, frozen, board, config)
+        interval = memory_interval(bandwidth, machine.bus_bytes)
+        network.simulation = {**simulation, "interval": interval}
     pictures = _images(frozen, images, data, split, inputs)
     codes = [encode(image.transpose(2, 0, 1).copy()) for image in pictures]
 
@@ -129,17 +152,20 @@ def _model(frozen: Any) -> Any:
     return load_model(frozen.run, expected=frozen.metadata.get("run_digest", ""))
 
 
-def _attach_program(network: Any, frozen: Any, board: str | None, config: str | None) -> None:
-    """Give ``network`` the program beside the model, or a new one when there is none."""
+def _attach_program(network: Any, frozen: Any, board: str | None, config: str | None) -> Any:
+    """Give ``network`` the program beside the model, or a new one when there is none; return the
+    configuration.
+    """
     from intaglio.cli.artifacts import open_program
 
     path = frozen.path.with_name("program.npz")
     chosen = None if board is None and config is None else select_config(board, config)
-    if path.is_file():
+    if network.onnx_path is not None and path.is_file():
         network.program = open_program(path, frozen=frozen, config=chosen)
     else:
         network.config = chosen or select_config(None, None, default="mini-8x8")
-        progress(f"compiling for {network.config.name}: no {path.name} beside the model")
+        progress(f"compiling for {network.config.name}")
+    return network.config
 
 
 def _images(
@@ -235,12 +261,18 @@ def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None)
         program = compiled.program
         events = compiled.traces.get(traced, ()) if compiled is network else ()
         measured = spans_of_events(events, program)
-        timeline = CycleModel(config=program.config).run(program)
+        timeline = CycleModel(
+            config=program.config,
+            memory_latency=compiled.simulation["latency"],
+            memory_interval=compiled.simulation["interval"],
+        ).run(program)
         data["program_digest"] = program.digest()
         data["config"], data["config_digest"] = program.config.name, program.config.digest()
         data["layer_size"] = list(compiled.graph.values[compiled.graph.inputs[0]].shape[2:])
         data["layer_table"] = layer_table(compiled.graph, program, timeline, measured=measured)
         data["model_counters"] = dict(timeline.counters)
+        data["latency"] = compiled.simulation["latency"]
+        data["bandwidth"] = program.config.bus_bytes // compiled.simulation["interval"]
         if folder is not None:
             runs = {str(traced): measured} if measured else {}
             trace = chrome_trace({**runs, "cycle model": timeline.spans}, program=program)

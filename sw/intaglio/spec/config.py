@@ -186,6 +186,19 @@ CONFIGS = _configs(
         prm_depth=512,
         acc_depth=512,
     ),
+    # 256 multipliers, for larger parts than the ECP5-85F.
+    AcceleratorConfig(
+        name="wide-16x16",
+        R=16,
+        K=16,
+        drain_lanes=16,
+        ifm_depth=8192,
+        wgt_depth=8192,
+        vec_depth=4096,
+        ofm_depth=2048,
+        prm_depth=1024,
+        acc_depth=1024,
+    ),
 )
 
 
