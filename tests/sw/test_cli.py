@@ -165,10 +165,21 @@ def test_bench_rtl() -> None:
     assert data["macs"] == sum(row["macs"] for row in data["layers"])
     assert data["utilization"] == pytest.approx(data["macs"] / (64 * data["cycles"]))
     assert sum(row["model_cycles"] for row in data["layers"]) <= data["cycles"]
-    slow = json.loads(call(*words, "--interval", "4", "--json")[1])
-    assert slow["cycles"] > data["cycles"] and slow["bytes_moved"] == data["bytes_moved"]
+    slow = json.loads(call(*words, "--bandwidth", "2", "--json")[1])
+    assert slow["cycles"] > data["cycles"]
+    assert (slow["bandwidth"], data["bandwidth"]) == (2, 8)
+    status, _, error = call(*words, "--bandwidth", "3")
+    assert status == 1 and "must divide the width of the bus, 8 bytes, not be 3" in error
     text = call(*words)[1].splitlines()
     assert len(text) == len(data["layers"]) + 2 and f"{data['cycles']:,} cycles" in text[-1]
+
+
+def test_verify_of_a_named_network() -> None:
+    words = ("verify", "fcn-mini", "--size", "16x24", "--width", "1/4", "--on", "torch,onnx,golden")
+    status, out, _ = call(*words, "--bandwidth", "4", "--json")
+    data = json.loads(out)
+    assert status == 0 and data["mismatches"] == 0 and data["bytes_compared"] > 0
+    assert (data["bandwidth"], data["latency"]) == (4, 20)
 
 
 def test_bench_train() -> None:
