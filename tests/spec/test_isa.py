@@ -126,6 +126,66 @@ def test_decode_refuses() -> None:
                 isa.decode(word.to_bytes(64, "little"))
 
 
+@given(st.lists(instructions(), max_size=12))
+def test_whole_programs(cases: list[tuple[str, dict[str, int], int, int]]) -> None:
+    """All at once is one by one, in both directions."""
+    names, fields, waits, signals = ([case[i] for case in cases] for i in range(4))
+    code = isa.encode_all(names, fields, waits, signals)
+    words = [isa.encode(n, f, wait=w, signal=s) for n, f, w, s in cases]
+    assert code.dtype == np.uint8
+    assert code.tobytes() == b"".join(words)
+    found = {}
+    for batch in isa.decode_all(code):
+        for index, row in zip(batch.index.tolist(), batch.rows(), strict=True):
+            found[index] = batch.instruction, row
+    assert [found[index] for index in range(len(words))] == [isa.decode(word) for word in words]
+
+
+def test_whole_programs_with_defaults() -> None:
+    names = [*NAMES, *NAMES]
+    given_fields = [{}] * len(NAMES) + [{}, {"rows": 3}, {"blocks": 2}, {"lane": 4}, {"rows": 2}]
+    code = isa.encode_all(names, given_fields, [0] * len(names), [0] * len(names))
+    expected = [isa.encode(n, f) for n, f in zip(names, given_fields, strict=True)]
+    assert code.tobytes() == b"".join(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "wait", "text"),
+    [
+        ("jump", {}, 0, "unknown instruction 'jump'; known: end, load, array, vector, store"),
+        ("load", {"buffer": 4}, 0, r"load.buffer must be in \[0, 3\], not 4"),
+        ("load", {"pad_code": -129}, 0, r"load.pad_code must be in \[-128, 127\], not -129"),
+        ("store", {"base": 1 << 70}, 0, rf"store.base must be in \[0, 65535\], not {1 << 70}"),
+        ("store", {"lead": 0, "pad": 1}, 0, "store has no field lead, pad"),
+        ("end", {}, 16, r"end.wait must be in \[0, 15\], not 16"),
+    ],
+)
+def test_whole_programs_are_refused_like_one(
+    name: str, fields: dict[str, int], wait: int, text: str
+) -> None:
+    bad = {"rows": -1}
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        isa.encode_all(["array", name, "load"], [{}, fields, bad], [0, wait, 0], [0, 0, 0])
+
+
+def test_decoding_whole_programs_refuses() -> None:
+    good = np.frombuffer(isa.encode("store") + isa.encode("end"), np.uint8)
+    assert isa.decode_all(good[:0]) == ()
+    with pytest.raises(ValueError, match="^a program has a multiple of 64 bytes, not 127$"):
+        isa.decode_all(good[:127])
+    with pytest.raises(ValueError, match="^instruction 2: unknown opcode 0x00$"):
+        isa.decode_all(np.concatenate([good, np.zeros(128, np.uint8)]))
+    for instruction in isa.INSTRUCTIONS:
+        for bit in {instruction.width, isa.INSTRUCTION_BITS - 1}:
+            if bit < instruction.width:
+                continue
+            word = int.from_bytes(isa.encode(instruction.name), "little") | 1 << bit
+            bad = np.frombuffer(word.to_bytes(64, "little"), np.uint8)
+            text = f"^instruction 2: {instruction.name}: reserved bits above bit"
+            with pytest.raises(ValueError, match=text):
+                isa.decode_all(np.concatenate([good, bad, bad]))
+
+
 def test_an_instruction_that_is_too_wide() -> None:
     with pytest.raises(ValueError, match="big has 513 bits, more than 512"):
         Instruction("big", 9, None, (Field("x", 497, ""),), "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intaglio.spec.isa import UNITS, Unit, encode
+from intaglio.spec.isa import UNITS, Unit, encode_all
 
 __all__ = ["Place", "Schedule"]
 
@@ -148,10 +148,10 @@ class Schedule:
                     newest[unit, record.unit] = producer
                     signals[producer] |= 1 << record.unit
                     waits[index] |= 1 << unit
-        code = [
-            encode(record.name, record.fields, wait=wait, signal=signal)
-            for record, wait, signal in zip(self._records, waits, signals, strict=True)
-        ]
-        code.append(encode("end"))
-        layers = (*(record.layer for record in self._records), "")
-        return np.frombuffer(b"".join(code), np.uint8), layers
+        code = encode_all(
+            [*(record.name for record in self._records), "end"],
+            [*(record.fields for record in self._records), {}],
+            [*waits, 0],
+            [*signals, 0],
+        )
+        return code, (*(record.layer for record in self._records), "")

@@ -32,8 +32,9 @@ buffer or of the memory.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -49,6 +50,7 @@ __all__ = [
     "TOKEN_MAX",
     "UNITS",
     "VECTOR",
+    "Batch",
     "Buffer",
     "Error",
     "Field",
@@ -56,7 +58,9 @@ __all__ = [
     "Instruction",
     "Unit",
     "decode",
+    "decode_all",
     "encode",
+    "encode_all",
     "opcode_of",
 ]
 
@@ -521,3 +525,114 @@ def decode(data: bytes | np.ndarray) -> tuple[Instruction, dict[str, int]]:
             value -= 1 << field.width
         fields[field.name] = value
     return instruction, fields
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All instructions of one kind in a program: where they are, ``index`` (n,), and the values of
+    each field, header included, (n,) int64.
+    """
+
+    instruction: Instruction
+    index: np.ndarray
+    fields: Mapping[str, np.ndarray]
+
+    def rows(self) -> list[dict[str, int]]:
+        """Return the fields of each instruction."""
+        columns = [column.tolist() for column in self.fields.values()]
+        return [dict(zip(self.fields, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def decode_all(data: np.ndarray) -> tuple[Batch, ...]:
+    """Return the instructions of a program (uint8, 64 bytes each) by kind, as :func:`decode` does.
+
+    Raises
+    ------
+    ValueError
+        Of the first instruction that does not decode, what :func:`decode` says, behind
+        ``instruction {index}:``; or a length that is no multiple of 64.
+    """
+    if len(data) % INSTRUCTION_BYTES:
+        raise ValueError(f"a program has a multiple of 64 bytes, not {len(data)}")
+    words = np.ascontiguousarray(data, np.uint8).reshape(-1, INSTRUCTION_BYTES)
+    good = np.zeros(len(words), bool)
+    batches = []
+    for instruction in INSTRUCTIONS:
+        index = np.flatnonzero(words[:, 0] == instruction.opcode)
+        if not index.size:
+            continue
+        chosen = words[index].astype(np.int64)
+        low, spare = divmod(instruction.width, 8)
+        good[index] = ~(chosen[:, low + (spare > 0) :].any(1))
+        if spare:
+            good[index] &= chosen[:, low] >> spare == 0
+        fields = {}
+        for field, offset in instruction.offsets().values():
+            first, shift = divmod(offset, 8)
+            raw = np.zeros(len(index), np.int64)
+            for byte in range((shift + field.width + 7) // 8):
+                raw |= chosen[:, first + byte] << (8 * byte)
+            raw = (raw >> shift) & ((1 << field.width) - 1)
+            if field.signed:
+                raw -= raw >> (field.width - 1) << field.width
+            fields[field.name] = raw
+        batches.append(Batch(instruction, index, fields))
+    if not good.all():
+        first = int(np.argmin(good))
+        try:
+            decode(words[first])
+        except ValueError as error:
+            raise ValueError(f"instruction {first}: {error}") from error
+    return tuple(batches)
+
+
+def encode_all(
+    names: Sequence[str],
+    fields: Sequence[Mapping[str, int]],
+    waits: Sequence[int],
+    signals: Sequence[int],
+) -> np.ndarray:
+    """Return a program as uint8: what :func:`encode` returns for each instruction, one after the
+    other.
+
+    Raises
+    ------
+    ValueError
+        As :func:`encode`, for the first instruction that it refuses.
+    """
+    words = np.zeros((len(names), INSTRUCTION_BYTES), np.uint8)
+    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for index, (name, given) in enumerate(zip(names, fields, strict=True)):
+        groups.setdefault((name, tuple(given)), []).append(index)
+    good = True
+    for (name, given_names), members in groups.items():
+        instruction = _BY_NAME.get(name)
+        count = len(members)
+        flat = chain.from_iterable(fields[i].values() for i in members)
+        try:
+            values = np.fromiter(flat, np.int64, count * len(given_names))
+        except OverflowError:
+            good = False
+            continue
+        columns = dict(zip(given_names, values.reshape(count, -1).T, strict=True))
+        columns["wait"] = np.array([waits[i] for i in members], np.int64)
+        columns["signal"] = np.array([signals[i] for i in members], np.int64)
+        if instruction is None:
+            good = False
+            continue
+        columns["opcode"] = np.full(count, instruction.opcode)
+        for field, offset in instruction.offsets().values():
+            value = columns.pop(field.name, None)
+            if value is None:
+                value = np.full(count, min(max(0, field.low), field.high))
+            good = good and bool(((value >= field.low) & (value <= field.high)).all())
+            first, shift = divmod(offset, 8)
+            raw = (value & ((1 << field.width) - 1)) << shift
+            for byte in range((shift + field.width + 7) // 8):
+                words[members, first + byte] |= ((raw >> (8 * byte)) & 255).astype(np.uint8)
+        good = good and not columns
+    if not good:
+        for name, given, wait, signal in zip(names, fields, waits, signals, strict=True):
+            encode(name, given, wait=wait, signal=signal)
+        raise AssertionError("an instruction was refused, but not by itself")
+    return words.reshape(-1)
