@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from intaglio.spec.regs import COUNTERS
 from intaglio.spec.timing import ArrayTiming
 from intaglio.spec.timing_vector import vector_cycles
 from intaglio_hw.sequencer import Decoder
+from intaglio_sim.golden import places
+from intaglio_sim.golden.cycle_bus import ReadBus, bursts, row_shape
+from intaglio_sim.golden.cycle_flow import _LoadStage, row_addresses
 from intaglio_sim.golden.cycles import CycleModel, Span, Timeline
 from intaglio_sim.golden.trace import chrome_trace, spans_of_events, write_trace
 from intaglio_sim.random_graph import random_graph
@@ -226,6 +230,185 @@ def test_refusals(compiled: dict[str, tuple[Program, Timeline]]) -> None:
             ),
             check=True,
         )
+
+
+# ------------------------------------------------------------------------------------ closed forms
+
+MEMORIES = ((20, 1), (7, 3), (2, 1), (60, 4), (2, 2))
+#: Short queues; a burst that is no whole instruction; an instruction of two beats.
+ODD_CONFIGS = (
+    CONFIGS["mini-8x8"],
+    CONFIGS["wide-16x8"],
+    AcceleratorConfig(name="odd-8x8", burst_beats=4, queue_depth=2),
+    AcceleratorConfig(name="one-32x8", R=32, burst_beats=1, queue_depth=2),
+)
+
+
+class BeatByBeat(ReadBus):
+    """The recurrence of the module, without its closed form."""
+
+    def stream(self, beats: int, due: int, wish: int = 0) -> int:
+        for _ in range(beats):
+            self.shown = max(due, self.left + 1, self.shown + self.interval)
+            self.left = max(self.shown, self.before + 1)
+            self.before, self.taken = self.taken, max(wish, max(self.left, self.taken) + 1)
+        self.releases.append(self.taken + 1)
+        return self.taken
+
+
+def state(bus: ReadBus) -> tuple[int, ...]:
+    return (bus.shown, bus.left, bus.taken, bus.before, *bus.releases)
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 4])
+def test_bursts_in_closed_form_are_those_beat_by_beat(interval: int) -> None:
+    rng = random.Random(interval)
+    for _ in range(50):
+        fast, slow = ReadBus(2, interval), BeatByBeat(2, interval)
+        for _ in range(40):
+            due = fast.shown + rng.choice([-9, 0, 1, 2, 3, 5, 40])
+            beats = rng.choice([1, 1, 2, 3, 4, 5, 64, rng.randint(1, 256)])
+            wish = fast.taken + rng.choice([-5, 0, 1, 2, 3, 4, 50])
+            if rng.random() < 0.7:
+                assert fast.stream(beats, due, wish) == slow.stream(beats, due, wish)
+            else:  # a reader that lets beats wait in between
+                last = np.cumsum([rng.randint(0, 3) for _ in range(beats)]).tolist()
+                for bus in (fast, slow):
+                    bus.pace(due, last, last, wish, -1)
+            assert state(fast) == state(slow)
+
+
+@pytest.mark.parametrize("R", [8, 16, 32])
+def test_rows_in_closed_form_are_those_step_by_step(R: int) -> None:
+    """Every head and vector step: the beats of a row are those of its bytes, and dense rows take in
+    the closed form what they take step by step.
+    """
+    config = dataclasses.replace(CONFIG, name="x", R=R)
+    rng = random.Random(R)
+    dense = 0
+    for head in range(R):
+        for step in range(1, R + 1):
+            vectors = rng.randint(1, 40)
+            lead = rng.choice([0, 0, rng.randint(0, 7 * R)])
+            fields = dict(
+                vectors=vectors, vector_step=step, lead=lead, row_bytes=rng.randint(1, 50 * R)
+            )
+            shape = row_shape(config, fields, head)
+            used = places.used_bytes(config, fields)
+            assert shape.beats == len(places.beats_of_rows(config, np.array([head]), used))
+            assert shape.steps - vectors in (0, 1)  # a skipped beat is a step
+            assert len(shape.first) == len(shape.last) == shape.beats
+            for a, b in zip(shape.first, shape.last, strict=True):
+                assert a <= b
+            if not shape.dense or not shape.beats:
+                continue
+            dense += 1
+            for interval in (1, 2, 3, 4):
+                fast, slow = ReadBus(20, interval), ReadBus(20, interval)
+                cycle, at, first = rng.randint(0, 90), -1, 0
+                for size in bursts(config, head, shape.beats):
+                    due, stop = rng.randint(0, 200), first + size
+                    taken = slow.pace(
+                        due, shape.first[first:stop], shape.last[first:stop], cycle, at
+                    )
+                    wish = cycle + shape.first[first] - at
+                    assert fast.stream(size, due, wish) == taken
+                    assert state(fast) == state(slow)
+                    cycle, at, first = taken, shape.last[stop - 1], stop
+    assert dense >= R
+
+
+def random_words(rng: random.Random, config: AcceleratorConfig) -> list[bytes]:
+    """Return instructions of all units in random order, with tokens from earlier to later ones."""
+    R, drawn = config.R, []
+    for _ in range(rng.randint(20, 50)):
+        unit = rng.choice([Unit.LOAD, Unit.LOAD, *isa.UNITS])
+        fields: dict[str, int] = {}
+        if unit in (Unit.LOAD, Unit.STORE):
+            vectors = rng.choice([1, 2, 3, 5, 8, rng.randint(1, 40), rng.randint(100, 600)])
+            fields = dict(
+                address=R * rng.randrange(2000),
+                vectors=vectors,
+                rows=rng.choice([1, 2, 3, 30]) if vectors < 50 else rng.randint(1, 3),
+                planes=rng.randint(1, 3),
+                row_step=R * rng.randint(0, 300),
+                plane_step=R * rng.randint(0, 3000),
+            )
+        if unit == Unit.LOAD:
+            step = R if rng.random() < 0.6 else rng.randint(1, R)
+            fields |= dict(vector_step=step, row_bytes=vectors * step)
+            if rng.random() < 0.3:  # padding, any alignment, rows of padding alone
+                fields["lead"] = rng.randint(0, 7 * R)
+                fields["address"] += rng.randrange(R)
+                fields["row_step"] += rng.randrange(R)
+                fields["row_bytes"] = rng.randint(1, vectors * step)
+        elif unit == Unit.ARRAY:
+            fields = dict(blocks=rng.randint(1, 9), out_cols=rng.randint(1, 180))
+        elif unit == Unit.VECTOR:
+            fields = dict(function=rng.randint(0, 2), chunks=2, out_cols=rng.randint(1, 200))
+        drawn.append((unit, fields))
+    waits, signals = [0] * len(drawn), [0] * len(drawn)
+    newest: dict[tuple[Unit, Unit], int] = {}
+    for index, (unit, _) in enumerate(drawn):
+        for other in set(isa.UNITS) - {unit}:
+            after = newest.get((other, unit), -1)
+            sources = [i for i in range(after + 1, index) if drawn[i][0] == other]
+            if sources and rng.random() < 0.3:
+                newest[other, unit] = source = rng.choice(sources)
+                waits[index] |= 1 << other
+                signals[source] |= 1 << unit
+    return [
+        isa.encode(unit.name.lower(), fields, wait=wait, signal=signal)
+        for (unit, fields), wait, signal in zip(drawn, waits, signals, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("config", ODD_CONFIGS, ids=lambda config: config.name)
+def test_programs_in_closed_form_are_those_beat_by_beat(
+    config: AcceleratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bursts beat by beat and rows one by one give the same timeline."""
+    rng = random.Random(1)
+    programs = [handmade(*random_words(rng, config), config=config) for _ in range(8)]
+    models = [CycleModel(config=config, memory_latency=a, memory_interval=b) for a, b in MEMORIES]
+    fast = [model.run(program) for program in programs for model in models]
+    repeated, original = 0, _LoadStage._repeat
+
+    def counted(self: _LoadStage, addresses: list[int], *args: int) -> int:
+        nonlocal repeated
+        done = original(self, addresses, *args)
+        repeated += done
+        return done
+
+    monkeypatch.setattr(_LoadStage, "_repeat", counted)
+    assert [model.run(programs[0]) for model in models] == fast[: len(models)]
+    assert repeated or config.burst_beats == 1
+    monkeypatch.setattr(_LoadStage, "_repeat", lambda *args: 0)
+    monkeypatch.setattr("intaglio_sim.golden.cycle_flow.ReadBus", BeatByBeat)
+    assert [model.run(program) for program in programs for model in models] == fast
+
+
+def test_rows_of_many_instructions() -> None:
+    """Addresses and beats of rows are those of ``places``, row by row."""
+    rng = random.Random(2)
+    for config in (CONFIG, CONFIGS["wide-16x8"]):
+        words = random_words(rng, config) + random_words(rng, config)
+        words += [isa.encode("load", dict(rows=3, planes=2, row_step=0, plane_step=7))]
+        batches = isa.decode_all(np.frombuffer(b"".join(words), np.uint8))
+        assert {batch.instruction for batch in batches} == {*isa.INSTRUCTIONS} - {isa.END}
+        for batch in batches:
+            if batch.instruction not in (isa.LOAD, isa.STORE):
+                continue
+            sizes = batch.fields["vectors"] * config.R
+            if batch.instruction is isa.LOAD:
+                sizes = places.used_bytes(config, batch.fields)
+            beats = places.row_beats(config, batch.fields, sizes)
+            for row, size, count in zip(batch.rows(), sizes.tolist(), beats, strict=True):
+                addresses = places.row_addresses(row)
+                assert row_addresses(row) == addresses.tolist()
+                if batch.instruction is isa.LOAD:
+                    assert size == places.used_bytes(config, row)
+                assert count == len(places.beats_of_rows(config, addresses, size))
 
 
 # ------------------------------------------------------------------------------------------ traces

@@ -7,6 +7,7 @@ of its buffer; whoever uses it checks that.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ __all__ = [
     "residual_places",
     "resize_positions",
     "row_addresses",
+    "row_beats",
     "used_bytes",
     "vector_window",
     "weight_vectors",
@@ -78,9 +80,13 @@ def row_addresses(fields: Fields) -> np.ndarray:
     return (fields["address"] + planes[:, None] + rows).ravel()
 
 
-def used_bytes(config: AcceleratorConfig, fields: Fields) -> int:
-    """Return how many bytes of a row, from the first, the vectors of ``load`` take."""
+def used_bytes(config: AcceleratorConfig, fields: Mapping[str, Any]) -> Any:
+    """Return how many bytes of a row, from the first, the vectors of ``load`` take; fields may be
+    arrays of the same shape.
+    """
     end = (fields["vectors"] - 1) * fields["vector_step"] - fields["lead"] + config.R
+    if isinstance(end, np.ndarray):
+        return np.minimum(np.maximum(end, 0), fields["row_bytes"])
     return min(max(end, 0), fields["row_bytes"])
 
 
@@ -94,6 +100,22 @@ def beats_of_rows(config: AcceleratorConfig, addresses: np.ndarray, size: int) -
     counts = last - first + 1
     starts = np.repeat(first - np.cumsum(counts) + counts, counts)
     return starts + np.arange(counts.sum())
+
+
+def row_beats(
+    config: AcceleratorConfig, fields: Mapping[str, np.ndarray], size: np.ndarray
+) -> np.ndarray:
+    """Return the beats that hold ``size`` bytes of each row, over all rows of each instruction, for
+    ``load`` or ``store`` with fields (n,): (n,).
+    """
+    R = config.R
+    beats = -(-(fields["address"] % R + size) // R) * (size > 0)
+    total = beats * fields["planes"] * fields["rows"]
+    # Rows that begin at different bytes of a beat.
+    for i in np.flatnonzero((fields["row_step"] % R != 0) | (fields["plane_step"] % R != 0)):
+        addresses = row_addresses({name: int(column[i]) for name, column in fields.items()})
+        total[i] = len(beats_of_rows(config, addresses, int(size[i])))
+    return total
 
 
 def _positions(count: int, stride: int, kernel: int, dilation: int, offset: int) -> np.ndarray:
