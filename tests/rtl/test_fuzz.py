@@ -10,7 +10,6 @@ from intaglio.spec.isa import Error
 from intaglio_sim import bad_programs, fuzz
 from intaglio_sim.fuzz import Case, Coverage, draw_case, load_case, run_case, save_case, shrink
 from intaglio_sim.golden import GoldenMachine
-from intaglio_sim.random_graph import OPERATIONS
 from intaglio_sim.runner import BenchFailure
 from intaglio_sim.system import RunResult
 
@@ -41,16 +40,21 @@ def perfect(monkeypatch):
 
 def test_a_case_is_the_same_every_time():
     assert draw_case(3, simulator="icarus") == draw_case(3, simulator="icarus")
-    drawn = [draw_case(seed, simulator="verilator") for seed in range(300)]
-    assert {case.config for case in drawn} == set(fuzz.CONFIGS)
+    drawn = [draw_case(seed, simulator="icarus") for seed in range(0, 505, 8)]
     assert {case.stalls > 0 for case in drawn} == {False, True}
-    assert {case.operations for case in drawn} == {OPERATIONS, *((op,) for op in OPERATIONS)}
-    small = [draw_case(seed, simulator="icarus") for seed in range(300)]
-    assert {case.config for case in small} == set(fuzz.FUZZ_CONFIGS)
-    assert max(case.layers for case in small) == 2
+    assert max(case.layers for case in drawn) == 2
+    assert fuzz.SMALL_OUTPUT.name in {case.config for case in drawn} <= set(fuzz.FUZZ_CONFIGS)
+    assert draw_case(7, simulator="verilator").config in fuzz.CONFIGS
     assert {c.config for c in [draw_case(1, simulator="icarus", configs=["tiny-8x8"])]} == {
         "tiny-8x8"
     }
+
+
+def test_each_seed_looks_for_its_row():
+    rows = fuzz._expected_rows()
+    for seed in range(0, len(rows), 9):
+        case = draw_case(seed, simulator="icarus")
+        assert rows[seed] in fuzz.features(case.graph(), fuzz.FUZZ_CONFIGS[case.config]), case
 
 
 def test_fewer_layers_are_the_first_ones():
