@@ -43,17 +43,19 @@ class _Space:
     """Who touched what, as sorted disjoint segments."""
 
     segments: list[_Segment] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # of the segments
 
     def overlapping(self, start: int, stop: int) -> list[_Segment]:
         """Split at the borders, fill the gaps, and return the segments of ``[start, stop)``."""
         self._split(start)
         self._split(stop)
-        first = bisect.bisect_left(self.segments, start, key=lambda s: s.start)
+        first = bisect.bisect_left(self.starts, start)
         result, at, cursor = [], first, start
         while cursor < stop:
             if at == len(self.segments) or self.segments[at].start > cursor:
                 end = stop if at == len(self.segments) else min(stop, self.segments[at].start)
                 self.segments.insert(at, _Segment(cursor, end))
+                self.starts.insert(at, cursor)
             result.append(self.segments[at])
             cursor = self.segments[at].stop
             at += 1
@@ -63,18 +65,20 @@ class _Space:
         """Put ``segment`` in place of all that lies in ``[start, stop)``; the borders exist
         already.
         """
-        first = bisect.bisect_left(self.segments, start, key=lambda s: s.start)
-        last = bisect.bisect_left(self.segments, stop, key=lambda s: s.start)
+        first = bisect.bisect_left(self.starts, start)
+        last = bisect.bisect_left(self.starts, stop)
         self.segments[first:last] = [segment]
+        self.starts[first:last] = [start]
 
     def _split(self, position: int) -> None:
-        at = bisect.bisect_right(self.segments, position, key=lambda s: s.start) - 1
+        at = bisect.bisect_right(self.starts, position) - 1
         if at >= 0 and self.segments[at].start < position < self.segments[at].stop:
             old = self.segments[at]
             self.segments[at : at + 1] = [
                 _Segment(old.start, position, old.writers, old.readers),
                 _Segment(position, old.stop, old.writers, old.readers),
             ]
+            self.starts.insert(at + 1, position)
 
 
 @dataclass
