@@ -1,14 +1,15 @@
 """The compiler against the graph, on the golden machine: every byte of every value."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 from intaglio.compile import compile_graph
 from intaglio.compile.allocate import Ring
-from intaglio.compile.schedule import Place, Schedule
-from intaglio.compile.tile import divisions, split, window_span
+from intaglio.compile.schedule import TOKENS, Place, Schedule
+from intaglio.compile.tile import divisions, split, strided_span, window_span
 from intaglio.spec import isa
 from intaglio.spec.config import CONFIGS
 from intaglio.spec.errors import IntaglioError
@@ -275,6 +276,21 @@ def test_window_span() -> None:
     assert (span.start, span.stop, span.offset) == (0, 1, -7)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_strided_span(size: int, stride: int) -> None:
+    for before, first, count in itertools.product(range(-12, 13), range(4), range(1, 6)):
+        span = strided_span(size, first, count, stride=stride, before=before)
+        loaded = list(range(size))[span.start : span.stop : span.step]
+        assert len(loaded) == span.size >= 1
+        for output in range(count):
+            row, source = span.offset + output, (first + output) * stride - before
+            if 0 <= source < size:
+                assert loaded[row] == source
+            else:
+                assert not 0 <= row < span.size
+
+
 def test_split() -> None:
     assert list(split(10, 4)) == [(0, 4), (4, 3), (7, 3)]
     assert list(split(21, 16, 8)) == [(0, 16), (16, 5)]
@@ -294,6 +310,19 @@ def test_ring_forgets_what_it_overwrites() -> None:
         ring.allocate(17)
 
 
+def test_ring_slots() -> None:
+    ring = Ring("IFM", 20)
+    starts = []
+    for size in (9, 10, 8, 10, 9):
+        ring.open_slot(10)
+        starts.append(ring.allocate(size).start)
+    assert starts == [0, 10, 0, 10, 0]
+    # However small, pieces are few enough for the token counters.
+    ring = Ring("IFM", 4096)
+    assert ring.allocate(1).start == 0
+    assert ring.allocate(1).start == 4096 // Ring.PIECES
+
+
 def test_schedule_waits_for_readers_and_writers() -> None:
     schedule = Schedule()
     a, b = Place("IFM", 0, 8), Place("IFM", 8, 16)
@@ -310,3 +339,23 @@ def test_schedule_waits_for_readers_and_writers() -> None:
     assert [f["signal"] for f in fields] == [0, array, 0, load, 0, 0]
     assert [f["wait"] for f in fields] == [0, 0, load, 0, array, 0]
     assert layers == ("x", "x", "x", "x", "y", "")
+
+
+def test_schedule_keeps_the_tokens_few() -> None:
+    """More values than a token counter counts are stored before the first of them is loaded."""
+    schedule, count = Schedule(), 1000
+    places = [Place("MEM", 64 * i, 64 * i + 64) for i in range(count)]
+    for place in places:
+        schedule.add(Unit.STORE, {}, reads=[], writes=[place], layer="x")
+    for place in places:
+        schedule.add(Unit.LOAD, {}, reads=[place], writes=[], layer="x")
+    code, _ = schedule.encode()
+    fields = [isa.decode(code[64 * i : 64 * i + 64])[1] for i in range(2 * count)]
+    signalled = [i for i in range(count) if fields[i]["signal"]]
+    assert 0 < len(signalled) <= TOKENS
+    newest = -1
+    for index in range(count):
+        if fields[count + index]["wait"]:
+            newest = signalled.pop(0)
+        assert newest >= index  # what it loads was stored by then
+    assert not signalled

@@ -51,8 +51,12 @@ class Ring:
 
     Overwriting is safe at any time: the schedule makes the writer wait for the readers of what was
     there. So two allocations that fit together give double buffering, and an entry that was not
-    overwritten need not be loaded again.
+    overwritten need not be loaded again. A piece takes at least one place in ``PIECES`` of the
+    depth, which bounds the tokens that wait for pieces to be overwritten.
     """
+
+    #: Most pieces at a time.
+    PIECES = 64
 
     def __init__(self, space: str, depth: int, granularity: int = 1) -> None:
         self.space = space
@@ -82,7 +86,7 @@ class Ring:
         if start + size > self.depth:
             start = 0
         place = Place(self.space, start, start + size)
-        self._next = place.stop
+        self._next = start + max(size, self.depth // self.PIECES)
         for other, taken in list(self._entries.items()):
             if taken.start < place.stop and place.start < taken.stop:
                 del self._entries[other]

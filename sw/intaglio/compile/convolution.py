@@ -229,18 +229,22 @@ class ConvolutionLowering:
             col_span = self._image_columns(layer, taps, phase)
         else:
             col_span = taps.columns(width, phase.first[1], phase.count[1])
-        # A tile that stays has a slot of its own, which its parts share.
-        slot = 1 if plan.resident else plan.slot
         for index, part in enumerate(plan.parts(taps)):
             row_span = taps.rows(height, phase.first[0], phase.count[0], part.row, part.rows)
             wgt = weights.load(key, array_block, part)
             if layer.source.layout == "dense":
                 ifm = emit.load_image(
-                    layer.source, row_span, col_span, taps.pixels, layer.pad_code, slot
+                    layer.source, row_span, col_span, taps.pixels, layer.pad_code, plan.slot
                 )
             else:
                 ifm = emit.load_tile(
-                    Buffer.IFM, layer.source, part.block, part.blocks, row_span, col_span, slot=slot
+                    Buffer.IFM,
+                    layer.source,
+                    part.block,
+                    part.blocks,
+                    row_span,
+                    col_span,
+                    slot=plan.slot,
                 )
             acc = Place("ACC", bank, bank + 1)
             emit.add(

@@ -14,6 +14,7 @@ from itertools import product
 
 import numpy as np
 
+from intaglio.compile.allocate import Ring
 from intaglio.compile.tile import Span, divisions, split, strided_span, window_span
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import INSTRUCTION_BYTES, Function
@@ -283,10 +284,21 @@ class Search:
             config.ifm_depth // divisor // plane,
             config.wgt_depth // divisor // weights,
         )
-        source = self._blocks_in * row_axis.tile * col_axis.tile
+        if blocks == 0:
+            return 0, 0, 0
         # Nearly equal parts, as Plan.parts makes them.
-        blocks = -(-self._blocks_in // -(-self._blocks_in // max(blocks, 1))) if blocks else 0
-        return blocks, blocks * plane, source if source <= config.ifm_depth else 0
+        parts = -(-self._blocks_in // blocks)
+        blocks = -(-self._blocks_in // parts)
+        slot = blocks * plane
+        spans = -(-row_axis.tile // row_axis.span) * -(-col_axis.tile // col_axis.span)
+        if spans == 1:
+            source = parts * max(slot, config.ifm_depth // Ring.PIECES)
+        else:
+            # Parts of different sizes lie in one slot together.
+            smallest = spans * parts * config.ifm_depth // Ring.PIECES
+            source = max(self._blocks_in * row_axis.tile * col_axis.tile, smallest)
+            slot = 1 if source <= config.ifm_depth else slot
+        return blocks, slot, source if source <= config.ifm_depth else 0
 
     def _chunk(self, blocks: int, kernel_rows: int) -> int:
         """Return the array blocks whose weights one load can bring."""
@@ -391,11 +403,15 @@ class Search:
         stores = outputs * self._interval + store_rows * _ROW_CYCLES
         # What nothing hides: the first loads and the last drain.
         fill = source // (tile_count * max(parts, 1)) * self._interval + vector // max(drains, 1)
-        if parts > 1 and plan.resident and not plan.weights_outer:
-            # While the last output channels go by, the next tile comes in place of this one.
-            tile_array = array // (tile_count * self._array_blocks)
-            tile_load = source // tile_count * self._interval
-            array += tile_count * max(0, tile_load * (parts + 1) // parts - tile_array)
+        # A new tile takes the place of the one before, part by part, while the last output channels
+        # go by; what the load unit cannot do in that time holds up the array.
+        if plan.resident > config.ifm_depth // 2:
+            visits = tile_count * groups
+            last = array // (tile_count * self._array_blocks)
+            load = source // tile_count * self._interval
+            array += visits * max(load // parts, load - last * (parts - 1) // parts)
+        if plan.weights_outer and kept and weights // self._groups > config.wgt_depth // 2:
+            array += weights * self._interval  # nor the weights of the next output channels
         busiest = max(array, vector, stores, loads)
         return busiest + fill + loads // 32 + instructions // 8
 

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intaglio.spec.isa import UNITS, Unit, encode_all
+from intaglio.spec.isa import Unit, encode_all
 
-__all__ = ["Place", "Schedule"]
+__all__ = ["TOKENS", "Place", "Schedule"]
+
+#: Signals from one unit to another that may be ahead of their waits in program order: half of what
+#: a token counter holds, since units run ahead of it.
+TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,19 @@ class Schedule:
         A wait that an earlier wait of the same unit covers is dropped; what remains pairs the n-th
         signal with the n-th wait.
         """
-        signals = [0] * len(self._records)
-        waits = [0] * len(self._records)
-        newest = {(producer, consumer): -1 for producer in UNITS for consumer in UNITS}
+        pairs: dict[tuple[Unit, Unit], list[tuple[int, int]]] = {}
         for index, record in enumerate(self._records):
             for unit, producer in record.waits.items():
-                if producer > newest[unit, record.unit]:
-                    newest[unit, record.unit] = producer
-                    signals[producer] |= 1 << record.unit
-                    waits[index] |= 1 << unit
+                taken = pairs.setdefault((unit, record.unit), [])
+                if not taken or producer > taken[-1][0]:
+                    taken.append((producer, index))
+                    _merge(taken)
+        signals = [0] * len(self._records)
+        waits = [0] * len(self._records)
+        for (unit, consumer), taken in pairs.items():
+            for producer, index in taken:
+                signals[producer] |= 1 << consumer
+                waits[index] |= 1 << unit
         code = encode_all(
             [*(record.name for record in self._records), "end"],
             [*(record.fields for record in self._records), {}],
@@ -159,3 +167,17 @@ class Schedule:
             [*signals, 0],
         )
         return code, (*(record.layer for record in self._records), "")
+
+
+def _merge(pairs: list[tuple[int, int]]) -> None:
+    """Keep fewer than ``TOKENS`` signals ahead of their waits, by halving those that are.
+
+    ``pairs``: (producer, consumer) in order. Two neighbours become one, in which the first consumer
+    waits for the second producer: when so many are pending, that one lies before it.
+    """
+    if len(pairs) <= TOKENS or pairs[-TOKENS][1] < pairs[-1][0]:
+        return
+    pending = pairs[-TOKENS:]
+    pairs[-TOKENS:] = [
+        (second[0], first[1]) for first, second in zip(pending[::2], pending[1::2], strict=True)
+    ]
