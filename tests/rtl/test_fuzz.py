@@ -40,7 +40,7 @@ def perfect(monkeypatch):
 
 def test_a_case_is_the_same_every_time():
     assert draw_case(3, simulator="icarus") == draw_case(3, simulator="icarus")
-    drawn = [draw_case(seed, simulator="icarus") for seed in range(0, 505, 8)]
+    drawn = [draw_case(seed, simulator="icarus") for seed in range(0, 505, 23)]
     assert {case.stalls > 0 for case in drawn} == {False, True}
     assert max(case.layers for case in drawn) == 2
     assert fuzz.SMALL_OUTPUT.name in {case.config for case in drawn} <= set(fuzz.FUZZ_CONFIGS)
@@ -137,12 +137,14 @@ def test_a_failure_is_shrunk_kept_and_replayed(perfect, tmp_path):
 
 def test_a_campaign_counts_and_keeps(perfect, tmp_path):
     perfect.break_it = lambda case, program, result: (
-        dataclasses.replace(result, memory=result.memory ^ 1) if case.seed == 2 else result
+        dataclasses.replace(result, memory=result.memory ^ 1)
+        if case.seed % 10_000_019 == 2
+        else result
     )
     campaign = fuzz.fuzz(4, configs=["tiny-8x8"], cases_dir=tmp_path)
     assert campaign.cases == {"verilator": 2, "icarus": 2} and campaign.compared > 0
     (failure,) = campaign.failures
-    assert failure["case"]["seed"] == 2 and Path(failure["file"]).is_file()
+    assert failure["case"]["seed"] % 10_000_019 == 2 and Path(failure["file"]).is_file()
     assert campaign.coverage.cells and campaign.worst_cycles == 0
 
 
@@ -195,9 +197,9 @@ def test_bad_programs(simulator):
 @pytest.mark.slow
 @pytest.mark.timeout(14_400)
 def test_many_cases(tmp_path):
-    campaign = fuzz.fuzz(500, seed=1000, cases_dir=tmp_path, jobs=2)
+    campaign = fuzz.fuzz(505, cases_dir=tmp_path, jobs=2)
     assert campaign.failures == []
-    assert campaign.cases == {"verilator": 250, "icarus": 250}
+    assert campaign.cases == {"verilator": 253, "icarus": 252}
     assert campaign.cycle_cases > 100
 
 
