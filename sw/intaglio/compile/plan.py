@@ -344,76 +344,104 @@ class Search:
         return _Axis(counts, number, source, most, largest)
 
     def cost(self, plan: Plan) -> int:
-        """Return the cycles of the layer, by the busiest unit."""
+        """Return the cycles of the layer: of the busiest unit, and what nothing hides."""
+        config = self._config
+        array, vector, instructions = self._computing(plan)
+        loads, load_count, exposed = self._loading(plan, array)
+        stores, store_count = self._storing(plan)
+        instructions += load_count + store_count
+        # The program comes over the same bus.
+        loads += instructions * (INSTRUCTION_BYTES // config.R) * self._interval
+        busiest = max(array + exposed, vector, stores, loads)
+        # Among equals, fewer bytes and instructions.
+        return busiest + loads // 32 + instructions // 8
+
+    def _axes(self, plan: Plan) -> tuple[_Axis, _Axis]:
+        return self._axis(0, plan.rows, plan.kernel_rows), self._axis(1, plan.cols, 0)
+
+    def _computing(self, plan: Plan) -> tuple[int, int, int]:
+        """Return the cycles of the array, those of the vector unit, and their instructions."""
         config, layer = self._config, self._layer
-        rows, cols = self._axis(0, plan.rows, plan.kernel_rows), self._axis(1, plan.cols, 0)
-        tile_count = rows.tiles * cols.tiles
-        array = vector = drains = instructions = 0
-        parts = weights = 0
+        rows, cols = self._axes(plan)
+        array = vector = instructions = 0
         chunks = min(config.K, layer.target.blocks(config.R) * config.R) // config.drain_lanes
         for key, taps in layer.phases.items():
-            phase_parts = len(plan.parts(taps))
-            parts = max(parts, phase_parts)
-            weights += taps.passes * config.K * self._array_blocks
-            passes = -(-taps.passes // phase_parts)
+            parts = len(plan.parts(taps))
+            passes = -(-taps.passes // parts)
             for (p, times_p), (q, times_q) in product(
                 rows.counts[key[0]].items(), cols.counts[key[1]].items()
             ):
                 times = times_p * times_q * self._array_blocks
-                array += times * phase_parts * self._array_cycles(passes, p * q)
+                array += times * parts * self._array_cycles(passes, p * q)
                 fields = {"function": Function.DRAIN, "chunks": chunks, "uniform": 0}
                 fields |= {"out_rows": p, "out_cols": q}
                 vector += times * vector_interval(config, fields)
-                drains += times
-                instructions += times * (1 + phase_parts)
-        # Loads of the source: how many times, beats and rows.
-        groups = self._groups if plan.weights_outer else 1
+                instructions += times * (1 + parts)
+        return array, vector, instructions
+
+    def _loading(self, plan: Plan, array: int) -> tuple[int, int, int]:
+        """Return the cycles of the load unit, its instructions, and the cycles in which the array
+        waits for it although it has time enough, when the array itself takes ``array``.
+        """
+        config, layer, interval = self._config, self._layer, self._interval
+        rows, cols = self._axes(plan)
+        tile_count = rows.tiles * cols.tiles
+        parts = max(len(plan.parts(taps)) for taps in layer.phases.values())
+        # The source, once for each ...
         if not plan.resident:
-            groups = self._array_blocks
-        source = rows.source * cols.source * self._blocks_in
-        if plan.resident and tile_count * plan.resident <= config.ifm_depth:
-            groups = 1
-        whole = plan.cols == layer.target.shape[2] and layer.source.layout == "blocks"
-        source_rows = self._blocks_in * (rows.tiles if whole else rows.source) * cols.tiles
-        ifm_loads = tile_count * parts * groups
-        beats = source * groups
-        row_count = source_rows * groups
-        # Loads of weights.
-        if plan.weights_outer:
-            kept = weights // self._groups <= config.wgt_depth
+            visits = self._array_blocks
+        elif plan.weights_outer and tile_count * plan.resident > config.ifm_depth:
+            visits = self._groups
         else:
-            kept = weights <= config.wgt_depth
-        times = 1 if kept else tile_count
+            visits = 1
+        source = rows.source * cols.source * self._blocks_in
+        contiguous = self._whole_rows(plan) and layer.source.layout == "blocks"
+        source_rows = self._blocks_in * (rows.tiles if contiguous else rows.source) * cols.tiles
+        beats, row_count, loads = source * visits, source_rows * visits, tile_count * parts * visits
+        # The weights, for each tile unless they stay.
+        weights = self._array_blocks * config.K
+        weights *= sum(taps.passes for taps in layer.phases.values())
+        together = weights // self._groups if plan.weights_outer else weights
+        times = 1 if together <= config.wgt_depth else tile_count
         weight_loads = times * -(-self._array_blocks // plan.chunk) * parts * len(layer.phases)
-        beats += times * weights
-        row_count += weight_loads
+        beats, row_count = beats + times * weights, row_count + weight_loads
+        loads += weight_loads
+        # Multipliers and biases, and the residual.
         pairs = layer.lanes // config.params_per_vector
         beats += pairs * (1 if layer.lanes <= config.prm_depth else tile_count)
-        outputs = self._groups * self._planes * layer.target.shape[1] * layer.target.shape[2]
-        tile_rows = 1 if plan.cols == layer.target.shape[2] else plan.rows
-        store_rows = tile_count * self._groups * self._planes * tile_rows
         if layer.residual:
-            beats += outputs
-            row_count += store_rows
-            ifm_loads += tile_count * self._groups
-        instructions += ifm_loads + weight_loads + tile_count * self._groups
-        fetch = instructions * (INSTRUCTION_BYTES // config.R)
-        loads = (beats + fetch) * self._interval
-        loads += row_count * _ROW_CYCLES + (ifm_loads + weight_loads) * _LOAD_CYCLES
-        stores = outputs * self._interval + store_rows * _ROW_CYCLES
-        # What nothing hides: the first loads and the last drain.
-        fill = source // (tile_count * max(parts, 1)) * self._interval + vector // max(drains, 1)
-        # A new tile takes the place of the one before, part by part, while the last output channels
-        # go by; what the load unit cannot do in that time holds up the array.
+            vectors, residual_rows, tiles = self._output(plan)
+            beats, row_count, loads = beats + vectors, row_count + residual_rows, loads + tiles
+        cycles = beats * interval + row_count * _ROW_CYCLES + loads * _LOAD_CYCLES
+        # At first there is nothing to compute with.
+        exposed = source // (tile_count * parts) * interval
         if plan.resident > config.ifm_depth // 2:
-            visits = tile_count * groups
+            # A new tile takes the place of the one before, part by part, while the last output
+            # channels go by.
             last = array // (tile_count * self._array_blocks)
-            load = source // tile_count * self._interval
-            array += visits * max(load // parts, load - last * (parts - 1) // parts)
-        if plan.weights_outer and kept and weights // self._groups > config.wgt_depth // 2:
-            array += weights * self._interval  # nor the weights of the next output channels
-        busiest = max(array, vector, stores, loads)
-        return busiest + fill + loads // 32 + instructions // 8
+            tile = source // tile_count * interval
+            exposed += tile_count * visits * max(tile // parts, tile - last * (parts - 1) // parts)
+        if plan.weights_outer and config.wgt_depth // 2 < together <= config.wgt_depth:
+            exposed += weights * interval
+        return cycles, loads, exposed
+
+    def _storing(self, plan: Plan) -> tuple[int, int]:
+        """Return the cycles of the store unit and its instructions."""
+        vectors, row_count, tiles = self._output(plan)
+        return vectors * self._interval + row_count * _ROW_CYCLES, tiles
+
+    def _output(self, plan: Plan) -> tuple[int, int, int]:
+        """Return the vectors, the rows and the tiles of the output, all channels."""
+        rows, cols = self._axes(plan)
+        _, height, width = self._layer.target.shape
+        tiles = rows.tiles * cols.tiles * self._groups
+        tile_rows = 1 if self._whole_rows(plan) else plan.rows
+        vectors = self._groups * self._planes * height * width
+        return vectors, tiles * self._planes * tile_rows, tiles
+
+    def _whole_rows(self, plan: Plan) -> bool:
+        """Return whether a tile's rows follow each other in memory."""
+        return plan.cols == self._layer.target.shape[2]
 
     def _array_cycles(self, passes: int, pixels: int) -> int:
         """Return the cycles of an instruction among its like: two are in flight."""
