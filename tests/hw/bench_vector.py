@@ -63,11 +63,6 @@ class Outside(Exception):
     """An access outside of a buffer."""
 
 
-def den_max(den_w: int) -> int:
-    """Return the largest ``den_h``."""
-    return 2047 if den_w <= 64 else 1023 if den_w <= 128 else 511
-
-
 def contradiction(f: dict[str, int]) -> bool:
     """Return whether the fields contradict each other."""
     function = f["function"]
@@ -78,7 +73,7 @@ def contradiction(f: dict[str, int]) -> bool:
     if f["residual"] and function not in (Function.DRAIN, Function.SUM):
         return True
     return function == Function.RESIZE and (
-        f["den_h"] > den_max(f["den_w"])
+        f["den_h"] > isa.den_h_max(f["den_w"])
         or f["frac_h"] >= f["den_h"]
         or f["frac_w"] >= f["den_w"]
         or f["step_h"] > f["den_h"]
@@ -217,7 +212,7 @@ def resize_fractions(rng: random.Random, f: dict[str, int]) -> None:
             f["step_" + axis] = rng.randint(0, min(2, den))
             f["offset_" + axis] = rng.randint(-4, 4)
     # Finer vertical fractions.
-    factor = rng.choice((1, rng.randint(1, den_max(f["den_w"]) // f["den_h"])))
+    factor = rng.choice((1, rng.randint(1, isa.den_h_max(f["den_w"]) // f["den_h"])))
     for name in ("den_h", "step_h", "frac_h"):
         f[name] *= factor
 

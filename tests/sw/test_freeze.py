@@ -137,9 +137,7 @@ def test_altered_weight_is_refused(graph, tmp_path) -> None:
 
 
 def test_altered_resize_matrix_is_refused(tmp_path) -> None:
-    graph = next(
-        g for g in map(random_graph, range(100)) if any(n.op == "resize" for n in g.nodes)
-    )
+    graph = next(g for g in map(random_graph, range(100)) if any(n.op == "resize" for n in g.nodes))
 
     def edit(model):
         name = first(model, "resize").input[1]

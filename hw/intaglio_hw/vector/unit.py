@@ -1,6 +1,8 @@
 """The vector unit."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
+import itertools
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -120,10 +122,10 @@ class _Setup(wiring.Component):
             ),
             checks[4].eq(
                 is_resize
-                & (
-                    ((fields.den_h > 1023) & (fields.den_w > 64))
-                    | ((fields.den_h > 511) & (fields.den_w > 128))
-                )
+                & Cat(
+                    (fields.den_h > largest) & (fields.den_w > bound)
+                    for (bound, _), (_, largest) in itertools.pairwise(isa.DEN_H_MAX)
+                ).any()
             ),
             checks[5].eq(
                 fields.accumulate[0]

@@ -384,7 +384,7 @@ class GoldenMachine:
             for axis in ("h", "w"):
                 if f[f"step_{axis}"] > f[f"den_{axis}"] or f[f"frac_{axis}"] >= f[f"den_{axis}"]:
                     wrong = f"step_{axis} or frac_{axis} is too large for den_{axis}"
-            most = 2047 if f["den_w"] <= 64 else 1023 if f["den_w"] <= 128 else 511
+            most = isa.den_h_max(f["den_w"])
             if f["den_h"] > most:
                 wrong = f"den_h must be at most {most} with den_w = {f['den_w']}"
         if f["accumulate"] and not (

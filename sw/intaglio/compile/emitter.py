@@ -180,16 +180,7 @@ class Emitter:
         With ``place``, load it there in any case. ``slot``: vectors of the largest tile of its
         kind.
         """
-        key = (
-            value.address,
-            block,
-            blocks,
-            rows.start,
-            rows.stop,
-            rows.step,
-            cols.start,
-            cols.stop,
-        )
+        key = (value.address, block, blocks, rows.positions, cols.positions)
         ring = self.rings[buffer]
         found = ring.find(key) if place is None else None
         if found is None:
@@ -226,7 +217,7 @@ class Emitter:
         holds ``pixels`` pixels; at most ``LEAD_MAX * R`` bytes of padding. ``slot``: as for
         :meth:`load_tile`.
         """
-        key = (value.name, pad_code, pixels, rows, cols)
+        key = (value.name, pad_code, pixels, rows.positions, cols.positions)
         place = self.rings[Buffer.IFM].find(key)
         if place is None:
             channels, _, width = value.shape

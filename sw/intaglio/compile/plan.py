@@ -319,7 +319,7 @@ class Search:
         representative = {key[axis]: taps for key, taps in layer.phases.items()}
         for start, extent in split(length, tile):
             number += 1
-            spans: set[tuple[int, int, int]] = set()
+            spans: set[range] = set()
             for key, taps in representative.items():
                 found = layer.axis_phase(axis, key, start, extent)
                 if found is None:
@@ -328,16 +328,14 @@ class Search:
                 counts[key][count] += 1
                 if axis == 0:
                     spans |= {
-                        (span.start, span.stop, span.step)
+                        taps.rows(size, first, count, row, rows).positions
                         for row, rows in split(taps.kernel[0], min(kernel_rows, taps.kernel[0]))
-                        for span in [taps.rows(size, first, count, row, rows)]
                     }
                 elif layer.source.layout == "dense":
-                    spans.add((0, taps.extent(1, count), 1))
+                    spans.add(range(taps.extent(1, count)))
                 else:
-                    span = taps.columns(size, first, count)
-                    spans.add((span.start, span.stop, 1))
-            sizes = [-(-(stop - begin) // step) for begin, stop, step in spans]
+                    spans.add(taps.columns(size, first, count).positions)
+            sizes = [len(span) for span in spans]
             source += sum(sizes)
             most = max(most, sum(sizes))
             largest = max(largest, *sizes)

@@ -18,9 +18,14 @@ class Span:
     step: int = 1
 
     @property
+    def positions(self) -> range:
+        """Value of the source positions."""
+        return range(self.start, self.stop, self.step)
+
+    @property
     def size(self) -> int:
         """Value of the number of positions."""
-        return -(-(self.stop - self.start) // self.step)
+        return len(self.positions)
 
 
 def window_span(

@@ -9,7 +9,7 @@ from intaglio.compile.schedule import Place
 from intaglio.compile.tile import Span, divisions, split, tiles, window_span
 from intaglio.spec.arith import CODE_MAX, CODE_MIN, exact_division
 from intaglio.spec.graph import Node
-from intaglio.spec.isa import Buffer, Function, Unit
+from intaglio.spec.isa import Buffer, Function, Unit, den_h_max
 from intaglio.spec.program import Placement
 
 __all__ = ["VectorLowering"]
@@ -277,10 +277,9 @@ class VectorLowering:
         dens = [step * f for step, f in zip(steps, ratio, strict=True)]
         area = dens[0] * dens[1]
         # Finer vertical fractions, a common factor of all weights, make the multiplier finer.
-        den_max = 2047 if dens[1] <= 64 else 1023 if dens[1] <= 128 else 511
         try:
             factor, multiplier, bias, shift = exact_division(
-                area, -CODE_MIN * area, den_max // dens[0]
+                area, -CODE_MIN * area, den_h_max(dens[1]) // dens[0]
             )
         except ValueError as error:
             raise self._emit.refuse(f"resize by {ratio[0]} x {ratio[1]}: {error}") from None

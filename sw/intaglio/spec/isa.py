@@ -40,6 +40,7 @@ import numpy as np
 
 __all__ = [
     "ARRAY",
+    "DEN_H_MAX",
     "END",
     "HEADER",
     "INSTRUCTIONS",
@@ -59,6 +60,7 @@ __all__ = [
     "Unit",
     "decode",
     "decode_all",
+    "den_h_max",
     "encode",
     "encode_all",
     "opcode_of",
@@ -312,6 +314,16 @@ ARRAY = Instruction(
         ),
     ),
 )
+
+#: Largest vertical denominator of *resize* for horizontal ones up to a bound, (bound, largest): the
+#: products, which are weights, have 17 bits.
+DEN_H_MAX = ((64, 2047), (128, 1023), (255, 511))
+
+
+def den_h_max(den_w: int) -> int:
+    """Return the largest vertical denominator of *resize* beside ``den_w``, in [1, 255]."""
+    return next(largest for bound, largest in DEN_H_MAX if den_w <= bound)
+
 
 VECTOR = Instruction(
     "vector",
