@@ -141,7 +141,7 @@ def test_onnx_max_pool(name: str) -> None:
 def test_onnx_average_pool() -> None:
     attributes, (x,), (expected,) = onnx_data("test_averagepool_2d_precomputed_strides")
     kernel = attributes["kernel_shape"]
-    multiplier, bias, shift = exact_division(math.prod(kernel), 1000)
+    _, multiplier, bias, shift = exact_division(math.prod(kernel), 1000)
     y = ops.avg_pool(
         x,
         [multiplier],
@@ -227,7 +227,7 @@ def test_pools_are_those_of_torch(seed: int) -> None:
         double(x), kernel.tolist(), stride.tolist(), padding, divisor_override=1
     )
     area = int(np.prod(kernel))
-    multiplier, bias, shift = exact_division(area, 128 * area)
+    _, multiplier, bias, shift = exact_division(area, 128 * area)
     y = ops.avg_pool(x, [multiplier], [bias], **both, **(PLAIN | {"shift": shift}))
     np.testing.assert_array_equal(y, (2 * exact_integers(total) + area) // (2 * area))
 
