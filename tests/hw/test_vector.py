@@ -23,7 +23,7 @@ def _cases() -> Iterator[Any]:
         yield pytest.param("icarus", CONFIGS[name], id=f"icarus-{name}", marks=marks)
 
 
-@pytest.mark.parametrize(("simulator", "config"), _cases())
+@pytest.mark.parametrize(("simulator", "config"), list(_cases()))
 def test_vector(simulator: str, config: AcceleratorConfig) -> None:
     result = run_bench(
         VectorUnit(config=config),
