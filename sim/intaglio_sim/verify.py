@@ -16,20 +16,28 @@ __all__ = ["Verification", "verify"]
 class Verification:
     """What :func:`verify` compared.
 
-    ``bytes_compared`` counts each byte once for each executor after the first; ``mismatches`` the
-    bytes that differ from the first executor; ``first_mismatch`` names the first of them, "" if
-    there is none. ``mismatches_of`` has the mismatches of each executor after the first.
-    ``class_maps`` holds the first executor's class map of each image.
+    ``images``: that were compared. ``compared_of``, ``mismatches_of``: bytes of each executor after
+    the first, and those that differ from the first executor's. ``first_mismatch`` names the first
+    of them, "" if there is none. ``class_maps`` holds the first executor's class map of each image.
     """
 
     executors: tuple[str, ...]
     images: int
     layers: int
-    bytes_compared: int
-    mismatches: int
-    first_mismatch: str
+    compared_of: Mapping[str, int]
     mismatches_of: Mapping[str, int]
+    first_mismatch: str
     class_maps: tuple[np.ndarray, ...]
+
+    @property
+    def bytes_compared(self) -> int:
+        """Bytes of all executors but the first."""
+        return sum(self.compared_of.values())
+
+    @property
+    def mismatches(self) -> int:
+        """Bytes that differ from the first executor's."""
+        return sum(self.mismatches_of.values())
 
 
 def verify(
@@ -37,9 +45,12 @@ def verify(
     images: Sequence[np.ndarray],
     executors: Sequence[str],
     *,
+    keep_going: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Verification:
     """Run each image, int8 (C, H, W), on each executor and compare every value with the first's.
+
+    The first executor and image with a difference are the last ones, unless ``keep_going``.
 
     Raises
     ------
@@ -55,42 +66,48 @@ def verify(
     runs = {name: make_executor(name, network) for name in executors}
     graph = network.require_graph()
     order = tuple(graph.values)
-    compared = mismatches = 0
+    compared_of = {name: 0 for name in executors[1:]}
     mismatches_of = {name: 0 for name in executors[1:]}
     first_mismatch = ""
-    class_maps = []
+    class_maps: list[np.ndarray] = []
     for index, image in enumerate(images):
-        expected = None
-        for name, run in runs.items():
+        progress(f"image {index + 1} of {len(images)}: {executors[0]}")
+        expected = _layers(executors[0], runs[executors[0]](image), order)
+        class_maps.append(expected[graph.outputs[0]])
+        for name in executors[1:]:
             progress(f"image {index + 1} of {len(images)}: {name}")
-            layers = run(image)
-            if layers.keys() != set(order):
-                raise IntaglioError(f"{name} did not return every layer of the graph")
-            if expected is None:
-                expected = layers
-                continue
+            layers = _layers(name, runs[name](image), order)
             for layer in order:
                 if layers[layer].dtype != expected[layer].dtype:
                     raise IntaglioError(
                         f"{name}: layer {layer} is {layers[layer].dtype}, "
                         f"not {expected[layer].dtype}"
                     )
-            size, found = count_mismatches(expected, layers)
-            compared += size
+            compared, found = count_mismatches(expected, layers)
+            compared_of[name] += compared
+            mismatches_of[name] += found
             if found and not first_mismatch:
                 mismatch = compare_layers(expected, layers, order=order, names=(executors[0], name))
                 first_mismatch = f"image {index}: {mismatch}"
-            mismatches += found
-            mismatches_of[name] += found
-        assert expected is not None
-        class_maps.append(expected[graph.outputs[0]])
+                progress(first_mismatch)
+            if found and not keep_going:
+                break
+        if first_mismatch and not keep_going:
+            break
     return Verification(
         executors=tuple(executors),
-        images=len(images),
+        images=len(class_maps),
         layers=len(order) - len(graph.inputs),
-        bytes_compared=compared,
-        mismatches=mismatches,
-        first_mismatch=first_mismatch,
+        compared_of=compared_of,
         mismatches_of=mismatches_of,
+        first_mismatch=first_mismatch,
         class_maps=tuple(class_maps),
     )
+
+
+def _layers(
+    name: str, layers: Mapping[str, np.ndarray], order: Sequence[str]
+) -> Mapping[str, np.ndarray]:
+    if layers.keys() != set(order):
+        raise IntaglioError(f"{name} did not return every layer of the graph")
+    return layers

@@ -51,6 +51,9 @@ def model_names() -> list[str]:
 @network_options
 @hardware_options
 @memory_options
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="Write the time line, for Perfetto, here."
+)
 def rtl_command(
     model: str,
     size: str,
@@ -60,12 +63,14 @@ def rtl_command(
     config: str | None,
     latency: int,
     bandwidth: int | None,
+    trace: Path | None,
 ) -> Outcome:
     """Cycles, array use and bytes moved of a network, by the cycle model."""
     from intaglio.cli.artifacts import open_frozen
     from intaglio.compile import compile_graph
     from intaglio.report.layers import layer_table
     from intaglio_sim.golden.cycles import CycleModel
+    from intaglio_sim.golden.trace import write_trace
 
     machine = select_config(board, config, default="mini-8x8")
     interval = memory_interval(bandwidth, machine.bus_bytes)
@@ -79,6 +84,8 @@ def rtl_command(
     timeline = CycleModel(config=machine, memory_latency=latency, memory_interval=interval).run(
         program
     )
+    if trace is not None:
+        write_trace(trace, {"cycle model": timeline.spans})
     layers = layer_table(graph, program, timeline)
     moved = sum(row["read"] + row["written"] for row in layers)
     rows: list[list[Any]] = [["layer", "operation", "output", "MACs", "cycles", "use %", "bytes"]]

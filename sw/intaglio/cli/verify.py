@@ -66,6 +66,9 @@ _RTL = ("verilator", "icarus")
 @memory_options
 @click.option("--stalls", type=click.IntRange(0, 90), default=0, help="Memory stalls, per cent.")
 @click.option(
+    "--keep-going", is_flag=True, help="Go on after the first executor and image with a difference."
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder for verify.json and trace.json; the run folder by default.",
@@ -86,13 +89,14 @@ def verify_command(
     bandwidth: int | None,
     latency: int,
     stalls: int,
+    keep_going: bool,
     out: Path | None,
 ) -> Outcome:
     """Run TARGET, a run folder or a model.onnx, on several executors and compare every byte.
 
     TARGET may also be the name of a network, such as deeplabv3-resnet50: it gets random weights. A
     run folder that was not frozen yet is frozen first. Without a run folder and without images,
-    random ones are used. Exit status 1 when a byte differs.
+    random ones are used. It stops at the first difference, with exit status 1.
     """
     from intaglio.cli.artifacts import Frozen, open_frozen
     from intaglio.data import encode
@@ -137,7 +141,9 @@ def verify_command(
     for net, on, inputs_of in plans:
         height, width = inputs_of[0].shape[1:]
         progress(f"{len(inputs_of)} images of {height}x{width} on {', '.join(on)}")
-        results.append((net, verify(net, inputs_of, on, progress=progress)))
+        results.append((net, verify(net, inputs_of, on, keep_going=keep_going, progress=progress)))
+        if results[-1][1].mismatches and not keep_going:
+            break
     return _report(frozen, results, names, out)
 
 
@@ -229,7 +235,6 @@ def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None)
     mismatches = sum(result.mismatches for _, result in results)
     executors = []
     for net, result in results:
-        share = result.bytes_compared // (len(result.executors) - 1)
         shape = net.graph.values[net.graph.inputs[0]].shape
         for name in result.executors[1:]:
             executors.append(
@@ -238,7 +243,7 @@ def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None)
                     "compared_with": result.executors[0],
                     "size": list(shape[2:]),
                     "images": result.images,
-                    "bytes_compared": share,
+                    "bytes_compared": result.compared_of[name],
                     "mismatches": result.mismatches_of[name],
                 }
             )
