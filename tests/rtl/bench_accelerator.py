@@ -21,7 +21,7 @@ from programs import (
 )
 
 from intaglio.spec import isa, ops, regs
-from intaglio.spec.isa import Buffer, Error, encode
+from intaglio.spec.isa import Buffer, Error, Function, encode
 from intaglio_sim.golden import GoldenMachine
 from intaglio_sim.runner import bench_config
 from intaglio_sim.stimulus import integer, matrix
@@ -312,6 +312,30 @@ async def stops_with_error(dut, number):
     source = m.memory.bytes[4096 : 4096 + 6 * R].copy()
     assert await m.run(copy(CONFIG, 4096, 12288, 6)) == (True, Error.NONE, 0), name
     assert np.array_equal(m.memory.bytes[12288 : 12288 + 6 * R], source), name
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.parametrize(ending=["end", "error"])
+async def accumulates_within_a_program(dut, ending):
+    """Nothing is left to accumulate on when a program starts, however the one before ended."""
+    m = await machine(dut)
+    first = vector_copy(CONFIG, 1, chunks=1)
+    more = vector_copy(CONFIG, 1, chunks=1, accumulate=1)
+    if ending == "end":
+        assert await m.run([first, more, END]) == (True, Error.NONE, 0)
+    else:
+        bad = patched(load(CONFIG, Buffer.VEC, 0, 1), "buffer", 4)
+        # The load waits until the vector unit has something to go on with.
+        first = vector_copy(CONFIG, 1, chunks=1, signal=LOAD)
+        program = [first, load(CONFIG, Buffer.VEC, 0, 1, wait=VECTOR), bad, END]
+        assert await m.run(program) == (False, Error.FIELD, 2)
+    for program in ([more, END], [patched(more, "function", Function.SUM), END]):
+        memory = m.memory.bytes.copy()
+        await m.start(program)
+        assert await m.finish() == (False, Error.FIELD, 0)
+        golden = GoldenMachine(CONFIG).run(m.memory.bytes.copy(), 0, len(program), BYTES)
+        assert (golden.error, golden.error_instruction) == (Error.FIELD, 0)
+        assert np.array_equal(m.memory.bytes[4096:], memory[4096:])
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
