@@ -71,8 +71,10 @@ def test_a_step_without_floats_then_the_frozen_graph(name):
         predict(model.eval(), x)
     for n, p in model.named_parameters():
         assert p.grad is not None, n
-    moved = [n for n, p in model.named_parameters() if not torch.equal(p.codes, before[n])]
-    assert len(moved) > 0.9 * len(before), set(before) - set(moved)
+    # Not each bias: on maps of a few pixels its step may be less than half a unit.
+    still = {n for n, p in model.named_parameters() if torch.equal(p.codes, before[n])}
+    weights = {n for n in before if n.endswith("weight")}
+    assert len(still & weights) < 0.1 * len(weights), still
 
     assert build_twin(model).eval()(x[:1]).shape == (1, 5, height, width)
     graph = to_graph(model, height=height, width=width)
