@@ -7,12 +7,13 @@ deadlock.
 """
 
 import bisect
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from intaglio.spec.isa import Unit, encode_all
+from intaglio.spec.isa import UNITS, Unit, encode_all
 
 __all__ = ["TOKENS", "Place", "Schedule"]
 
@@ -32,57 +33,69 @@ class Place:
     stop: int
 
 
-@dataclass
-class _Segment:
-    """A range whose last writer and readers since are the same throughout."""
-
-    start: int
-    stop: int
-    writers: tuple[int, ...] = ()
-    readers: tuple[int, ...] = ()
+#: Index of the last instruction of each unit, -1 for none.
+_Latest = tuple[int, ...]
+_NONE: _Latest = (-1,) * len(UNITS)
 
 
-@dataclass
 class _Space:
-    """Who touched what, as sorted disjoint segments."""
+    """Who wrote and who read last, as consecutive ranges from zero on."""
 
-    segments: list[_Segment] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)  # of the segments
+    def __init__(self) -> None:
+        self._starts = [0]
+        self._written: list[_Latest] = [_NONE]
+        self._read: list[_Latest] = [_NONE]
 
-    def overlapping(self, start: int, stop: int) -> list[_Segment]:
-        """Split at the borders, fill the gaps, and return the segments of ``[start, stop)``."""
-        self._split(start)
-        self._split(stop)
-        first = bisect.bisect_left(self.starts, start)
-        result, at, cursor = [], first, start
-        while cursor < stop:
-            if at == len(self.segments) or self.segments[at].start > cursor:
-                end = stop if at == len(self.segments) else min(stop, self.segments[at].start)
-                self.segments.insert(at, _Segment(cursor, end))
-                self.starts.insert(at, cursor)
-            result.append(self.segments[at])
-            cursor = self.segments[at].stop
-            at += 1
-        return result
+    def read(self, start: int, stop: int, unit: Unit, index: int) -> _Latest:
+        """Enter instruction ``index`` of ``unit`` as a reader of ``[start, stop)``; return the
+        last writers.
 
-    def replace(self, start: int, stop: int, segment: _Segment) -> None:
-        """Put ``segment`` in place of all that lies in ``[start, stop)``; the borders exist
-        already.
+        The range is one from then on. That is exact where one unit writes a space and one other
+        reads it: the reader has waited for the last writer of all of it, and a unit finishes in
+        order. Elsewhere a later reader of a part may wait for more than it must.
         """
-        first = bisect.bisect_left(self.starts, start)
-        last = bisect.bisect_left(self.starts, stop)
-        self.segments[first:last] = [segment]
-        self.starts[first:last] = [start]
+        first, last = self._find(start, stop)
+        written = _latest(self._written[first:last])
+        read = list(_latest(self._read[first:last]))
+        read[unit] = index
+        self._replace(first, last, start, stop, written, tuple(read))
+        return written
 
-    def _split(self, position: int) -> None:
-        at = bisect.bisect_right(self.starts, position) - 1
-        if at >= 0 and self.segments[at].start < position < self.segments[at].stop:
-            old = self.segments[at]
-            self.segments[at : at + 1] = [
-                _Segment(old.start, position, old.writers, old.readers),
-                _Segment(position, old.stop, old.writers, old.readers),
-            ]
-            self.starts.insert(at + 1, position)
+    def write(self, start: int, stop: int, unit: Unit, index: int) -> _Latest:
+        """Enter instruction ``index`` of ``unit`` as the writer of ``[start, stop)``; return the
+        last writers and readers.
+        """
+        first, last = self._find(start, stop)
+        before = _latest(self._written[first:last] + self._read[first:last])
+        written = (*_NONE[:unit], index, *_NONE[unit + 1 :])
+        self._replace(first, last, start, stop, written, _NONE)
+        return before
+
+    def _find(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the ranges that overlap ``[start, stop)``, as the bounds of a slice."""
+        return bisect.bisect_right(self._starts, start) - 1, bisect.bisect_left(self._starts, stop)
+
+    def _replace(
+        self, first: int, last: int, start: int, stop: int, written: _Latest, read: _Latest
+    ) -> None:
+        """Put one range in place of those, but for what of them lies outside of it."""
+        starts, writers, readers = [start], [written], [read]
+        if self._starts[first] < start:
+            starts.insert(0, self._starts[first])
+            writers.insert(0, self._written[first])
+            readers.insert(0, self._read[first])
+        if last == len(self._starts) or self._starts[last] > stop:
+            starts.append(stop)
+            writers.append(self._written[last - 1])
+            readers.append(self._read[last - 1])
+        self._starts[first:last] = starts
+        self._written[first:last] = writers
+        self._read[first:last] = readers
+
+
+def _latest(found: list[_Latest]) -> _Latest:
+    """Return the last index of each unit in ``found``, which is not empty."""
+    return found[0] if len(found) == 1 else tuple(map(max, *found))
 
 
 @dataclass
@@ -91,7 +104,7 @@ class _Record:
     unit: Unit
     fields: dict[str, int]
     layer: str
-    waits: dict[Unit, int] = field(default_factory=dict)
+    waits: dict[Unit, int]
 
 
 class Schedule:
@@ -99,7 +112,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self._records: list[_Record] = []
-        self._spaces: dict[str, _Space] = {}
+        self._spaces: defaultdict[str, _Space] = defaultdict(_Space)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -115,31 +128,18 @@ class Schedule:
     ) -> None:
         """Append an instruction of ``unit`` that reads and writes the given places."""
         index = len(self._records)
-        record = _Record(unit.name.lower(), unit, dict(fields), layer)
-        for place in reads:
-            for segment in self._space(place).overlapping(place.start, place.stop):
-                self._depend(record, segment.writers)
-                # A later reader of the same unit covers the earlier one: a unit finishes in order.
-                others = tuple(r for r in segment.readers if self._records[r].unit != unit)
-                segment.readers = (*others, index)
-        for place in writes:
-            space = self._space(place)
-            for segment in space.overlapping(place.start, place.stop):
-                self._depend(record, segment.writers)
-                self._depend(record, segment.readers)
-            space.replace(place.start, place.stop, _Segment(place.start, place.stop, (index,)))
-        self._records.append(record)
-
-    def _space(self, place: Place) -> _Space:
-        return self._spaces.setdefault(place.space, _Space())
-
-    def _depend(self, record: _Record, producers: tuple[int, ...]) -> None:
-        for producer in producers:
-            if producer == len(self._records):
-                continue  # its own read of what it now writes
-            unit = self._records[producer].unit
-            if unit != record.unit:
-                record.waits[unit] = max(record.waits.get(unit, -1), producer)
+        before = [
+            self._spaces[place.space].read(place.start, place.stop, unit, index) for place in reads
+        ]
+        before += [
+            self._spaces[place.space].write(place.start, place.stop, unit, index)
+            for place in writes
+        ]
+        waits = {}
+        for producer, last in zip(UNITS, _latest([_NONE, *before]), strict=True):
+            if producer != unit and last >= 0:
+                waits[producer] = last
+        self._records.append(_Record(unit.name.lower(), unit, dict(fields), layer, waits))
 
     def encode(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the instructions, ``end`` included, as uint8, and the layer of each.
