@@ -78,13 +78,16 @@ class Stage:
             [(u, flow.tokens[u, unit]) for u in isa.UNITS if mask >> u & 1] for mask in range(16)
         ]
         self._targets = [
-            [flow.tokens[unit, u] for u in isa.UNITS if mask >> u & 1] for mask in range(16)
+            [(u, flow.tokens[unit, u]) for u in isa.UNITS if mask >> u & 1] for mask in range(16)
         ]
+        #: An instruction or a token has come since :meth:`advance` last looked.
+        self.stirred = False
         #: Cycles in which the token of each unit was missing while nothing ran.
         self.missing = dict.fromkeys(isa.UNITS, 0)
 
     def advance(self) -> bool:
         """Begin the instructions whose cycles are known; return whether there was one."""
+        self.stirred = False
         index = begun = len(self.start)
         while index < len(self.pushed):
             sources = self._sources[self.waits[index]]
@@ -144,8 +147,9 @@ class Stage:
 
     def finish(self, done: int) -> None:
         """Note that the next instruction is done in cycle ``done``, and give its tokens."""
-        for tokens in self._targets[self.signals[len(self.done)]]:
+        for unit, tokens in self._targets[self.signals[len(self.done)]]:
             tokens.append(done + _TOKEN)
+            self.flow.stages[unit].stirred = True
         self.done.append(done)
 
 
@@ -540,7 +544,9 @@ class Flow:
         assert isinstance(load, _LoadStage)
         loading = load.run()
         while True:
-            while self._decode() | any([stage.advance() for stage in stages]):
+            # The load unit may go on by itself, the others only when something comes.
+            load.stirred = True
+            while self._decode() | any([stage.advance() for stage in stages if stage.stirred]):
                 pass
             self._fetch()
             if next(loading):
@@ -597,6 +603,7 @@ class Flow:
                     break
                 self._dispatch = max(self._dispatch, stage.popped[room])
             stage.pushed.append(self._dispatch)
+            stage.stirred = True
             self._ready = self._dispatch + 1
             self._dispatch = None
             self._decoding += 1
