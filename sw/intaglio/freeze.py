@@ -180,20 +180,21 @@ _BODIES = {
             rounded = intaglio.round_shift <shift: int = @shift> (total)
             y = intaglio.saturate <low: int = @low, high: int = @high> (rounded)
         }""",
-    # Bilinear interpolation is a product with a matrix on each side; ``area`` is its denominator.
+    # Bilinear interpolation is a product with a matrix on each side; the sum t becomes
+    # floor((scale * t + offset) / divisor).
     "resize": """
-        resize <ratio, corners, area, exponent> (x, rows, cols) => (y) {
+        resize <ratio, corners, scale, offset, divisor, exponent> (x, rows, cols) => (y) {
             wide = Cast <to = 7> (x)
             across = MatMul (wide, cols)
             sums = MatMul (rows, across)
-            a = Constant <value_int: int = @area> ()
-            two = Constant <value = int64 {2}> ()
-            double = Mul (sums, two)
-            total = Add (double, a)
-            divisor = Mul (a, two)
-            remainder = Mod (total, divisor)
+            factor = Constant <value_int: int = @scale> ()
+            scaled = Mul (sums, factor)
+            start = Constant <value_int: int = @offset> ()
+            total = Add (scaled, start)
+            by = Constant <value_int: int = @divisor> ()
+            remainder = Mod (total, by)
             floor = Sub (total, remainder)
-            quotient = Div (floor, divisor)
+            quotient = Div (floor, by)
             y = Cast <to = 3> (quotient)
         }""",
     "broadcast": """
@@ -276,14 +277,21 @@ def _interpolation(size: int, ratio: int, corners: str) -> np.ndarray:
     return matrix
 
 
-def _resize_tensors(node: Node, shape: Sequence[int]) -> tuple[dict[str, np.ndarray], int]:
-    """Return the matrices of a resize of ``shape`` (N, C, H, W), and the denominator."""
+def _resize_tensors(
+    node: Node, shape: Sequence[int]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Return the matrices of a resize of ``shape`` (N, C, H, W), and the attributes that say how
+    its sums are divided.
+    """
     ratio, corners = node.attributes["ratio"], node.attributes["corners"]
     rows, cols = (
         _interpolation(size, f, corners) for size, f in zip(shape[2:], ratio, strict=True)
     )
-    area = int(rows[0].sum()) * int(cols[0].sum())
-    return {"rows": rows, "cols": np.ascontiguousarray(cols.T)}, area
+    division = ops.resize_scale(tuple(ratio), corners).division
+    return (
+        {"rows": rows, "cols": np.ascontiguousarray(cols.T)},
+        dict(zip(("scale", "offset", "divisor"), division, strict=True)),
+    )
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
@@ -300,7 +308,8 @@ def to_onnx(graph: Graph, *, metadata: Mapping[str, str] | None = None) -> onnx.
     for node in graph.nodes:
         tensors, attributes = dict(node.tensors), dict(node.attributes)
         if node.op == "resize":
-            tensors, attributes["area"] = _resize_tensors(node, graph.values[node.inputs[0]].shape)
+            tensors, division = _resize_tensors(node, graph.values[node.inputs[0]].shape)
+            attributes |= division
         for name, tensor in tensors.items():
             initializers.append(numpy_helper.from_array(tensor, f"{node.name}.{name}"))
         nodes.append(
@@ -471,20 +480,20 @@ def _read_node(
             zip(OPERATIONS[op].tensors, (tensors[name] for name in rest), strict=True)
         )
         return Node(op, proto.name, tuple(inputs), proto.output[0], attributes, node_tensors)
-    # The matrices and the denominator follow from the attributes; they may not say anything else.
-    area = attributes.pop("area", None)
+    # The matrices and the division follow from the attributes; they may not say anything else.
+    division = {name: attributes.pop(name, None) for name in ("scale", "offset", "divisor")}
     node = Node(op, proto.name, tuple(inputs), proto.output[0], attributes, {})
     if inputs[0] not in values or not {"ratio", "corners"} <= attributes.keys():
         raise IntaglioError(
             f"{where}: needs an input made before it, and attributes ratio, corners"
         )
-    expected, expected_area = _resize_tensors(node, values[inputs[0]].shape)
+    expected, expected_division = _resize_tensors(node, values[inputs[0]].shape)
     found = [tensors[name] for name in rest]
-    if area != expected_area or not all(
+    if division != expected_division or not all(
         np.array_equal(a, b) for a, b in zip(found, expected.values(), strict=True)
     ):
         raise IntaglioError(
-            f"{where}: the matrices are not those of a resize by {attributes['ratio']}"
+            f"{where}: matrices or division are not those of a resize by {attributes['ratio']}"
         )
     return node
 

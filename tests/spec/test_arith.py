@@ -25,6 +25,7 @@ from intaglio.spec.arith import (
     SUM_MAX,
     SUM_MIN,
     ceil_log2,
+    closest_division,
     exact_division,
     requantize,
     round_shift,
@@ -239,6 +240,25 @@ def test_powers_of_two_need_no_multiplier(log2: int) -> None:
 def test_exact_division_of_bad_arguments(divisor: int, bound: int) -> None:
     with pytest.raises(ValueError, match=f"not {divisor}, 1 and {bound}"):
         exact_division(divisor, bound)
+
+
+@pytest.mark.parametrize(("divisor", "most"), [(1, 1), (3, 1), (225, 20), (3600, 34), (3136, 36)])
+def test_closest_division_is_the_closest_of_all(divisor: int, most: int) -> None:
+    factor, m, shift = closest_division(divisor, most)
+    assert 1 <= factor <= most and 1 <= m <= MULTIPLIER_MAX and 0 <= shift <= SHIFT_MAX
+    found = abs(Fraction(factor * m, 1 << shift) - Fraction(1, divisor))
+    m = np.arange(1, MULTIPLIER_MAX + 1)
+    for f in range(1, most + 1):
+        for s in range(SHIFT_MAX + 1):
+            # |f m / 2**s - 1 / d| = |f m d - 2**s| / (2**s d)
+            least = Fraction(int(np.abs(f * m * divisor - (1 << s)).min()), divisor << s)
+            assert found < least or (found == least and factor <= f)
+
+
+@pytest.mark.parametrize(("divisor", "most"), [(0, 1), (3, 0)])
+def test_closest_division_of_bad_arguments(divisor: int, most: int) -> None:
+    with pytest.raises(ValueError, match=f"not {divisor} and {most}"):
+        closest_division(divisor, most)
 
 
 # ----------------------------------------------------------------------------------- from outside

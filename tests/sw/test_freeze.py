@@ -147,7 +147,7 @@ def test_altered_resize_matrix_is_refused(tmp_path) -> None:
                 rows[0, 0] += 1
                 item.CopyFrom(onnx.numpy_helper.from_array(rows, name))
 
-    assert "the matrices are not those of a resize" in change(graph, tmp_path, edit)
+    assert "matrices or division are not those of a resize" in change(graph, tmp_path, edit)
 
 
 def test_failed_write_leaves_the_old_file(graph, tmp_path, monkeypatch) -> None:

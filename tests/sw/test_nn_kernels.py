@@ -119,12 +119,14 @@ def test_max_pool(g, kernel, stride, padding, dtype):
     both("max_pool_gradient", error, winner, (kernel,) * 2, (stride,) * 2, p, (7, 9))
 
 
-@pytest.mark.parametrize("ratio, corners", [(8, "half_pixel"), (3, "half_pixel"), (4, "align")])
+@pytest.mark.parametrize(
+    "ratio, corners", [(8, "half_pixel"), (3, "half_pixel"), (30, "half_pixel"), (4, "align")]
+)
 def test_resize(g, ratio, corners):
     x = rand(g, -128, 127, (2, 4, 5, 3))
     tables = [ops.resize_source(n, ratio, corners) for n in (4, 5)]
     wide = both("resize_wide", x, *tables)
-    both("resize_rounded", x, *tables)
+    both("resize_rounded", x, *tables, ops.resize_scale((ratio, ratio), corners).division)
     for dtype in (torch.int8, torch.int32, torch.int64):
         both("resize_gradient", rand(g, -100, 100, wide.shape, dtype), (4, 5), *tables)
 

@@ -7,9 +7,10 @@ import numpy as np
 from intaglio.compile.emitter import SIDE_MAX, Emitter, parameter_pairs
 from intaglio.compile.schedule import Place
 from intaglio.compile.tile import Span, divisions, split, tiles, window_span
-from intaglio.spec.arith import CODE_MAX, CODE_MIN, exact_division
+from intaglio.spec import ops
+from intaglio.spec.arith import CODE_MAX, CODE_MIN
 from intaglio.spec.graph import Node
-from intaglio.spec.isa import Buffer, Function, Unit, den_h_max
+from intaglio.spec.isa import Buffer, Function, Unit
 from intaglio.spec.program import Placement
 
 __all__ = ["VectorLowering"]
@@ -272,18 +273,9 @@ class VectorLowering:
         source, target = self._blocks_source(node.inputs[0]), self._emit.values[node.output]
         ratio, corners = node.attributes["ratio"], node.attributes["corners"]
         half = corners == "half_pixel"
-        # Odd ratios have even fractions of 2 f in both conventions: f is enough.
-        steps = [2 if half and f % 2 == 0 else 1 for f in ratio]
-        dens = [step * f for step, f in zip(steps, ratio, strict=True)]
-        area = dens[0] * dens[1]
-        # Finer vertical fractions, a common factor of all weights, make the multiplier finer.
-        try:
-            factor, multiplier, bias, shift = exact_division(
-                area, -CODE_MIN * area, den_h_max(dens[1]) // dens[0]
-            )
-        except ValueError as error:
-            raise self._emit.refuse(f"resize by {ratio[0]} x {ratio[1]}: {error}") from None
-        params = self._uniform_params(multiplier, bias)
+        scale = ops.resize_scale(tuple(ratio), corners)
+        steps, dens, factor = scale.steps, scale.dens, scale.factor
+        params = self._uniform_params(scale.multiplier, scale.bias)
         sizes = source.shape[1:]
 
         def axis(index: int, first: int, count: int) -> tuple[Span, int]:
@@ -321,7 +313,7 @@ class VectorLowering:
                     "step_w": steps[1],
                     "frac_h": factor * frac_h,
                     "frac_w": frac_w,
-                    "shift": shift,
+                    "shift": scale.shift,
                 },
                 place,
                 target,

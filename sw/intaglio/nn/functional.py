@@ -611,7 +611,8 @@ class _ResizeRounded(torch.autograd.Function):
         columns = ops.resize_source(x.shape[3], ratio[1], corners)
         ctx.tables, ctx.size = (rows, columns), (x.shape[2], x.shape[3])
         ctx.area = rows[3] * columns[3]
-        y = kernels.active().resize_rounded(_nhwc(x.codes), rows, columns)
+        division = ops.resize_scale(ratio, corners).division
+        y = kernels.active().resize_rounded(_nhwc(x.codes), rows, columns, division)
         return IntTensor(_nchw(y), x.exponent)
 
     @staticmethod
@@ -929,9 +930,9 @@ def _run_avg_pool(
 def _run_resize(inputs: list[torch.Tensor], *, ratio: Pair, corners: str) -> torch.Tensor:
     x = inputs[0]
     rows = ops.resize_source(x.shape[1], ratio[0], corners)
-    return kernels.active().resize_rounded(
-        x, rows, ops.resize_source(x.shape[2], ratio[1], corners)
-    )
+    columns = ops.resize_source(x.shape[2], ratio[1], corners)
+    division = ops.resize_scale(ratio, corners).division
+    return kernels.active().resize_rounded(x, rows, columns, division)
 
 
 def _run_broadcast(inputs: list[torch.Tensor], *, size: Pair) -> torch.Tensor:

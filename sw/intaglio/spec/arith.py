@@ -5,6 +5,7 @@ unbounded), on numpy int64 and on torch int64. ``intaglio_hw.arith`` has functio
 for hardware values.
 """
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "SUM_MAX",
     "SUM_MIN",
     "ceil_log2",
+    "closest_division",
     "exact_division",
     "requantize",
     "round_shift",
@@ -111,6 +113,34 @@ def ceil_log2(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return np.array([ceil_log2(int(v)) for v in x.ravel()], np.int64).reshape(x.shape)
     return max(int(x) - 1, 0).bit_length()
+
+
+def closest_division(divisor: int, most: int = 1) -> tuple[int, int, int]:
+    """Return (factor, multiplier, shift) with ``factor * multiplier / 2**shift`` closest to ``1 /
+    divisor``.
+
+    ``factor`` in [1, most], ``multiplier`` positive of 16 bits; the smallest factor of those that
+    are equally close.
+
+    Raises
+    ------
+    ValueError
+        ``divisor`` or ``most`` is below 1.
+    """
+    if divisor < 1 or most < 1:
+        raise ValueError(f"divisor and most must be >= 1, not {divisor} and {most}")
+    candidates = []
+    for factor in range(1, most + 1):
+        scaled = factor * divisor
+        # Smaller multipliers are coarser, unless the larger ones are even.
+        top = min((MULTIPLIER_MAX * scaled).bit_length(), SHIFT_MAX)
+        for shift in range(top, max(top - 3, -1), -1):
+            for multiplier in ((1 << shift) // scaled, -(-(1 << shift) // scaled)):
+                if 1 <= multiplier <= MULTIPLIER_MAX:
+                    error = Fraction(abs(multiplier * scaled - (1 << shift)), 1 << shift)
+                    candidates.append((error, factor, shift, multiplier))
+    _, factor, shift, multiplier = min(candidates)
+    return factor, multiplier, shift
 
 
 def exact_division(divisor: int, bound: int, most: int = 1) -> tuple[int, int, int, int]:

@@ -5,6 +5,8 @@ C, H, W) (any integer type is accepted); the result is int8, of :func:`argmax` u
 is :func:`intaglio.spec.arith.requantize`.
 """
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,17 @@ from intaglio.spec.arith import (
     ACC_MAX,
     ACC_MIN,
     CODE_MIN,
+    closest_division,
+    exact_division,
     requantize,
     round_shift,
     saturate,
 )
+from intaglio.spec.isa import den_h_max
 
 __all__ = [
     "CORNERS",
+    "ResizeScale",
     "add",
     "argmax",
     "avg_pool",
@@ -32,6 +38,7 @@ __all__ = [
     "max_pool",
     "output_size",
     "resize",
+    "resize_scale",
     "resize_size",
     "resize_source",
 ]
@@ -253,9 +260,71 @@ def resize_source(
     return lower.clip(0, size - 1), (lower + 1).clip(0, size - 1), fraction, denominator
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResizeScale:
+    """How a resize turns the weighted sum of its four codes into a code.
+
+    ``steps``: by how many ``1 / dens`` of the way between two source positions the next output
+    lies, vertically and horizontally; both are half of what :func:`resize_source` says where all
+    fractions are even. With weights over these denominators, the sum ``s`` becomes
+    ``round_shift(factor * s * multiplier + bias, shift)``.
+
+    ``exact``: that is ``s / (dens[0] * dens[1])`` rounded to nearest, ties towards +inf, for every
+    sum. There are such numbers for equal ratios up to 25; where there are none, the closest
+    ones define the result, which is off by one where that lies within 1/100 of a tie.
+
+    ``division``: (scale, offset, divisor) that do the same to the sum ``t`` over the denominators
+    of :func:`resize_source`: ``floor((scale * t + offset) / divisor)``.
+    """
+
+    steps: Pair
+    dens: Pair
+    factor: int
+    multiplier: int
+    bias: int
+    shift: int
+    exact: bool
+    division: tuple[int, int, int]
+
+
+@cache
+def resize_scale(ratio: Pair, corners: str) -> ResizeScale:
+    """Return how a resize by ``ratio`` scales its sums.
+
+    The factor, common to all weights, makes the multiplier finer; it is bounded by the denominators
+    that an instruction can hold.
+    """
+    half = corners == "half_pixel"
+    even = [half and f % 2 == 0 for f in ratio]
+    steps = (1 + even[0], 1 + even[1])
+    dens = (ratio[0] * steps[0], ratio[1] * steps[1])
+    area = dens[0] * dens[1]
+    # By how much the sums over the denominators of resize_source are larger.
+    common = (2 // steps[0]) * (2 // steps[1]) if half else 1
+    most = den_h_max(dens[1]) // dens[0]
+    try:
+        factor, multiplier, bias, shift = exact_division(area, -CODE_MIN * area, most)
+    except ValueError:
+        exact, bias = False, 0
+        factor, multiplier, shift = closest_division(area, most)
+        division = (factor * multiplier, ((1 << shift) >> 1) * common, common << shift)
+    else:
+        exact, division = True, (2, area * common, 2 * area * common)
+    return ResizeScale(
+        steps=steps,
+        dens=dens,
+        factor=factor,
+        multiplier=multiplier,
+        bias=bias,
+        shift=shift,
+        exact=exact,
+        division=division,
+    )
+
+
 def resize(x: Any, *, ratio: Pair, corners: str) -> np.ndarray:
-    """Return the bilinear resize by integer ratios, int8: exact, then one rounding to nearest, ties
-    towards +inf.
+    """Return the bilinear resize by integer ratios, int8: one rounding to nearest, ties towards
+    +inf, as :func:`resize_scale` says.
     """
     x = _wide(x)
     top, bottom, row_fraction, row_den = resize_source(x.shape[2], ratio[0], corners)
@@ -263,8 +332,8 @@ def resize(x: Any, *, ratio: Pair, corners: str) -> np.ndarray:
     f, g = row_fraction[:, None], col_fraction[None, :]
     rows = x[:, :, top] * (row_den - f) + x[:, :, bottom] * f  # (N, C, H', W)
     total = rows[:, :, :, left] * (col_den - g) + rows[:, :, :, right] * g  # (N, C, H', W')
-    area = row_den * col_den
-    return ((2 * total + area) // (2 * area)).astype(np.int8)
+    scale, offset, divisor = resize_scale(tuple(ratio), corners).division
+    return ((scale * total + offset) // divisor).astype(np.int8)
 
 
 def broadcast(x: Any, *, size: Pair) -> np.ndarray:

@@ -350,13 +350,18 @@ def resize_wide(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Ten
 
 
 @_on_cpu
-def resize_rounded(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Tensor:
-    area = int(rows[3]) * int(columns[3])
+def resize_rounded(
+    x: torch.Tensor, rows: Sequence, columns: Sequence, division: tuple[int, int, int]
+) -> torch.Tensor:
+    scale, offset, divisor = division
     wide = resize_wide(x, rows, columns)
-    if area & (area - 1) == 0:  # floor division by a power of two is a shift
-        shift = area.bit_length() - 1
-        return ((wide + (area >> 1)) >> shift).to(torch.int8)
-    return torch.div(2 * wide + area, 2 * area, rounding_mode="floor").to(torch.int8)
+    if scale == 2 and divisor & (divisor - 1) == 0 and offset % 2 == 0:
+        # Floor division by a power of two is a shift.
+        shift = divisor.bit_length() - 2
+        return ((wide + (offset >> 1)) >> shift).to(torch.int8)
+    if scale > 2:  # not exact: the product takes more than 32 bits
+        wide = wide.to(torch.int64)
+    return torch.div(wide * scale + offset, divisor, rounding_mode="floor").to(torch.int8)
 
 
 @_on_cpu

@@ -252,11 +252,15 @@ def resize_wide(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Ten
     return _resize_axis(_resize_axis(x.to(torch.int32), 1, rows), 2, columns)
 
 
-def resize_rounded(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Tensor:
-    """Return the interpolation, rounded once, int8."""
-    area = rows[3] * columns[3]
-    total = 2 * resize_wide(x, rows, columns) + area
-    return torch.div(total, 2 * area, rounding_mode="floor").to(torch.int8)
+def resize_rounded(
+    x: torch.Tensor, rows: Sequence, columns: Sequence, division: tuple[int, int, int]
+) -> torch.Tensor:
+    """Return the interpolation, rounded once, int8; ``division`` as in
+    :class:`intaglio.spec.ops.ResizeScale`.
+    """
+    scale, offset, divisor = division
+    total = resize_wide(x, rows, columns).to(torch.int64) * scale + offset
+    return torch.div(total, divisor, rounding_mode="floor").to(torch.int8)
 
 
 def _resize_axis_gradient(e: torch.Tensor, axis: int, size: int, table: Sequence) -> torch.Tensor:
