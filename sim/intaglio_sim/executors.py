@@ -46,6 +46,8 @@ class Network:
         The accelerator for ``golden``, ``icarus`` and ``verilator``.
     simulation
         Options for :func:`intaglio_sim.system.run_program` (latency, stalls, ...).
+    progress
+        Receives a line every ten seconds of a simulation.
     """
 
     graph: Graph | None
@@ -53,6 +55,7 @@ class Network:
     onnx_path: Path | None = None
     config: AcceleratorConfig | None = None
     simulation: Mapping[str, Any] = field(default_factory=dict)
+    progress: Callable[[str], None] = lambda text: None
     #: Executor name -> what its last run reported (counters of the simulators).
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     #: Simulator -> the trace of its last run, with ``trace`` among the options.
@@ -157,8 +160,20 @@ def _rtl(simulator: str) -> Callable[[Network], Executor]:
 
         def run(image: np.ndarray) -> Layers:
             program = network.program
+
+            def report(cycle: int, index: int) -> None:
+                network.progress(
+                    f"{simulator}: cycle {cycle:,}, instruction {index:,} of {program.length:,}, "
+                    f"layer {program.layers[min(index, program.length - 1)] or 'end'}"
+                )
+
             result = run_program(
-                program, program.image(image), program.config, simulator, **network.simulation
+                program,
+                program.image(image),
+                program.config,
+                simulator,
+                progress=report,
+                **network.simulation,
             )
             if not result.finished:
                 raise IntaglioError(

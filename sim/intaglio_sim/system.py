@@ -1,10 +1,12 @@
 """Runs whole programs on the simulated accelerator: registers, memory, interrupt, counters."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,9 @@ VERILOG = Path(__file__).parent / "verilog"
 #: Beats of the smallest memory array; larger ones are powers of two. One build serves many
 #: programs.
 SMALLEST_BEATS = {"icarus": 1 << 15, "verilator": 1 << 20}
+#: Cycles from line to line of the progress, minus one; seconds between two looks at them.
+PROGRESS_MASK = {"icarus": (1 << 10) - 1, "verilator": (1 << 16) - 1}
+PROGRESS_SECONDS = 10.0
 #: A memory larger than this has 32-bit offsets no more.
 LARGEST_BYTES = 1 << 31
 
@@ -118,6 +123,32 @@ def _read_trace(path: Path) -> tuple[TraceEvent, ...]:
     )
 
 
+@contextlib.contextmanager
+def _watched(path: Path, report: Callable[[int, int], None]) -> Iterator[None]:
+    """Report the last cycle and instruction in a growing progress file: now and then, and at the
+    end.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        over = False
+        while not over:
+            over = ended.wait(PROGRESS_SECONDS)
+            lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
+            # The last line may be half written.
+            if len(lines) > 1:
+                cycle, index = map(int, lines[-2].split())
+                report(cycle, index)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def run_program(
     program,
     memory: np.ndarray,
@@ -139,6 +170,7 @@ def run_program(
     check: bool = True,
     timeout_s: float = 1800,
     optimize: str = "-O3",
+    progress: Callable[[int, int], None] | None = None,
 ) -> RunResult:
     """Run a program on the accelerator of ``config`` in a simulator.
 
@@ -177,6 +209,8 @@ def run_program(
         Seconds of wall time for the simulation.
     optimize
         Level of the C++ compiler for Verilator.
+    progress
+        Called every ten seconds with the cycle and the instruction that was done last.
 
     Returns
     -------
@@ -230,26 +264,32 @@ def run_program(
             settings["bad"] = bad_offset
         if trace:
             settings["trace"] = trace_path
-        runner.run_verilog(
-            sources=[
-                VERILOG / "testbench.v",
-                VERILOG / "memory_model.v",
-                accelerator_verilog(config),
-            ],
-            toplevel="testbench",
-            parameters={"R": config.R, "BEATS": beats},
-            bench="intaglio_sim.bench_system",
-            simulator=simulator,
-            label=f"system-{config.name}",
-            seed=seed,
-            env={JOB_VARIABLE: str(job_path)},
-            plusargs=[f"+{key}={value}" for key, value in settings.items()],
-            timeout_s=timeout_s,
-            timing=True,
-            optimize=optimize,
-            waves=waves,
-            waves_on_failure=len(instructions) <= 256 * INSTRUCTION_BYTES,
-        )
+        watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if progress is not None:
+            path = Path(folder) / "progress.txt"
+            settings |= {"progress": path, "progress_mask": PROGRESS_MASK[simulator]}
+            watched = _watched(path, progress)
+        with watched:
+            runner.run_verilog(
+                sources=[
+                    VERILOG / "testbench.v",
+                    VERILOG / "memory_model.v",
+                    accelerator_verilog(config),
+                ],
+                toplevel="testbench",
+                parameters={"R": config.R, "BEATS": beats},
+                bench="intaglio_sim.bench_system",
+                simulator=simulator,
+                label=f"system-{config.name}",
+                seed=seed,
+                env={JOB_VARIABLE: str(job_path)},
+                plusargs=[f"+{key}={value}" for key, value in settings.items()],
+                timeout_s=timeout_s,
+                timing=True,
+                optimize=optimize,
+                waves=waves,
+                waves_on_failure=len(instructions) <= 256 * INSTRUCTION_BYTES,
+            )
         answer = json.loads(job_path.with_suffix(".answer.json").read_text(encoding="utf-8"))
         return RunResult(
             finished=answer["finished"],

@@ -41,6 +41,16 @@ def run(monkeypatch, tmp_path):
 
 
 @SIMULATORS
+def test_progress_is_told(run, simulator, monkeypatch):
+    monkeypatch.setitem(system.PROGRESS_MASK, simulator, 63)
+    told = []
+    result, _ = run(simulator, 1, trace=True, progress=lambda *place: told.append(place))
+    cycle, index = told[-1]
+    assert cycle > 0 and cycle % 64 == 0
+    assert 0 <= index <= max(event.index for event in result.trace)
+
+
+@SIMULATORS
 @pytest.mark.parametrize("options", [
     {}, {"latency": 2}, {"stalls": 70, "seed": 5}, {"interval": 4, "memory_base": 0x4000_1000},
 ])  # fmt: skip

@@ -3,6 +3,7 @@
 //
 // Plusargs: +image=FILE (beats of R bytes, in hexadecimal, highest byte first), +image_bytes=N
 // +memory_base=N +bad=OFFSET +latency=N +interval=N +stall=PERCENT +seed=N +dump=FILE +trace=FILE
+// +progress=FILE +progress_mask=N
 //
 // `command` is a toggle: changing it starts a register access (`command_write`, `command_address`,
 // `command_data`), after which `finished` takes the same value and `result`, `response` are valid.
@@ -10,7 +11,8 @@
 // writes the first `image_bytes` bytes of the memory to the file +dump.
 //
 // Lines of the trace: "CYCLE start UNIT INDEX", "CYCLE done UNIT INDEX", and "CYCLE control DATA"
-// when a write to the register `control` is answered.
+// when a write to the register `control` is answered. Lines of the progress, in each cycle that has
+// no bit in common with the mask: "CYCLE INDEX", the instruction that was done last.
 module testbench #(
     parameter R = 8,
     parameter BEATS = 1 << 16
@@ -35,8 +37,9 @@ module testbench #(
 
     // Settings.
     reg [31:0] image_bytes, memory_base, bad, latency, interval, stall, seed;
-    reg [8*1024-1:0] image, dump, trace_path;
-    integer trace_file = 0;
+    reg [31:0] progress_mask, newest = 32'd0;
+    reg [8*1024-1:0] image, dump, trace_path, progress_path;
+    integer trace_file = 0, progress_file = 0;
 
     wire violation, interrupt;
     wire [3:0] trace_start, trace_done;
@@ -112,6 +115,9 @@ module testbench #(
         if ($value$plusargs("image=%s", image))
             $readmemh(image, memory_model.memory, 0, image_bytes / R - 1);
         if ($value$plusargs("trace=%s", trace_path)) trace_file = $fopen(trace_path, "w");
+        if (!$value$plusargs("progress_mask=%d", progress_mask)) progress_mask = 32'hffff;
+        if ($value$plusargs("progress=%s", progress_path))
+            progress_file = $fopen(progress_path, "w");
     end
 
     integer unit;
@@ -146,6 +152,15 @@ module testbench #(
             end
             if (l_busy && l_bvalid && command_address == 12'h010)
                 $fwrite(trace_file, "%0d control %0d\n", cycle, command_data);
+        end
+
+        if (progress_file != 0) begin
+            for (unit = 0; unit < 4; unit = unit + 1)
+                if (trace_done[unit]) newest <= index_done[unit];
+            if ((cycle & progress_mask) == 0) begin
+                $fwrite(progress_file, "%0d %0d\n", cycle, newest);
+                $fflush(progress_file);
+            end
         end
 
         if (dump_now && !dumped) begin

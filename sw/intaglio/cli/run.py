@@ -66,6 +66,7 @@ def run_command(
         if executor not in ("icarus", "verilator"):
             raise IntaglioError(f"--waves needs icarus or verilator, not {executor}")
         network.simulation = {"waves": folder.absolute() / f"run-{executor}"}
+    network.progress = progress
     from intaglio_sim.executors import make_executor
 
     run = make_executor(executor, network)

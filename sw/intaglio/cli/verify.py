@@ -115,12 +115,14 @@ def verify_command(
     if str(target) in MODELS and not is_file(target):
         model, graph = random_network(str(target), parse_size(size) or (64, 64), width, classes)
         frozen = Frozen(path=target, graph=graph, metadata={})
-        network = Network(graph=graph, model=model, simulation=simulation)
+        network = Network(graph=graph, model=model, simulation=simulation, progress=progress)
     else:
         if (target / "checkpoint.npz").is_file() and not (target / "model.onnx").exists():
             progress(freeze_run(target).summary)
         frozen = open_frozen(target)
-        network = Network(graph=frozen.graph, onnx_path=frozen.path, simulation=simulation)
+        network = Network(
+            graph=frozen.graph, onnx_path=frozen.path, simulation=simulation, progress=progress
+        )
         if "torch" in names or small is not None:
             network.model = _model(frozen)
     if any(name in _COMPILED for name in names):
@@ -221,6 +223,7 @@ def _small_plan(
         model=network.model,
         config=network.config,
         simulation=network.simulation,
+        progress=progress,
     )
     return small, [first, "icarus"], crops
 
