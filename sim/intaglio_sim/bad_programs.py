@@ -263,8 +263,10 @@ def _against_golden(
         for byte, _ in case.flips
         if start <= byte < start + len(decoded.instructions) * INSTRUCTION_BYTES + INSTRUCTION_BYTES
     }
-    # Of two faults, the machine reports the one that it meets first in time.
-    if len(touched) + (case.length != 0) > 1 or run.error == Error.TIMEOUT:
+    # Of two faults, the machine reports the one that it meets first in time. A program that is cut
+    # off is one; a length of zero is met before all others.
+    cut = case.length < 0 < length
+    if len(touched) + cut > 1 or run.error == Error.TIMEOUT:
         return "", False
     if any(_work(fields, item.name) > _WORK_MAX for item, fields in decoded.instructions):
         return "", False

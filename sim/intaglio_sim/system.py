@@ -210,7 +210,8 @@ def run_program(
     optimize
         Level of the C++ compiler for Verilator.
     progress
-        Called every ten seconds with the cycle and the instruction that was done last.
+        Called every ten seconds and at the end, with the cycle and the instruction that was done
+        last.
 
     Returns
     -------

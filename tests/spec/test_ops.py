@@ -260,6 +260,17 @@ def test_equal_ratios_up_to_25_are_exact(corners: str) -> None:
 
 
 @pytest.mark.parametrize("corners", ops.CORNERS)
+def test_closest_ratios_are_close(corners: str) -> None:
+    """What the largest sum is off by, in codes."""
+    ratios = [(f, g) for f in range(1, 128, 3) for g in (f, 126, 127)]
+    for ratio in ratios:
+        scale = ops.resize_scale(ratio, corners)
+        exact = Fraction(1, math.prod(scale.dens))
+        error = abs(Fraction(scale.factor * scale.multiplier, 1 << scale.shift) - exact) / exact
+        assert scale.exact or 128 * error < Fraction(1, 200), ratio
+
+
+@pytest.mark.parametrize("corners", ops.CORNERS)
 @pytest.mark.parametrize("ratio", [(30, 30), (53, 53), (28, 32), (127, 127), (31, 126)])
 def test_resize_is_exact_or_the_closest(corners: str, ratio: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)

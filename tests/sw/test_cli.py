@@ -137,6 +137,44 @@ def test_wrong_requests_are_named(words: tuple[str, ...], text: str) -> None:
     assert text in err.splitlines()[-1]
 
 
+def test_bench_rtl_writes_the_time_line(tmp_path) -> None:
+    words = ("bench", "rtl", "--model", "fcn-mini", "--size", "32", "--width", "1/4", "--json")
+    status, out, _ = call(*words, "--trace", tmp_path / "trace.json")
+    cycles = json.loads(out)["cycles"]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    ends = [event["ts"] + event["dur"] for event in events if event["ph"] == "X"]
+    assert status == 0
+    assert cycles * 0.99 < max(ends) <= cycles
+
+
+def test_verify_stops_at_the_first_executor_that_differs(monkeypatch) -> None:
+    from intaglio_sim import executors
+
+    def broken(network):
+        correct = executors.make_executor("spec", network)
+
+        def run(image):
+            layers = {name: array.copy() for name, array in correct(image).items()}
+            layers[network.graph.outputs[0]].flat[-1] += 1
+            return layers
+
+        return run
+
+    monkeypatch.setitem(executors._MAKERS, "golden", broken)
+    words = ("verify", "fcn-mini", "--size", "32x32", "--width", "1/4", "--on", "spec,golden,onnx")
+    status, out, _ = call(*words, "--json")
+    data = json.loads(out)
+    assert (status, data["mismatches"]) == (1, 1)
+    assert [row["name"] for row in data["comparisons"]] == ["golden"]
+    status, out, _ = call(*words, "--keep-going", "--json")
+    data = json.loads(out)
+    assert (status, data["mismatches"]) == (1, 1)
+    assert [(row["name"], row["mismatches"]) for row in data["comparisons"]] == [
+        ("golden", 1),
+        ("onnx", 0),
+    ]
+
+
 def test_a_wrong_option_is_2() -> None:
     status, _, err = call("verify", "runs/x", "--imges", "3")
     assert status == 2 and "--images" in err

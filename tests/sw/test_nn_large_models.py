@@ -70,7 +70,8 @@ def test_a_step_without_floats_then_the_frozen_graph(name):
         optimizer.step(Fraction(1, 10))
         predict(model.eval(), x)
     for n, p in model.named_parameters():
-        assert p.grad is not None, n
+        # The scores of the last map begin at zero, and so does what comes up from them.
+        assert p.grad is not None and (p.grad.codes.any() or n == "upscore2.weight"), n
     # Not each bias: on maps of a few pixels its step may be less than half a unit.
     still = {n for n, p in model.named_parameters() if torch.equal(p.codes, before[n])}
     weights = {n for n in before if n.endswith("weight")}

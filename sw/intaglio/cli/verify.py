@@ -239,14 +239,16 @@ def _report(frozen: Any, results: list[Any], names: list[str], out: Path | None)
     executors = []
     for net, result in results:
         shape = net.graph.values[net.graph.inputs[0]].shape
-        for name in result.executors[1:]:
+        for name, compared in result.compared_of.items():
+            if not compared:
+                continue  # stopped before
             executors.append(
                 {
                     "name": name,
                     "compared_with": result.executors[0],
                     "size": list(shape[2:]),
                     "images": result.images,
-                    "bytes_compared": result.compared_of[name],
+                    "bytes_compared": compared,
                     "mismatches": result.mismatches_of[name],
                 }
             )

@@ -5,6 +5,7 @@ unbounded), on numpy int64 and on torch int64. ``intaglio_hw.arith`` has functio
 for hardware values.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -115,6 +116,20 @@ def ceil_log2(x: Any) -> Any:
     return max(int(x) - 1, 0).bit_length()
 
 
+def _multipliers(divisor: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """Return the (factor, multiplier, shift) that come closest to ``1 / divisor`` from both sides,
+    for each factor in [1, most]; the smallest factors and the largest multipliers first.
+    """
+    for factor in range(1, most + 1):
+        scaled = factor * divisor
+        # Smaller multipliers are coarser, unless the larger ones are even.
+        top = min((MULTIPLIER_MAX * scaled).bit_length(), SHIFT_MAX)
+        for shift in range(top, max(top - 3, 0), -1):
+            for multiplier in ((1 << shift) // scaled, -(-(1 << shift) // scaled)):
+                if 1 <= multiplier <= MULTIPLIER_MAX:
+                    yield factor, multiplier, shift
+
+
 def closest_division(divisor: int, most: int = 1) -> tuple[int, int, int]:
     """Return (factor, multiplier, shift) with ``factor * multiplier / 2**shift`` closest to ``1 /
     divisor``.
@@ -129,18 +144,10 @@ def closest_division(divisor: int, most: int = 1) -> tuple[int, int, int]:
     """
     if divisor < 1 or most < 1:
         raise ValueError(f"divisor and most must be >= 1, not {divisor} and {most}")
-    candidates = []
-    for factor in range(1, most + 1):
-        scaled = factor * divisor
-        # Smaller multipliers are coarser, unless the larger ones are even.
-        top = min((MULTIPLIER_MAX * scaled).bit_length(), SHIFT_MAX)
-        for shift in range(top, max(top - 3, -1), -1):
-            for multiplier in ((1 << shift) // scaled, -(-(1 << shift) // scaled)):
-                if 1 <= multiplier <= MULTIPLIER_MAX:
-                    error = Fraction(abs(multiplier * scaled - (1 << shift)), 1 << shift)
-                    candidates.append((error, factor, shift, multiplier))
-    _, factor, shift, multiplier = min(candidates)
-    return factor, multiplier, shift
+    return min(
+        _multipliers(divisor, most),
+        key=lambda c: (abs(Fraction(c[0] * c[1], 1 << c[2]) - Fraction(1, divisor)), c[0]),
+    )
 
 
 def exact_division(divisor: int, bound: int, most: int = 1) -> tuple[int, int, int, int]:
@@ -166,17 +173,12 @@ def exact_division(divisor: int, bound: int, most: int = 1) -> tuple[int, int, i
         )
     if divisor & (divisor - 1) == 0:
         return 1, 1, 0, divisor.bit_length() - 1
-    for factor in range(1, most + 1):
-        scaled = factor * divisor
-        # Smaller multipliers are coarser, unless the larger ones are even.
-        top = min((MULTIPLIER_MAX * scaled).bit_length(), SHIFT_MAX)
-        for shift in range(top, max(top - 3, 0), -1):
-            for multiplier in ((1 << shift) // scaled, -(-(1 << shift) // scaled)):
-                error = abs(multiplier * scaled - (1 << shift)) * bound
-                bias = 0 if divisor & 1 else -(-error // divisor)
-                spread = 2 * error if divisor & 1 else error + bias * divisor
-                if 1 <= multiplier <= MULTIPLIER_MAX and spread < (1 << shift):
-                    return factor, multiplier, bias, shift
+    for factor, multiplier, shift in _multipliers(divisor, most):
+        error = abs(factor * multiplier * divisor - (1 << shift)) * bound
+        bias = 0 if divisor & 1 else -(-error // divisor)
+        spread = 2 * error if divisor & 1 else error + bias * divisor
+        if spread < (1 << shift):
+            return factor, multiplier, bias, shift
     raise ValueError(
         f"no multiplier of 16 bits and factor up to {most} divide by {divisor} exactly for "
         f"|x| <= {bound}; bounds below 2**13 are always possible"

@@ -264,10 +264,10 @@ def resize_source(
 class ResizeScale:
     """How a resize turns the weighted sum of its four codes into a code.
 
-    ``steps``: by how many ``1 / dens`` of the way between two source positions the next output
-    lies, vertically and horizontally; both are half of what :func:`resize_source` says where all
-    fractions are even. With weights over these denominators, the sum ``s`` becomes
-    ``round_shift(factor * s * multiplier + bias, shift)``.
+    ``steps``, ``dens``: the next output lies ``steps / dens`` of the way between two source
+    positions further, vertically and horizontally; ``dens`` are the denominators of
+    :func:`resize_source`, or half of that where all fractions are even. With weights over ``dens``,
+    the sum ``s`` becomes ``round_shift(factor * s * multiplier + bias, shift)``.
 
     ``exact``: that is ``s / (dens[0] * dens[1])`` rounded to nearest, ties towards +inf, for every
     sum. There are such numbers for equal ratios up to 25; where there are none, the closest
