@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error
+from intaglio.spec.memory import OUTSTANDING
 from intaglio_hw.interfaces import ADDRESS_BITS, ERROR_BITS, AxiReadSignature
 from intaglio_hw.streams import Queue, SkidBuffer
 
@@ -348,7 +349,7 @@ class AxiReadArbiter(wiring.Component):
     #: Cycles from a reader's burst to the memory, and from a beat of the memory to its reader.
     LATENCY = 1
 
-    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = 8) -> None:
+    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
         self.config = config
         self.max_outstanding = max_outstanding
         super().__init__(

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Buffer, Error
+from intaglio.spec.memory import OUTSTANDING
 from intaglio_hw.axi import ROW_BITS, RowBursts, RowWalker, row_info_layout
 from intaglio_hw.interfaces import (
     ERROR_BITS,
@@ -54,7 +55,7 @@ class LoadUnit(wiring.Component):
     #: Cycles from a beat to the write of the vector that it completes.
     LATENCY = 2
 
-    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = 8) -> None:
+    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
         self.config = config
         self.max_outstanding = max_outstanding
         width = 8 * config.R

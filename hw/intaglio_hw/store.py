@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error
+from intaglio.spec.memory import OUTSTANDING
 from intaglio_hw.axi import RowBursts, RowWalker
 from intaglio_hw.interfaces import (
     ERROR_BITS,
@@ -52,7 +53,7 @@ class StoreUnit(wiring.Component):
     #: Cycles from the last response to ``done``.
     DONE_CYCLES = 2
 
-    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = 8) -> None:
+    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
         self.config = config
         self.max_outstanding = max_outstanding
         super().__init__(

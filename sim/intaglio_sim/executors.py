@@ -68,8 +68,12 @@ class Network:
         if self._program is None:
             if self.config is None:
                 raise IntaglioError("golden, icarus and verilator need a configuration")
-            interval = self.simulation.get("interval", 1)
-            self._program = compile_graph(self.require_graph(), self.config, interval=interval)
+            memory = {
+                key: self.simulation[key]
+                for key in ("latency", "interval")
+                if key in self.simulation
+            }
+            self._program = compile_graph(self.require_graph(), self.config, **memory)
         return self._program
 
     @program.setter

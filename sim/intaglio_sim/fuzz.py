@@ -473,7 +473,7 @@ def run_case(case: Case) -> CaseResult:
     digest = graph.digest()
     x = random_input(graph, case.seed)
     try:
-        program = compile_graph(graph, config)
+        program = compile_graph(graph, config, latency=case.latency, interval=case.interval)
     except IntaglioError as error:
         return CaseResult(case=case, digest=digest, refused=str(error))
 

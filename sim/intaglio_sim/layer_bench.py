@@ -96,7 +96,7 @@ def measure(
     IntaglioError
         The RTL stops, or leaves another byte than the golden machine.
     """
-    program = compile_graph(graph, config)
+    program = compile_graph(graph, config, latency=latency)
     timeline = CycleModel(config=config, memory_latency=latency).run(program)
     (predicted,) = (layer.cycles for layer in timeline.layers if layer.name == LAYER)
     cycles = 0

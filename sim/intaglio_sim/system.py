@@ -17,6 +17,7 @@ import intaglio_hw
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.isa import INSTRUCTION_BYTES, Error, Unit
+from intaglio.spec.memory import MEMORY_LATENCY
 from intaglio_sim import runner, toolchain
 from intaglio_sim.bench_system import JOB_VARIABLE
 from intaglio_sim.diff import Region, compare_memories
@@ -155,7 +156,7 @@ def run_program(
     config: AcceleratorConfig,
     simulator: str,
     *,
-    latency: int = 20,
+    latency: int = MEMORY_LATENCY,
     interval: int = 1,
     stalls: int = 0,
     seed: int = 1,

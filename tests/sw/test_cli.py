@@ -206,6 +206,8 @@ def test_bench_rtl() -> None:
     slow = json.loads(call(*words, "--bandwidth", "2", "--json")[1])
     assert slow["cycles"] > data["cycles"]
     assert (slow["bandwidth"], data["bandwidth"]) == (2, 8)
+    far = json.loads(call(*words, "--latency", "300", "--json")[1])
+    assert (far["latency"], data["latency"]) == (300, 20) and far["cycles"] > data["cycles"]
     status, _, error = call(*words, "--bandwidth", "3")
     assert status == 1 and "must divide the width of the bus, 8 bytes, not be 3" in error
     text = call(*words)[1].splitlines()

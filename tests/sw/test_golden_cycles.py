@@ -210,6 +210,22 @@ def test_a_slower_memory_is_never_faster(compiled: dict[str, tuple[Program, Time
     assert slower == sorted(set(slower))
 
 
+def test_plans_follow_the_memory() -> None:
+    """The search knows both numbers of a memory: over some networks, the plans made for one are the
+    fastest on it.
+    """
+    config = CONFIGS["tiny-8x8"]
+    memories = ((2, 1), (300, 1), (20, 4))
+    total = np.zeros((3, 3), np.int64)
+    for seed in range(12):
+        graph = random_graph(seed, layers=6, size=32, channels=40, classes=9)
+        programs = [compile_graph(graph, config, latency=a, interval=b) for a, b in memories]
+        for row, (latency, interval) in zip(total, memories, strict=True):
+            model = CycleModel(config=config, memory_latency=latency, memory_interval=interval)
+            row += [model.run(program).cycles for program in programs]
+    assert total.argmin(1).tolist() == [0, 1, 2]
+
+
 def test_refusals(compiled: dict[str, tuple[Program, Timeline]]) -> None:
     program, _ = compiled["tiny-8x8"]
     with pytest.raises(IntaglioError, match="the program is for configuration tiny-8x8"):

@@ -22,13 +22,11 @@ from typing import NamedTuple
 import numpy as np
 
 from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.memory import OUTSTANDING
 from intaglio_hw.axi import BOUNDARY_BYTES, AxiReadArbiter
 from intaglio_sim.golden import places
 
-__all__ = ["OUTSTANDING", "ReadBus", "RowShape", "bursts", "row_shape"]
-
-#: Bursts on their way: of load, of store, and of both readers behind the arbiter (their default).
-OUTSTANDING = 8
+__all__ = ["ReadBus", "RowShape", "bursts", "row_shape"]
 
 
 class ReadBus:

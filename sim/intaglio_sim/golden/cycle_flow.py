@@ -16,6 +16,7 @@ import numpy as np
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Unit
+from intaglio.spec.memory import OUTSTANDING
 from intaglio.spec.timing import ArraySchedule
 from intaglio.spec.timing_vector import vector_cycles, vector_interval
 from intaglio_hw.axi import BOUNDARY_BYTES, RowBursts
@@ -24,7 +25,7 @@ from intaglio_hw.load import LoadUnit
 from intaglio_hw.sequencer import Decoder, Fetch, UnitStage
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.streams import Queue
-from intaglio_sim.golden.cycle_bus import OUTSTANDING, ReadBus, RowShape, bursts, row_shape
+from intaglio_sim.golden.cycle_bus import ReadBus, RowShape, bursts, row_shape
 
 __all__ = ["Flow", "Stage"]
 

@@ -20,6 +20,7 @@ from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.isa import Unit
+from intaglio.spec.memory import MEMORY_LATENCY
 from intaglio.spec.program import Program
 from intaglio.spec.timing import ArrayTiming
 from intaglio_sim.golden import places
@@ -118,7 +119,7 @@ class CycleModel:
     """
 
     config: AcceleratorConfig
-    memory_latency: int = 20
+    memory_latency: int = MEMORY_LATENCY
     memory_interval: int = 1
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def rtl_command(
     else:
         _, graph = random_network(model, parse_size(size) or (64, 64), width, classes)
     progress(f"compiling {len(graph.nodes)} layers for {machine.name}")
-    program = compile_graph(graph, machine, interval=interval)
+    program = compile_graph(graph, machine, latency=latency, interval=interval)
     progress(f"cycle model: {program.length} instructions")
     timeline = CycleModel(config=machine, memory_latency=latency, memory_interval=interval).run(
         program

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from intaglio.cli.common import Outcome, hardware_options, progress, result_command, select_config
+from intaglio.cli.networks import memory_interval, memory_options
 
 __all__ = ["compile_command"]
 
@@ -12,13 +13,19 @@ __all__ = ["compile_command"]
 @result_command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @hardware_options
+@memory_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="The program; program.npz beside the model by default.",
 )
 def compile_command(
-    model: Path, board: str | None, config: str | None, out: Path | None
+    model: Path,
+    board: str | None,
+    config: str | None,
+    latency: int,
+    bandwidth: int | None,
+    out: Path | None,
 ) -> Outcome:
     """Compile MODEL, a model.onnx or a run folder, into a program for one accelerator."""
     from intaglio.cli.artifacts import open_frozen
@@ -28,7 +35,13 @@ def compile_command(
     machine = select_config(board, config)
     frozen = open_frozen(model)
     out = out or frozen.path.with_name("program.npz")
-    program = compile_graph(frozen.graph, machine, progress=lambda name: progress(f"layer {name}"))
+    program = compile_graph(
+        frozen.graph,
+        machine,
+        latency=latency,
+        interval=memory_interval(bandwidth, machine.bus_bytes),
+        progress=lambda name: progress(f"layer {name}"),
+    )
     save_program(program, out)
     macs = sum(program.macs.values())
     return Outcome(

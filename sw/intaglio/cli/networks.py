@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from intaglio.spec.errors import IntaglioError
+from intaglio.spec.memory import MEMORY_LATENCY
 
 if TYPE_CHECKING:
     from intaglio.spec.graph import Graph
@@ -40,9 +41,9 @@ def memory_options(function: _Function) -> _Function:
     function = click.option(
         "--latency",
         type=click.IntRange(2),
-        default=20,
+        default=MEMORY_LATENCY,
         show_default=True,
-        help="Of the memory, in cycles.",
+        help="Of the memory, in cycles. Plans are chosen for it.",
     )(function)
     return click.option(
         "--bandwidth",

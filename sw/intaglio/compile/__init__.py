@@ -10,6 +10,7 @@ from intaglio.compile.vector import VectorLowering
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.graph import Graph, Node, Value
+from intaglio.spec.memory import MEMORY_LATENCY
 from intaglio.spec.program import Placement, Program
 
 __all__ = ["compile_graph"]
@@ -19,13 +20,14 @@ def compile_graph(
     graph: Graph,
     config: AcceleratorConfig,
     *,
+    latency: int = MEMORY_LATENCY,
     interval: int = 1,
     progress: Callable[[str], None] = lambda layer: None,
 ) -> Program:
     """Compile ``graph`` for ``config``; the same inputs give the same bytes.
 
-    ``interval``: cycles from beat to beat of the memory that the plans are made for; the program
-    runs with any memory.
+    ``latency``, ``interval``: cycles from a request to its first beat and from beat to beat of the
+    memory that the plans are made for; the program runs with any memory.
     ``progress`` is called with the name of each layer before it is compiled.
 
     Raises
@@ -42,7 +44,14 @@ def compile_graph(
     image = MemoryImage()
     values = _place(graph, config, image)
     schedule = Schedule()
-    emit = Emitter(config=config, image=image, values=values, schedule=schedule, interval=interval)
+    emit = Emitter(
+        config=config,
+        image=image,
+        values=values,
+        schedule=schedule,
+        latency=latency,
+        interval=interval,
+    )
     convolution, vector = ConvolutionLowering(emit), VectorLowering(emit)
     lowerings: Mapping[str, Callable[[Node], None]] = {
         "conv": convolution.conv,

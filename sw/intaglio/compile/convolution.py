@@ -157,7 +157,7 @@ class ConvolutionLowering:
 
     def _layer(self, node: Node, layer: Layer, outputs: np.ndarray) -> None:
         emit, config = self._emit, self._emit.config
-        plan = Search(config, layer, emit.interval).best()
+        plan = Search(config, layer, emit.latency, emit.interval).best()
         if plan is None:
             raise emit.refuse(
                 f"one output needs more than ifm_depth = {config.ifm_depth}, wgt_depth = "

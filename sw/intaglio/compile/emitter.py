@@ -43,8 +43,9 @@ class Emitter:
         Name -> placement of every value.
     schedule
         Receives the instructions.
-    interval
-        Cycles from beat to beat on the memory bus that plans are made for.
+    latency, interval
+        Cycles of the memory that plans are made for: from a request to its first beat, from beat to
+        beat.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Emitter:
         image: MemoryImage,
         values: dict[str, Placement],
         schedule: Schedule,
+        latency: int,
         interval: int,
     ) -> None:
         self.config = config
         self.image = image
         self.values = values
+        self.latency = latency
         self.interval = interval
         self.rings = {
             Buffer.IFM: Ring("IFM", config.ifm_depth),

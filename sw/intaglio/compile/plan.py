@@ -18,14 +18,19 @@ from intaglio.compile.allocate import Ring
 from intaglio.compile.tile import Span, divisions, split, strided_span, window_span
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import INSTRUCTION_BYTES, Function
+from intaglio.spec.memory import OUTSTANDING
 from intaglio.spec.program import Placement
 from intaglio.spec.timing import ArrayTiming
 from intaglio.spec.timing_vector import vector_interval
 
 __all__ = ["Layer", "Part", "Phase", "Plan", "Search", "Taps"]
 
-#: Cycles of the bus that a row of a load costs beside its beats, and a load beside its rows.
+#: Cycles of the bus that a row of a transfer costs beside its beats, and a load beside its rows.
 _ROW_CYCLES, _LOAD_CYCLES = 2, 6
+#: Cycles from a load to its first beat, beside the latency of the memory.
+_BUS_CYCLES = 16
+#: Loads that ask for their bursts at the same time.
+_LOADS_AHEAD = 2
 #: Vectors of weights that one load brings for several array blocks, at most: few enough that the
 #: first of them do not keep the array waiting for long.
 _CHUNK_VECTORS = 512
@@ -217,11 +222,15 @@ class _Axis:
 class Search:
     """Finds the plan of ``layer`` on ``config``.
 
-    ``interval``: cycles from beat to beat on the memory bus, in each direction.
+    ``latency``, ``interval``: cycles of the memory from a request to its first beat, and from beat
+    to beat in each direction.
     """
 
-    def __init__(self, config: AcceleratorConfig, layer: Layer, interval: int) -> None:
+    def __init__(
+        self, config: AcceleratorConfig, layer: Layer, latency: int, interval: int
+    ) -> None:
         self._config, self._layer, self._interval = config, layer, interval
+        self._round_trip = latency + _BUS_CYCLES
         self._timing = ArrayTiming(config)
         self._axis = cache(self._find_axis)
         # Output vectors of R lanes that an array block fills.
@@ -382,6 +391,7 @@ class Search:
         waits for it although it has time enough, when the array itself takes ``array``.
         """
         config, layer, interval = self._config, self._layer, self._interval
+        trip = self._round_trip
         rows, cols = self._axes(plan)
         tile_count = rows.tiles * cols.tiles
         parts = max(len(plan.parts(taps)) for taps in layer.phases.values())
@@ -395,38 +405,52 @@ class Search:
         source = rows.source * cols.source * self._blocks_in
         contiguous = self._whole_rows(plan) and layer.source.layout == "blocks"
         source_rows = self._blocks_in * (rows.tiles if contiguous else rows.source) * cols.tiles
-        beats, row_count, loads = source * visits, source_rows * visits, tile_count * parts * visits
+        cycles, loads = self._transfer(source * visits, source_rows * visits), tile_count * parts
+        loads *= visits
         # The weights, for each tile unless they stay.
         weights = self._array_blocks * config.K
         weights *= sum(taps.passes for taps in layer.phases.values())
         together = weights // self._groups if plan.weights_outer else weights
         times = 1 if together <= config.wgt_depth else tile_count
         weight_loads = times * -(-self._array_blocks // plan.chunk) * parts * len(layer.phases)
-        beats, row_count = beats + times * weights, row_count + weight_loads
-        loads += weight_loads
+        cycles, loads = cycles + self._transfer(times * weights, weight_loads), loads + weight_loads
         # Multipliers and biases, and the residual.
         pairs = layer.lanes // config.params_per_vector
-        beats += pairs * (1 if layer.lanes <= config.prm_depth else tile_count)
+        cycles += pairs * (1 if layer.lanes <= config.prm_depth else tile_count) * interval
         if layer.residual:
             vectors, residual_rows, tiles = self._output(plan)
-            beats, row_count, loads = beats + vectors, row_count + residual_rows, loads + tiles
-        cycles = beats * interval + row_count * _ROW_CYCLES + loads * _LOAD_CYCLES
+            cycles, loads = cycles + self._transfer(vectors, residual_rows), loads + tiles
+        cycles += loads * _LOAD_CYCLES
+        # Small loads wait for the memory rather than for the bus.
+        cycles = max(cycles, (cycles + loads * trip) // _LOADS_AHEAD)
         # At first there is nothing to compute with.
-        exposed = source // (tile_count * parts) * interval
+        exposed = trip + source // (tile_count * parts) * interval
         if plan.resident > config.ifm_depth // 2:
             # A new tile takes the place of the one before, part by part, while the last output
             # channels go by.
             last = array // (tile_count * self._array_blocks)
             tile = source // tile_count * interval
-            exposed += tile_count * visits * max(tile // parts, tile - last * (parts - 1) // parts)
+            late = max(tile // parts, tile - last * (parts - 1) // parts)
+            exposed += tile_count * visits * (trip + late)
         if plan.weights_outer and config.wgt_depth // 2 < together <= config.wgt_depth:
-            exposed += weights * interval
+            exposed += self._groups * trip + weights * interval
         return cycles, loads, exposed
 
     def _storing(self, plan: Plan) -> tuple[int, int]:
         """Return the cycles of the store unit and its instructions."""
         vectors, row_count, tiles = self._output(plan)
-        return vectors * self._interval + row_count * _ROW_CYCLES, tiles
+        return self._transfer(vectors, row_count), tiles
+
+    def _transfer(self, beats: int, row_count: int) -> int:
+        """Return the cycles in which ``beats`` go over the bus in rows of one size: so many bursts
+        are on their way that the memory's latency is hidden, unless the rows are short.
+        """
+        if not row_count:
+            return 0
+        transferring = beats * self._interval
+        bursts = row_count * -(-beats // (row_count * self._config.burst_beats))
+        waiting = (transferring + bursts * self._round_trip) // OUTSTANDING
+        return max(transferring + row_count * _ROW_CYCLES, waiting)
 
     def _output(self, plan: Plan) -> tuple[int, int, int]:
         """Return the vectors, the rows and the tiles of the output, all channels."""
