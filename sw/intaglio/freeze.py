@@ -217,9 +217,16 @@ _BODIES = {
             index = ArgMax <axis = 1, keepdims = 1, select_last_index = 0> (x)
             y = Cast <to = 2> (index)
         }""",
+    "argmax_wide": """
+        argmax_wide <exponent> (x) => (y) {
+            index = ArgMax <axis = 1, keepdims = 1, select_last_index = 0> (x)
+            y = Cast <to = 4> (index)
+        }""",
 }
+#: Functions that are variants of an operation.
+_VARIANTS = {"argmax_wide": "argmax", "conv_residual": "conv"}
 
-_TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
+_TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16}
 
 
 def _concat_body(count: int) -> str:
@@ -232,14 +239,16 @@ def _parse(body: str) -> onnx.FunctionProto:
     return onnx.parser.parse_function(header + body)
 
 
-def _function_name(node: Node) -> str:
-    """Return the ONNX function of ``node``: a function has a fixed number of inputs, an operation
-    may not.
+def _function_name(node: Node, dtype: str) -> str:
+    """Return the ONNX function of ``node``, whose output is of ``dtype``: a function has a fixed
+    number of inputs and one type of output, an operation may not.
     """
     if node.op == "concat":
         return f"concat_{len(node.inputs)}"
     if node.op == "conv" and len(node.inputs) == 2:
         return "conv_residual"
+    if dtype == "uint16":
+        return "argmax_wide"
     return node.op
 
 
@@ -314,7 +323,7 @@ def to_onnx(graph: Graph, *, metadata: Mapping[str, str] | None = None) -> onnx.
             initializers.append(numpy_helper.from_array(tensor, f"{node.name}.{name}"))
         nodes.append(
             helper.make_node(
-                _function_name(node),
+                _function_name(node, graph.values[node.output].dtype),
                 [*node.inputs, *(f"{node.name}.{name}" for name in tensors)],
                 [node.output],
                 name=node.name,
@@ -335,7 +344,11 @@ def to_onnx(graph: Graph, *, metadata: Mapping[str, str] | None = None) -> onnx.
                 _value_info(value) for name, value in graph.values.items() if name not in boundary
             ],
         ),
-        functions=_functions(dict.fromkeys(_function_name(node) for node in graph.nodes)),
+        functions=_functions(
+            dict.fromkeys(
+                _function_name(node, graph.values[node.output].dtype) for node in graph.nodes
+            )
+        ),
         opset_imports=[
             helper.make_opsetid("", _OPSET),
             helper.make_opsetid(DOMAIN, _DOMAIN_VERSION),
@@ -421,11 +434,12 @@ def _read_graph(model: onnx.ModelProto, input_exponent: int) -> Graph:
         attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
         if node.output not in shapes:
             raise IntaglioError(f"node {node.name}: output {node.output!r} has no shape")
-        dtype = "uint8" if node.op == "argmax" else "int8"
+        dtype = _output_dtype(proto)
         values[node.output] = Value(node.output, shapes[node.output], attributes["exponent"], dtype)
         nodes.append(node)
     written = {function.name: function for function in model.functions}
-    for expected in _functions(dict.fromkeys(_function_name(node) for node in nodes)):
+    names = (_function_name(node, values[node.output].dtype) for node in nodes)
+    for expected in _functions(dict.fromkeys(names)):
         found = written.get(expected.name)
         if found is None or found.SerializeToString(deterministic=True) != (
             expected.SerializeToString(deterministic=True)
@@ -446,12 +460,16 @@ def _shape(item: onnx.ValueInfoProto) -> tuple[int, int, int, int]:
     return sizes[0], sizes[1], sizes[2], sizes[3]
 
 
+def _output_dtype(proto: onnx.NodeProto) -> str:
+    return {"argmax": "uint8", "argmax_wide": "uint16"}.get(proto.op_type, "int8")
+
+
 def _read_node(
     proto: onnx.NodeProto, tensors: Mapping[str, np.ndarray], values: Mapping[str, Value]
 ) -> Node:
     where = f"node {proto.name or proto.output[0]}"
     op = "concat" if proto.op_type.startswith("concat_") else proto.op_type
-    op = "conv" if op == "conv_residual" else op
+    op = _VARIANTS.get(op, op)
     if proto.domain != DOMAIN or op not in OPERATIONS:
         raise IntaglioError(
             f"{where}: unsupported operator {proto.domain or 'ai.onnx'}.{proto.op_type}; "
@@ -472,7 +490,7 @@ def _read_node(
         if name not in tensors:
             raise IntaglioError(f"{where}: tensor {name!r} is missing")
     if proto.op_type != _function_name(
-        Node(op, proto.name, tuple(inputs), proto.output[0], {}, {})
+        Node(op, proto.name, tuple(inputs), proto.output[0], {}, {}), _output_dtype(proto)
     ):
         raise IntaglioError(f"{where}: {proto.op_type} cannot have {len(inputs)} inputs")
     if op != "resize":

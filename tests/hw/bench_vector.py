@@ -133,7 +133,8 @@ def golden(memories: Memories, f: dict[str, int]) -> Error:
                             codes += vector(place).tolist()
                         codes = codes[: f["channels"]]
                         target = f["ofm_base"] + p * f["ofm_row_step"] + q // R
-                        row(target)[q % R] = codes.index(max(codes))
+                        index = codes.index(max(codes))
+                        row(target)[q % R] = index >> 8 * f["high_byte"] & 255
                         continue
                     source = f["src_base"] + block * f["src_plane"]
                     if function == Function.DRAIN:
@@ -225,7 +226,8 @@ def random_fields(rng: random.Random, function: Function, budget: int) -> dict[s
         f["chunks"] = rng.randint(1, K // L if function == Function.DRAIN else 2 * R // L)
         f["kernel_h"], f["kernel_w"] = rng.choice(((1, 1), (2, 2), (3, 3), (1, 4), (3, 1)))
         f["residual"] = int(function in (Function.DRAIN, Function.SUM) and rng.random() < 0.5)
-        f["channels"] = rng.choice((1, 2, L, L + 1, R - 1, R, R + 1, 3 * R, 21, 256))
+        f["channels"] = rng.choice((1, 2, L, L + 1, R - 1, R, R + 1, 3 * R, 21, 256, 257, 600))
+        f["high_byte"] = rng.randint(0, 1)
         if function == Function.RESIZE:
             resize_fractions(rng, f)
         chunks, beats = vector_beats(CONFIG, f)
@@ -453,33 +455,36 @@ async def windows_of_several_instructions(dut):
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def argmax_of_every_width(dut):
-    """Ties, the extremes, 1 to 256 channels; the lowest index wins."""
+    """Ties, the extremes, 1 to 512 channels; the lowest index wins. Both bytes of the index."""
     bench = await make(dut)
     vec = bench.memories.vec
-    blocks = 256 // R
+    blocks = 512 // R
     for block in range(blocks):  # pixel n of 8: rows n + 8 * block
         vec[8 * block] = -128
         vec[8 * block + 1] = 127
         vec[8 * block + 2] = 0
-        vec[8 * block + 3] = np.arange(R) + R * block - 128
-        vec[8 * block + 4] = 127 - np.arange(R) - R * block
+        vec[8 * block + 3] = np.minimum(np.arange(R) + R * block - 128, 127)
+        vec[8 * block + 4] = np.maximum(127 - np.arange(R) - R * block, -128)
     vec[8 * (blocks - 1) + 2, R - 1] = 1
     bench.vec.memory = packed(vec, 8)
-    widths = [*range(1, 2 * R + 2), 21, 59, 150, 254, 255, 256]
+    widths = [*range(1, 2 * R + 2), 21, 59, 150, 254, 255, 256, 257, 300, 511, 512]
     program = [
         complete(
             function=Function.ARGMAX, channels=n, src_rows=2, src_cols=4, src_plane=8, stride_h=1,
             stride_w=1, out_rows=2, out_cols=4, ofm_row_step=1, ofm_base=n % CONFIG.ofm_depth // 2,
             lane=255, chunks=3, low=5, high=4, shift=7,
+            high_byte=byte,
         )
         for n in widths
+        for byte in (0, 1)[: 1 + (n > 256)]
     ]  # fmt: skip
     assert await bench.run(program) == [Error.NONE] * len(program)
     # From outside of golden(): of all equal the first, of rising codes the last.
-    fields = program[-1]
-    first, second = (bench.ofm[fields["ofm_base"] + p] for p in range(2))
-    assert first[:4].tolist() == [0, 0, 255, 255]
-    assert second[0] == 0
+    base = program[-1]["ofm_base"]
+    for image, last, rising in ((bench.images[-2], 255, 255), (bench.images[-1], 1, 0)):
+        first, second = image[base], image[base + 1]
+        assert first[:4].tolist() == [0, 0, last, rising]
+        assert second[0] == 0
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
@@ -526,7 +531,7 @@ async def errors_suppress_and_end(dut):
         argmax | {"offset_h": -1},
         argmax | {"offset_w": 1},
         argmax | {"ofm_base": ofm - 1},
-        argmax | {"channels": 256, "src_plane": 65535},
+        argmax | {"channels": 65535, "src_plane": 65535},
     ]
     field = [
         drain | {"lane": R},
@@ -605,7 +610,7 @@ async def stop_ends_it(dut):
                  kernel_w=255, uniform=1),
         complete(function=Function.MAX, chunks=65535, out_rows=4095, out_cols=4095),
         complete(function=Function.RESIZE, chunks=65535, out_rows=4095, out_cols=4095, den_h=9),
-        complete(function=Function.ARGMAX, out_rows=4095, out_cols=R, channels=256),
+        complete(function=Function.ARGMAX, out_rows=4095, out_cols=R, channels=65535),
         complete(function=Function.SUM, chunks=65535),
     ]  # fmt: skip
     for fields in long:

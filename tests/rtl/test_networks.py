@@ -32,10 +32,13 @@ def region(placement: Placement, vector_bytes: int) -> Region:
     )
 
 
-def run_network(simulator: str, config_name: str, seed: int, options: dict) -> set[str]:
+def run_network(
+    simulator: str, config_name: str, seed: int, options: dict, **drawn: int
+) -> set[str]:
     """Check one random network; return its operations."""
     config = CONFIGS[config_name]
-    graph, x = random_graph(seed), random_input(random_graph(seed), seed)
+    graph = random_graph(seed, **drawn)
+    x = random_input(graph, seed)
     program = compile_graph(graph, config)
     memory = program.image(x[0])
     expected = memory.copy()
@@ -81,6 +84,11 @@ def test_networks(simulator):
     operations = run_network(simulator, "tiny-8x8", 1, FAST)
     operations |= run_network(simulator, "tiny-8x8", 4, SLOW)
     assert {"conv", "max_pool", "avg_pool", "resize", "broadcast", "argmax", "add"} <= operations
+
+
+@pytest.mark.parametrize("simulator", ["icarus", "verilator"])
+def test_more_classes_than_a_byte_names(simulator):
+    run_network(simulator, "tiny-8x8", 1, FAST, layers=0, size=8, classes=400)
 
 
 @pytest.mark.slow

@@ -81,7 +81,9 @@ def graph(*nodes: Node, shape: tuple[int, ...] = (1, 4, 6, 6), **values: Value) 
             except Exception:
                 # What is refused before its shape is asked for; any shape will do.
                 inferred = (1, 1, 1, 1)
-            dtype = "uint8" if item.op == "argmax" else "int8"
+            dtype = (
+                ops.class_dtype(known[item.inputs[0]].shape[1]) if item.op == "argmax" else "int8"
+            )
             known[item.output] = Value(item.output, inferred, 0, dtype)
     return Graph(inputs=("x",), outputs=(nodes[-1].output,), values=known | values, nodes=nodes)
 
@@ -240,9 +242,11 @@ def test_shapes_that_do_not_fit(nodes: list[Node], text: str) -> None:
 
 def test_argmax_of_too_many_channels() -> None:
     built = graph(node("argmax"), shape=(1, 256, 2, 2))
-    assert built.ranges["n"] == (0, 255)
-    text = "node n (argmax): argmax takes at most 256 channels, not 257"
-    refused(text, node("argmax"), shape=(1, 257, 2, 2))
+    assert (built.ranges["n"], built.values["n"].dtype) == ((0, 255), "uint8")
+    built = graph(node("argmax"), shape=(1, 257, 2, 2))
+    assert (built.ranges["n"], built.values["n"].dtype) == ((0, 256), "uint16")
+    text = "node n (argmax): argmax takes at most 65535 channels, not 65536"
+    refused(text, node("argmax"), shape=(1, 65536, 2, 2))
 
 
 def test_concat_of_different_exponents() -> None:

@@ -416,6 +416,7 @@ def test_concat_broadcast_argmax() -> None:
         column = a[n, :, h, w].tolist()
         assert classes[n, 0, h, w] == column.index(max(column))
     assert ops.argmax(np.zeros((1, 256, 1, 1), np.int8))[0, 0, 0, 0] == 0
+    assert ops.argmax(np.zeros((1, 257, 1, 1), np.int8)).dtype == np.uint16
     last = np.zeros((1, 256, 1, 1), np.int8)
     last[0, 255] = 1
     assert ops.argmax(last)[0, 0, 0, 0] == 255

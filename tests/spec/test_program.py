@@ -104,7 +104,10 @@ def test_reading_is_a_copy() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"layout": "planar"}, "layout must be one of dense, blocks, classes, not 'planar'"),
+        (
+            {"layout": "planar"},
+            "layout must be one of dense, blocks, classes, wide_classes, not 'planar'",
+        ),
         ({"lanes": (1, 2)}, "lanes must name 4 channels, not 2"),
     ],
 )

@@ -63,6 +63,29 @@ def first(model, op):
     return next(node for node in model.graph.node if node.op_type == op)
 
 
+def test_more_classes_than_a_byte_names(tmp_path) -> None:
+    graph = random_graph(1, layers=0, size=8, classes=400)
+    write_onnx(graph, tmp_path / "model.onnx")
+    assert read_onnx(tmp_path / "model.onnx").digest() == graph.digest()
+    onnx.checker.check_model(to_onnx(graph), full_check=True)
+    x = random_input(graph, 1)
+    found, expected = OnnxExecutor(graph).run(x), graph.evaluate(x)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
+    assert expected[graph.outputs[0]].max() > 255
+
+
+def test_class_map_that_is_too_narrow_is_refused(tmp_path) -> None:
+    few = to_onnx(random_graph(1, layers=0, size=8, classes=9))
+
+    def edit(model):
+        first(model, "argmax_wide").op_type = "argmax"
+        model.functions.extend(item for item in few.functions if item.name == "argmax")
+
+    graph = random_graph(1, layers=0, size=8, classes=400)
+    assert "output must be uint16, not uint8" in change(graph, tmp_path, edit)
+
+
 def test_truncated_file_is_refused(graph, tmp_path) -> None:
     path = tmp_path / "model.onnx"
     write_onnx(graph, path)

@@ -15,15 +15,17 @@ __all__ = ["ArgmaxScanner"]
 class ArgmaxScanner(wiring.Component):
     """Scan the channels of a pixel, ``lanes`` per cycle; the lowest index wins a tie.
 
-    ``index`` is that of the largest code since ``first``, ``latency`` cycles after the last vector.
-    Channel numbers begin with 0 at ``first``; 256 channels at most.
+    ``index`` is a byte of that of the largest code since ``first``, ``latency`` cycles after the
+    last vector. Channel numbers begin with 0 at ``first``; 65,536 channels at most.
 
     Members
     -------
     codes, first, valid
         A source vector.
+    high_byte
+        Which byte is wanted; constant from ``first`` on.
     index
-        The result.
+        The byte.
     """
 
     def __init__(self, *, lanes: int) -> None:
@@ -37,6 +39,7 @@ class ArgmaxScanner(wiring.Component):
                 "codes": In(data.ArrayLayout(signed(8), lanes)),
                 "first": In(1),
                 "valid": In(1),
+                "high_byte": In(1),
                 "index": Out(8),
             }
         )
@@ -67,9 +70,11 @@ class ArgmaxScanner(wiring.Component):
 
         # Last stage: against the best so far, whose index is lower.
         best = Signal(signed(8), reset_less=True)
-        group = Signal(8 - levels, reset_less=True)
+        group = Signal(16 - levels, reset_less=True)
+        index = Signal(16)
+        m.d.comb += index.eq(Cat(lane, Mux(first, 0, group)))
         with m.If(valid):
             m.d.sync += group.eq(Mux(first, 1, group + 1))
             with m.If(first | less(best, code)):
-                m.d.sync += [best.eq(code), self.index.eq(Cat(lane, Mux(first, 0, group)))]
+                m.d.sync += [best.eq(code), self.index.eq(index.word_select(self.high_byte, 8))]
         return m

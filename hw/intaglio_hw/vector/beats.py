@@ -47,7 +47,7 @@ def position_layout(config: AcceleratorConfig) -> data.StructLayout:
             "pixel": unsigned(ADDRESS_BITS),  # row of the accumulator
             "chunk": unsigned(bits_for(config.K // config.drain_lanes)),
             "group": unsigned(bits_for(config.R // config.drain_lanes)),  # lanes of the source
-            "remaining": unsigned(9),  # argmax: channels from here on
+            "remaining": unsigned(16),  # argmax: channels from here on
             "fraction_h": unsigned(FRACTION_BITS),  # resize
             "fraction_w": unsigned(8),
             "bottom": unsigned(1),  # resize: the second row, column

@@ -370,6 +370,7 @@ class VectorUnit(wiring.Component):
             argmax.codes.eq(row),
             argmax.first.eq(beats[6].first),
             argmax.valid.eq(beats[6].valid),
+            argmax.high_byte.eq(fields.high_byte[0]),
         ]
         bank_offset = address_width(config.acc_depth)
         m.d.comb += [

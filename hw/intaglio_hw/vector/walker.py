@@ -125,7 +125,7 @@ class Walker(wiring.Component):
         # argmax: the channels are the window.
         few_channels = Signal(reset_less=True)
         channels_end = Signal(reset_less=True)
-        remaining_next = Signal(signed(10))
+        remaining_next = Signal(signed(17))
         m.d.sync += few_channels.eq(fields.channels <= R)
         m.d.comb += remaining_next.eq(now.remaining - R)
 

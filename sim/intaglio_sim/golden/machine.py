@@ -402,7 +402,7 @@ class GoldenMachine:
         self._check("OFM", out, len(self.ofm))
         if function == Function.ARGMAX:
             columns = np.arange(f["out_cols"]) % config.R
-            self.ofm[out[0], columns] = self._argmax(f).astype(np.uint8).view(np.int8)
+            self.ofm[out[0], columns] = self._argmax(f)
             self._held = None
             return
 
@@ -513,7 +513,8 @@ class GoldenMachine:
         codes = self.vec[
             where[channels // self.config.R], (channels % self.config.R)[:, None, None]
         ]
-        return codes.argmax(0)
+        index = codes.argmax(0) >> 8 * f["high_byte"]
+        return index.astype(np.uint8).view(np.int8)
 
     def _store(self, f: Mapping[str, int]) -> None:
         R = self.config.R

@@ -24,14 +24,18 @@ def write_pictures(
 ) -> dict[str, Path]:
     """Write the class map ``mask`` (H, W) and its overlay on ``image``; return both paths.
 
-    The class map is a palette PNG: pixel values are class indices.
+    The class map is a palette PNG, of more than 256 classes a 16-bit grey one: pixel values are
+    class indices.
     """
     from PIL import Image
 
-    picture = Image.fromarray(mask.astype(np.uint8), mode="P")
-    colors = np.full((256, 3), 255, np.uint8)
-    colors[: len(palette)] = palette
-    picture.putpalette(colors.reshape(-1).tolist())
+    if len(palette) <= 256:
+        picture = Image.fromarray(mask.astype(np.uint8), mode="P")
+        colors = np.full((256, 3), 255, np.uint8)
+        colors[: len(palette)] = palette
+        picture.putpalette(colors.reshape(-1).tolist())
+    else:
+        picture = Image.fromarray(mask.astype(np.uint16))
     paths = {
         "classes": folder / f"{name}-classes.png",
         "overlay": folder / f"{name}-overlay.png",

@@ -138,7 +138,7 @@ def _shape(network: Any, frozen: Any) -> tuple[str, str, tuple[int, int], int]:
     program = network.program
     values = program.values
     source = program.inputs[0]
-    maps = [name for name in program.outputs if values[name].layout == "classes"]
+    maps = [name for name in program.outputs if values[name].class_planes]
     if not maps:
         raise IntaglioError("the program has no class map among its outputs")
     others = [values[name].shape[0] for name in program.outputs if name not in maps]

@@ -1,5 +1,6 @@
 """From a frozen graph to a program: placement, tiles, schedule."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from intaglio.compile.allocate import MemoryImage
@@ -105,14 +106,15 @@ def _place(graph: Graph, config: AcceleratorConfig, image: MemoryImage) -> dict[
         value = graph.values[node.output]
         _, _, rows, cols = value.shape
         if node.op == "argmax":
-            pitch = -(-cols // vector) * vector
-            result[value.name] = Placement(
+            place = Placement(
                 name=value.name,
                 shape=value.shape[1:],
                 exponent=0,
-                address=image.reserve(rows * pitch),
-                layout="classes",
+                address=0,
+                layout="classes" if value.dtype == "uint8" else "wide_classes",
             )
+            address = image.reserve(place.nbytes(vector))
+            result[value.name] = dataclasses.replace(place, address=address)
             continue
         if value.name not in result:
             lanes = lanes_of[value.name]

@@ -260,7 +260,7 @@ class Emitter:
         """Store an OFM tile; ``col`` and ``cols`` count vectors of a row in memory."""
         vector = self.config.R
         _, height, width = value.shape
-        if value.layout == "classes":
+        if value.class_planes:
             width = -(-width // vector)
         whole_rows = cols == width
         address = value.address + ((block * height + row) * width + col) * vector

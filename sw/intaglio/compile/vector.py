@@ -38,6 +38,7 @@ class VectorLowering:
         """
         _, height, width = target.shape
         blocks = target.blocks(self._emit.config.R) if target.layout == "blocks" else 1
+        planes = max(1, target.class_planes)
         for divisor in (2, 1):
             vec, ofm = (
                 self._emit.config.vec_depth // divisor,
@@ -47,7 +48,7 @@ class VectorLowering:
                 (rows, cols)
                 for cols in divisions(width, col_step)
                 for rows in divisions(height)
-                if source_vectors(rows, cols) <= vec and rows * -(-cols // col_step) <= ofm
+                if source_vectors(rows, cols) <= vec and planes * rows * -(-cols // col_step) <= ofm
             ]
             if fits:
                 break
@@ -428,7 +429,7 @@ class VectorLowering:
             raise self._emit.refuse(
                 "argmax needs consecutive channels, not a concatenation with gaps"
             )
-        vector = self._emit.config.R
+        vector, planes = self._emit.config.R, target.class_planes
         blocks = source.blocks(vector)
         for tile in self._tiles(target, lambda rows, cols: blocks * rows * cols, vector):
             _, _, row, rows, col, cols = tile
@@ -436,24 +437,21 @@ class VectorLowering:
                 Buffer.VEC, source, 0, blocks, Span(row, row + rows, 0), Span(col, col + cols, 0)
             )
             vectors = -(-cols // vector)
-            output = self._emit.ofm.allocate(rows * vectors)
-            self._emit.add(
-                Unit.VECTOR,
-                {
-                    "function": Function.ARGMAX,
-                    "src_base": place.start,
-                    "src_rows": rows,
-                    "src_cols": cols,
-                    "src_plane": rows * cols,
-                    "stride_h": 1,
-                    "stride_w": 1,
-                    "out_rows": rows,
-                    "out_cols": cols,
-                    "ofm_base": output.start,
-                    "ofm_row_step": vectors,
-                    "channels": source.shape[0],
-                },
-                [place],
-                [output],
-            )
-            self._emit.store_tile(target, output, 0, 1, row, rows, col // vector, vectors)
+            output = self._emit.ofm.allocate(planes * rows * vectors)
+            fields = {
+                "function": Function.ARGMAX,
+                "src_base": place.start,
+                "src_rows": rows,
+                "src_cols": cols,
+                "src_plane": rows * cols,
+                "stride_h": 1,
+                "stride_w": 1,
+                "out_rows": rows,
+                "out_cols": cols,
+                "ofm_row_step": vectors,
+                "channels": source.shape[0],
+            }
+            for plane in range(planes):
+                fields |= {"high_byte": plane, "ofm_base": output.start + plane * rows * vectors}
+                self._emit.add(Unit.VECTOR, fields, [place], [output])
+            self._emit.store_tile(target, output, 0, planes, row, rows, col // vector, vectors)

@@ -19,7 +19,7 @@ from torch import nn
 from intaglio.nn import kernels
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import ops, quant
-from intaglio.spec.graph import Graph, GraphBuilder
+from intaglio.spec.graph import CLASSES_MAX, Graph, GraphBuilder
 
 __all__ = [
     "INPUT_EXPONENT",
@@ -814,7 +814,7 @@ def graph_op(
             raise TypeError(f"{op} {name}: inputs must be int8, not {x.codes.dtype}")
     codes = _KERNELS[op]([_nhwc(x.codes) for x in inputs], **arrays, **attributes)
     if op == "argmax":
-        # Class maps are uint8 in the graph; up to 127 classes the codes are the same in int8.
+        # Class maps are unsigned in the graph; IntTensor is signed, and wide enough here.
         out = IntTensor(_nchw(codes), 0)
     else:
         out = IntTensor(_nchw(codes), exponent)
@@ -952,8 +952,8 @@ def _run_argmax(inputs: list[torch.Tensor]) -> torch.Tensor:
     x = inputs[0]
     # torch's arg max names no winner among equals; in this key the lowest index is the largest.
     index = torch.arange(x.shape[3], device=x.device)
-    key = (x.to(torch.int32) << 8) + (255 - index)
-    return (255 - (key.amax(3, keepdim=True) & 255)).to(torch.int16)
+    key = (x.to(torch.int32) << 16) + (CLASSES_MAX - index)
+    return CLASSES_MAX - (key.amax(3, keepdim=True) & 0xFFFF)
 
 
 _KERNELS: dict[str, Callable[..., torch.Tensor]] = {

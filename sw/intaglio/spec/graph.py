@@ -44,7 +44,7 @@ __all__ = [
 #: Range of a value's exponent.
 EXPONENT_MIN, EXPONENT_MAX = -64, 63
 #: Classes that a class map can name.
-CLASSES_MAX = 256
+CLASSES_MAX = 65535
 #: Largest side of a window, stride, dilation, resize ratio and size that the graph accepts.
 SIDE_MAX = 4095
 RATIO_MAX = 127
@@ -53,7 +53,7 @@ RATIO_MAX = 127
 @dataclass(frozen=True)
 class Value:
     """A tensor: ``shape`` (N, C, H, W), ``exponent`` (value = code * 2**exponent), ``dtype`` "int8"
-    or "uint8" (class map).
+    or, of a class map, "uint8" or "uint16" (:func:`intaglio.spec.ops.class_dtype`).
     """
 
     name: str
@@ -216,6 +216,11 @@ def _argmax_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, int, 
         f"argmax takes at most {CLASSES_MAX} channels, not {shapes[0][1]}",
     )
     return shapes[0][0], 1, shapes[0][2], shapes[0][3]
+
+
+def _dtype(op: str, source: Value) -> str:
+    """Return the type of what ``op`` makes of ``source``."""
+    return ops.class_dtype(source.shape[1]) if op == "argmax" else "int8"
 
 
 def _call(function: Callable[..., np.ndarray]) -> Callable[[Node, list[np.ndarray]], np.ndarray]:
@@ -454,7 +459,7 @@ class Graph:
             value.shape == shape,
             f"output is described as {value.shape}, the operation makes {shape}",
         )
-        dtype = "uint8" if node.op == "argmax" else "int8"
+        dtype = _dtype(node.op, self.values[node.inputs[0]])
         _require(value.dtype == dtype, f"output must be {dtype}, not {value.dtype}")
         if node.op == "concat":
             exponents = {self.values[name].exponent for name in node.inputs}
@@ -678,7 +683,7 @@ class GraphBuilder:
             shape = operation.shape(node, [self._values[source].shape for source in node.inputs])
         except _Refused as refused:
             raise IntaglioError(f"node {name} ({op}): {refused}") from None
-        dtype = "uint8" if op == "argmax" else "int8"
+        dtype = _dtype(op, self._values[node.inputs[0]])
         self._values[name] = Value(name, shape, 0 if op == "argmax" else exponent, dtype)
         self._nodes.append(node)
         return name

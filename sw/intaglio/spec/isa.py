@@ -394,12 +394,15 @@ VECTOR = Instruction(
         Field("step_w", 8, "resize: step of the horizontal fraction, at most den_w", maximum=2),
         Field("frac_h", 16, "resize: vertical fraction of output row 0, below den_h", maximum=2046),
         Field("frac_w", 8, "resize: horizontal fraction of output column 0, below den_w"),
-        Field("channels", 16, "argmax: channels to compare, 1 to 256", minimum=1, maximum=256),
+        Field("channels", 16, "argmax: channels to compare", minimum=1),
         Field(
             "accumulate",
             8,
             "1: go on with the maximum or sum of the instruction before (max, sum)",
             maximum=1,
+        ),
+        Field(
+            "high_byte", 8, "argmax: 1 writes bits 15 to 8 of the index, 0 its low byte", maximum=1
         ),
     ),
     "For chunk c, output row p, column q: lanes a = lane + c * L ... + L - 1 of channel block a "
@@ -425,7 +428,7 @@ VECTOR = Instruction(
     "ofm_col_step are not used; the index (0 ... channels - 1) of the largest code over channels"
     " at source row "
     "p * stride_h + offset_h (column alike, inside the source), lowest index at a tie, is "
-    "written as one byte to lane q % R of "
+    "written, one of its bytes as ``high_byte`` says, to lane q % R of "
     "OFM[ofm_base + p * ofm_row_step + q // R].",
     (
         (

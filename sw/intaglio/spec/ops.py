@@ -1,8 +1,8 @@
 """The operations of the frozen graph, in plain exact integer arithmetic on numpy int64.
 
 The definition that every executor is held to: slow, obviously right. Tensors are int8 codes in (N,
-C, H, W) (any integer type is accepted); the result is int8, of :func:`argmax` uint8. Requantisation
-is :func:`intaglio.spec.arith.requantize`.
+C, H, W) (any integer type is accepted); the result is int8, of :func:`argmax` unsigned.
+Requantisation is :func:`intaglio.spec.arith.requantize`.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ __all__ = [
     "argmax",
     "avg_pool",
     "broadcast",
+    "class_dtype",
     "concat",
     "conv",
     "conv_accumulate",
@@ -356,7 +357,13 @@ def concat(*inputs: Any) -> np.ndarray:
 
 
 def argmax(x: Any) -> np.ndarray:
-    """Return the channel with the largest code at each position, uint8 (N, 1, H, W); the lowest
-    wins a tie.
+    """Return the channel with the largest code at each position, (N, 1, H, W) of
+    :func:`class_dtype`; the lowest wins a tie.
     """
-    return np.asarray(x).argmax(axis=1, keepdims=True).astype(np.uint8)
+    x = np.asarray(x)
+    return x.argmax(axis=1, keepdims=True).astype(class_dtype(x.shape[1]))
+
+
+def class_dtype(classes: int) -> str:
+    """Return the type of a class map: "uint8" up to 256 classes, "uint16" above."""
+    return "uint8" if classes <= 256 else "uint16"

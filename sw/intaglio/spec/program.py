@@ -32,9 +32,8 @@ __all__ = [
 ]
 
 #: "dense": byte (h * W + w) * C + c. "blocks": see :class:`Placement`. "classes": one byte for each
-#: pixel, rows of
-#: ceil(W / R) * R bytes.
-LAYOUTS = ("dense", "blocks", "classes")
+#: pixel, rows of ceil(W / R) * R bytes. "wide_classes": two such planes, low bytes and high bytes.
+LAYOUTS = ("dense", "blocks", "classes", "wide_classes")
 
 _FORMAT = 1
 
@@ -61,6 +60,11 @@ class Placement:
         if self.layout == "blocks" and len(self.lanes) != self.shape[0]:
             raise ValueError(f"lanes must name {self.shape[0]} channels, not {len(self.lanes)}")
 
+    @property
+    def class_planes(self) -> int:
+        """Value of the planes of a class map, one for each byte of a pixel; 0 for others."""
+        return {"classes": 1, "wide_classes": 2}.get(self.layout, 0)
+
     def blocks(self, vector_bytes: int) -> int:
         """Return the channel blocks from the first to the last that holds a channel."""
         return max(self.lanes) // vector_bytes + 1
@@ -70,8 +74,8 @@ class Placement:
         channels, rows, cols = self.shape
         if self.layout == "dense":
             return channels * rows * cols
-        if self.layout == "classes":
-            return rows * (-(-cols // vector_bytes) * vector_bytes)
+        if self.class_planes:
+            return self.class_planes * rows * (-(-cols // vector_bytes) * vector_bytes)
         return self.blocks(vector_bytes) * rows * cols * vector_bytes
 
 
@@ -164,19 +168,23 @@ def _view(memory: np.ndarray, placement: Placement, vector_bytes: int) -> np.nda
         )
     if placement.layout == "dense":
         return raw.view(np.int8).reshape(rows, cols, channels)
-    if placement.layout == "classes":
-        return raw.reshape(rows, -1)
+    if placement.class_planes:
+        return raw.reshape(placement.class_planes, rows, -1)
     return raw.view(np.int8).reshape(-1, rows, cols, vector_bytes)
 
 
 def read_value(memory: np.ndarray, placement: Placement, vector_bytes: int) -> np.ndarray:
-    """Return the value as (C, H, W): int8, or uint8 for a class map."""
+    """Return the value as (C, H, W): int8, or uint8 or uint16 for a class map."""
     view = _view(memory, placement, vector_bytes)
     channels, _, cols = placement.shape
     if placement.layout == "dense":
         return view.transpose(2, 0, 1).copy()
-    if placement.layout == "classes":
-        return view[None, :, :cols].copy()
+    if placement.class_planes:
+        planes = view[:, :, :cols]
+        if len(planes) == 1:
+            return planes.copy()
+        low, high = planes.astype(np.uint16)
+        return (low | high << 8)[None]
     lanes = np.asarray(placement.lanes)
     return view[lanes // vector_bytes, :, :, lanes % vector_bytes].reshape(placement.shape).copy()
 
@@ -186,7 +194,7 @@ def write_value(memory: np.ndarray, placement: Placement, x: np.ndarray, vector_
     fit.
     """
     x = np.asarray(x)
-    if x.dtype != np.int8 or x.shape != placement.shape or placement.layout == "classes":
+    if x.dtype != np.int8 or x.shape != placement.shape or placement.class_planes:
         raise ValueError(
             f"value {placement.name!r} is int8 {placement.shape}, not {x.dtype} {x.shape}"
         )
