@@ -1,14 +1,27 @@
 """A memory of block RAMs with their output registers."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from intaglio_hw.primitives import ecp5
+from intaglio_hw.primitives import ecp5, gowin, nexus, xilinx
+from intaglio_hw.primitives.blocks import blocks, fits_blocks
 from intaglio_hw.primitives.family import check_family
 
 __all__ = ["BlockRam"]
+
+#: Family -> what adds one of its block RAMs; the portable description suits the others best.
+_ADD: Mapping[str, Callable[..., None]] = {
+    "ecp5": ecp5.add_block,
+    "gowin": gowin.add_block,
+    "nexus": nexus.add_block,
+    "xc7": partial(xilinx.add_block, generation=1),
+    "xcup": partial(xilinx.add_block, generation=2),
+}
 
 
 class BlockRam(wiring.Component):
@@ -61,17 +74,16 @@ class BlockRam(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        if self.family == "ecp5" and ecp5.fits_block_ram(depth=self.depth):
-            ecp5.block_ram(
+        if self.family in _ADD and fits_blocks(depth=self.depth):
+            for block in blocks(
                 m,
                 depth=self.depth,
                 granularity=self.granularity,
-                write_addr=self.write_addr,
                 write_data=self.write_data,
                 write_en=self.write_en,
-                read_addr=self.read_addr,
                 read_data=self.read_data,
-            )
+            ):
+                _ADD[self.family](m, block, write_addr=self.write_addr, read_addr=self.read_addr)
             return m
         # Without the attribute, synthesis spends a row of flip-flops and a multiplexer on the case
         # that a row is read and written at once; it is heard only with a read in logic and a

@@ -3,7 +3,7 @@
 __all__ = ["FAMILIES", "check_family"]
 
 #: ``generic`` is what every synthesis tool and every simulator understands.
-FAMILIES = ("generic", "ecp5")
+FAMILIES = ("generic", "ecp5", "ice40", "gowin", "nexus", "xc7", "xcup")
 
 
 def check_family(family: str) -> str:

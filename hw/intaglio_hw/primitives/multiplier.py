@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from intaglio_hw.primitives import ecp5
+from intaglio_hw.primitives import ecp5, gowin, ice40, nexus, xilinx
 from intaglio_hw.primitives.family import check_family
 
 __all__ = ["Multiplier"]
@@ -53,17 +53,31 @@ class Multiplier(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        ports = {"a": self.a, "enable": self.enable, "product": self.product}
         if self.family == "ecp5":
-            m.submodules.block = ecp5.multiplier(
-                a=self.a, b=self.b, enable=self.enable, load=self.load, product=self.product
-            )
+            ecp5.multiplier(m, b=self.b, load=self.load, **ports)
             return m
-        a = Signal(self.a.shape(), reset_less=True)
+        if self.family == "nexus":
+            nexus.multiplier(m, b=self.b, load=self.load, **ports)
+            return m
+        if self.family in ("xc7", "xcup"):
+            generation = 1 if self.family == "xc7" else 2
+            xilinx.multiplier(m, b=self.b, load=self.load, generation=generation, **ports)
+            return m
+
+        # Stage 1: the factors. Stages 2 and 3: behind the multiplier.
         b = Signal(self.b.shape(), reset_less=True)
-        inner = Signal(self.product.shape(), reset_less=True)
-        product = Signal(self.product.shape(), reset_less=True)
         with m.If(self.load):
             m.d.sync += b.eq(self.b)
+        if self.family == "gowin":
+            gowin.multiplier(m, b=b, **ports)
+            return m
+        if self.family == "ice40" and max(len(self.a), len(self.b)) <= ice40.MAX_WIDTH:
+            ice40.multiplier(m, b=b, **ports)
+            return m
+        a = Signal(self.a.shape(), reset_less=True)
+        inner = Signal(self.product.shape(), reset_less=True)
+        product = Signal(self.product.shape(), reset_less=True)
         with m.If(self.enable):
             m.d.sync += [a.eq(self.a), inner.eq(a * b), product.eq(inner)]
         m.d.comb += self.product.eq(product)

@@ -1,0 +1,77 @@
+"""Blocks of Lattice Nexus (CrossLink-NX, Certus-NX): MULT9X9, MULT18X18 and PDPSC16K.
+
+Ports and parameters are those of Lattice's *sysDSP* and *Memory Usage Guides for Nexus Platform*,
+as yosys and nextpnr name them.
+"""
+
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value
+
+from intaglio_hw.primitives.blocks import Block
+
+__all__ = ["add_block", "multiplier"]
+
+_BYTE = 9
+_ALL_BLOCKS = 0b111
+
+
+def multiplier(
+    m: Module, *, a: Value, b: Value, enable: Value, load: Value, product: Value
+) -> None:
+    """Add the smaller multiplier that holds the factors, with input and output registers.
+
+    The block has no register in the middle; a third one stands behind it.
+    """
+    width = 9 if max(len(a), len(b)) <= 9 else 18
+    full = Signal(2 * width)
+    m.submodules.cell = Instance(
+        f"MULT{width}X{width}",
+        p_REGINPUTA="REGISTER",
+        p_REGINPUTB="REGISTER",
+        p_REGOUTPUT="REGISTER",
+        p_GSR="DISABLED",
+        p_RESETMODE="SYNC",
+        i_CLK=ClockSignal(),
+        i_CEA=enable,
+        i_CEB=load,
+        i_CEOUT=enable,
+        i_RSTA=Const(0),
+        i_RSTB=Const(0),
+        i_RSTOUT=Const(0),
+        i_SIGNEDA=Const(1),
+        i_SIGNEDB=Const(1),
+        i_A=Cat(Const(0, width - len(a)), a),
+        i_B=Cat(Const(0, width - len(b)), b),
+        o_Z=full,
+    )
+    last = Signal(len(product), reset_less=True)
+    with m.If(enable):
+        m.d.sync += last.eq(full[2 * width - len(product) :])
+    m.d.comb += product.eq(last)
+
+
+def add_block(m: Module, block: Block, *, write_addr: Value, read_addr: Value) -> None:
+    """Add a PDPSC16K with its output register."""
+    # The lowest bits of the address are the byte enables; bits that select nothing are ones.
+    below = Cat(block.enables) if block.bits >= 2 * _BYTE else Const(0, 0)
+    m.submodules[block.name] = Instance(
+        "PDPSC16K",
+        p_DATA_WIDTH_W=f"X{block.bits}",
+        p_DATA_WIDTH_R=f"X{block.bits}",
+        p_OUTREG="USED",
+        p_RESETMODE="SYNC",
+        p_ASYNC_RST_RELEASE="SYNC",
+        p_GSR="DISABLED",
+        p_ECC="DISABLED",
+        p_CSDECODE_W="111",
+        p_CSDECODE_R="111",
+        i_CLK=ClockSignal(),
+        i_CEW=Cat(block.enables).any(),
+        i_CER=Const(1),
+        i_CSW=Const(_ALL_BLOCKS, 3),
+        i_CSR=Const(_ALL_BLOCKS, 3),
+        i_RST=Const(0),
+        i_ADW=Cat(below, Const(1).replicate(block.step - len(below)), write_addr),
+        i_ADR=Cat(Const(1).replicate(block.step), read_addr),
+        i_DI=block.data,
+        o_DO=block.output,
+    )
