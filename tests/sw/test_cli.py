@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from intaglio.cli import COMMANDS, common, main
+from intaglio.spec.errors import IntaglioError
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "amaranth", "cocotb", "PIL", "matplotlib")
@@ -290,39 +291,112 @@ def test_fuzz_shows_how_to_repeat_a_failure(monkeypatch) -> None:
     assert json.loads(out)["failures"][0]["seed"] == 7 and "seed 7: image 0: layer" in err
 
 
-def test_synth_is_the_median_of_the_seeds(monkeypatch, tmp_path) -> None:
-    pytest.importorskip("amaranth")
-    speeds = {1: 90.0, 2: 110.0, 3: 95.0}
-    counts = {"lut": 10, "ff": 20, "dsp": 3, "bram": 4}
+COUNTS = {"lut": 10, "carry": 0, "lutram": 0, "ff": 20, "dsp": 3, "bram": 4}
+PATH = [
+    {"kind": "clk-to-q", "cell": "array.lane0.x", "delay_ns": 0.5},
+    {"kind": "logic", "cell": "array.y", "delay_ns": 0.25},
+    {"kind": "setup", "cell": "vector.z", "delay_ns": 1.0},
+]
 
-    def synthesize(config, *, family, device, netlist, progress):
-        assert (config.name, family, device) == ("mini-8x8", "ecp5", "85k")
+
+@pytest.fixture
+def tools(monkeypatch):
+    """Replace yosys and nextpnr: seed -> MHz, or the message of a failure."""
+    pytest.importorskip("amaranth")
+    pytest.importorskip("amaranth_boards")
+    speeds: dict[int, float | str] = {1: 90.0, 2: 110.0, 3: 95.0}
+
+    def synthesize(config, *, family, device, part, netlist, progress):
         Path(netlist).write_text("{}")
         return {
-            "resources": counts,
-            "available": {kind: 100 for kind in counts},
-            "components": {"array": counts},
+            "resources": COUNTS,
+            "available": {"lut": 100 if device == "85k" else 9, "dsp": 3},
+            "components": {part or "array": COUNTS},
             "family": family,
             "device": device,
             "seconds": 1.0,
         }
 
-    def place_and_route(netlist, *, seed, **_):
-        assert Path(netlist).is_file()
-        return {"fmax_mhz": speeds[seed], "seed": seed, "seconds": 1.0}
+    def place_and_route(netlist, *, family, seed, pins, **_):
+        assert Path(netlist).is_file() and pins["clk"]
+        if isinstance(speeds[seed], str):
+            raise IntaglioError(speeds[seed])
+        return {"fmax_mhz": speeds[seed], "seed": seed, "seconds": 1.0, "critical_path": PATH}
 
     monkeypatch.setattr("intaglio_hw.synth.synthesize", synthesize)
     monkeypatch.setattr("intaglio_hw.synth.place_and_route", place_and_route)
+    return speeds
+
+
+def test_synth_is_the_median_of_the_seeds(monkeypatch, tools, tmp_path) -> None:
+    def network_rates(config, *, fmax_mhz, memory_mb_s):
+        assert (config.name, fmax_mhz, memory_mb_s) == ("wide-16x8", 95.0, 286)
+        return {"fcn-mini": {"size": [8, 8], "error": "too large"}}
+
+    monkeypatch.setattr("intaglio.cli.throughput.network_rates", network_rates)
     status, out, _ = call(
         "synth", "--board", "ulx3s-85f", "--seeds", "3", "--out", tmp_path / "s.json", "--json"
     )
     data = json.loads(out)
     assert status == 0
-    assert (data["fmax_mhz"], data["mac_per_cycle"], data["resources"]) == (95.0, 64, counts)
-    assert data["peak_gops"] == pytest.approx(2 * 64 * 0.095)
+    assert (data["fmax_mhz"], data["mac_per_cycle"], data["resources"]) == (95.0, 128, COUNTS)
+    assert data["peak_gops"] == pytest.approx(2 * 128 * 0.095)
+    assert data["critical_path"] == [
+        {"component": "array", "delay_ns": 0.75}, {"component": "vector", "delay_ns": 1.0},
+    ]  # fmt: skip
     assert json.loads((tmp_path / "s.json").read_text()) == data
     data = json.loads(call("synth", "--board", "ulx3s-85f", "--json")[1])
     assert data["fmax_mhz"] is None and data["peak_gops"] is None and data["seeds"] == []
+
+
+def test_synth_shows_what_a_tool_said(tools) -> None:
+    tools[2] = "nextpnr-ecp5 failed: no route"
+    status, out, err = call("synth", "--board", "ulx3s-85f", "--part", "csr", "--seeds", "2")
+    assert status == 0 and "90.0 MHz (median of 1)" in out
+    assert "seed 2: nextpnr-ecp5 failed: no route" in err
+    tools[1] = tools[2]
+    status, out, _ = call("synth", "--board", "ulx3s-85f", "--part", "csr", "--seeds", "2")
+    assert status == 1 and out.splitlines()[-1].endswith("nextpnr-ecp5 failed: no route")
+
+
+def test_synth_says_what_does_not_fit(tools) -> None:
+    status, out, _ = call("synth", "--board", "ulx3s-25f", "--seeds", "1")
+    assert status == 1 and "does not fit 25k: 10 LUT of 9" in out
+    assert call("synth", "--board", "ulx3s-25f")[0] == 0
+    status, _, err = call("synth", "--board", "arty-a7-100t", "--seeds", "1")
+    assert status == 1 and "no open tool from pip places and routes for arty-a7-100t" in err
+
+
+def test_bench_synth_appends_to_the_record(tools, tmp_path) -> None:
+    from intaglio_hw.record import read_record
+
+    record = tmp_path / "resources.csv"
+    arguments = ("bench", "synth", "--board", "ulx3s-25f", "--board", "arty-a7-100t")
+    for count in (1, 2):
+        assert call(*arguments, "--seeds", "1", "--record", record)[0] == 0
+        entries = read_record(record)
+        assert len(entries) == 4 * count
+    assert [entry.component for entry in entries[:4]] == ["all", "array"] * 2
+    assert entries[-1].counts == COUNTS and entries[-1].board == "arty-a7-100t"
+    status, _, err = call("bench", "synth", "--record", tmp_path / "none" / "r.csv")
+    assert status == 1 and "no folder" in err
+
+
+def test_network_rates_follow_clock_and_memory() -> None:
+    pytest.importorskip("torch")
+    from intaglio.cli.throughput import NETWORKS, network_rates
+    from intaglio.spec.config import CONFIGS
+
+    config = CONFIGS["mini-8x8"]
+    fast = network_rates(config, fmax_mhz=100, memory_mb_s=800, size=(32, 32))
+    slow = network_rates(config, fmax_mhz=100, memory_mb_s=799, size=(32, 32))
+    assert list(fast) == list(slow) == list(NETWORKS)
+    for name in NETWORKS:
+        assert fast[name]["memory_interval"] == 1 and slow[name]["memory_interval"] == 2
+        assert fast[name]["cycles"] < slow[name]["cycles"]
+        assert fast[name]["images_per_s"] == pytest.approx(1e8 / fast[name]["cycles"])
+        peak = 2 * config.macs_per_cycle * 0.1
+        assert fast[name]["sustained_gops"] == pytest.approx(peak * fast[name]["array_use"])
 
 
 def test_pages_made_from_tables_are_up_to_date() -> None:

