@@ -1,0 +1,15 @@
+"""What stands around the accelerator when it has a chip to itself: serial bridge, memory, buses."""
+
+from intaglio_hw.soc.bridge import UartBridge
+from intaglio_hw.soc.memory import AxiWriteArbiter, BlockMemory
+from intaglio_hw.soc.system import SerialSystem
+from intaglio_hw.soc.uart import UartReceiver, UartTransmitter
+
+__all__ = [
+    "AxiWriteArbiter",
+    "BlockMemory",
+    "SerialSystem",
+    "UartBridge",
+    "UartReceiver",
+    "UartTransmitter",
+]
