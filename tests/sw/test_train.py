@@ -17,7 +17,8 @@ from intaglio.spec import quant
 from intaglio.spec.errors import IntaglioError
 from intaglio.train import TrainConfig, load_run, train, weights_digest
 from intaglio.train.checkpoint import load_arrays
-from intaglio.train.optimizer import Schedule, pixel_factor
+from intaglio.train.optimizer import pixel_factor
+from intaglio.train.schedule import Schedule
 
 TINY = dict(model="fcn-mini", height=16, width=16, channels="1/4", batch=4)
 QUIET = dict(progress=False, log=False)
@@ -138,9 +139,9 @@ def start(out, *, steps, patch="", save_every=2):
 @pytest.mark.parametrize(
     "patch",
     [
-        IN_STEP.format(trainee="_Integers", number=0),
-        IN_STEP.format(trainee="_Integers", number=5),
-        IN_STEP.format(trainee="_Floats", number=3),
+        IN_STEP.format(trainee="Integers", number=0),
+        IN_STEP.format(trainee="Integers", number=5),
+        IN_STEP.format(trainee="Floats", number=3),
         IN_WRITE,
     ],
     ids=["first-step", "step", "twin", "write"],
@@ -254,7 +255,7 @@ def test_divergence_is_one_clear_line(tmp_path, monkeypatch):
             raise ValueError("a sum of 2**60 steps is too large")
         return 1.0
 
-    monkeypatch.setattr(loop._Integers, "step", step)
+    monkeypatch.setattr(loop.Integers, "step", step)
     text = r"diverged in step 2 \(a sum of 2\*\*60 steps is too large\).* smaller .* than 1/20"
     with pytest.raises(IntaglioError, match=text):
         train(TrainConfig(**TINY, steps=4), out=tmp_path, **QUIET)

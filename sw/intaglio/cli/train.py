@@ -1,7 +1,7 @@
 """``intaglio train``: integer training, and its float32 twin."""
 
 import dataclasses
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ def model_names() -> list[str]:
 @click.option("--seed", type=int, help="Of weights, order, augmentation and rounding; 0.")
 @click.option("--lr", metavar="RATE", help="Peak learning rate, decimal or fraction.")
 @click.option("--warmup", type=int, help="Steps up to the peak; a twentieth of the run.")
+@click.option("--schedule", metavar="NAME", help="poly, constant or steps (powers of two); poly.")
 @click.option("--power", type=int, help="Of the polynomial decay, 1 or 2; 1.")
+@click.option("--milestones", metavar="LIST", help="Where steps drops, such as 1/2,900.")
+@click.option("--drop", type=int, help="By which power of two; 1.")
 @click.option("--augment/--no-augment", default=None, help="Crop, flip and scale; yes.")
 @click.option("--twin/--no-twin", default=None, help="Train the float32 twin as well; no.")
 @click.option("--weights", metavar="FILE.pth", help="Float weights to start from.")
@@ -41,8 +44,11 @@ def model_names() -> list[str]:
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="JSON with these values, such as the config.json of another run; options replace them.",
+    help="TOML, such as --show-config prints, or JSON, such as the config.json of another run; "
+    "options replace its values.",
 )
+@click.option("--show-config", is_flag=True, help="Print the configuration as TOML and stop.")
+@click.option("--device", default="cpu", show_default=True, help="Of PyTorch, such as cuda.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of PyTorch.")
 @click.option("--save-every", type=int, default=100, show_default=True, help="Steps.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/MODEL-DATA.")
@@ -50,6 +56,8 @@ def train_command(
     config_file: Path | None,
     threads: int | None,
     save_every: int,
+    show_config: bool,
+    device: str,
     out: Path | None,
     lr: str | None,
     **options: Any,
@@ -57,29 +65,37 @@ def train_command(
     """Train a network with integers; a run that was interrupted goes on.
 
     The run folder gets config.json, checkpoint.npz, metrics.json and TensorBoard logs (tb). The
-    same configuration ends in the same bytes.
+    same configuration ends in the same bytes, on any device and on any number of workers:
+
+    \b
+    torchrun --nproc-per-node N --max-restarts 3 -m intaglio train ...
     """
-    values = {} if config_file is None else _read_config(config_file)
-    values |= {key: value for key, value in {**options, "rate": lr}.items() if value is not None}
+    config = make_config(config_file, {**options, "rate": lr})
+    from intaglio.train import to_toml, train
+
+    if show_config:
+        text = to_toml(config.resolved())
+        return Outcome(data=dataclasses.asdict(config.resolved()), summary=text.rstrip("\n"))
     import torch
 
-    from intaglio.train import TrainConfig, train
+    from intaglio.nn import workers
 
-    known = [item.name for item in dataclasses.fields(TrainConfig)]
-    for key in values:
-        if key not in known:
-            raise IntaglioError(f"{config_file}: unknown value {key!r}; known: {', '.join(known)}")
-    if values.get("data", "shapes") == "shapes":
-        values = {"height": 64, "width": 64, **values}
-    try:
-        config = TrainConfig(**values)
-    except TypeError as error:
-        raise IntaglioError(f"{config_file}: {error}") from error
     if threads is not None:
         torch.set_num_threads(threads)
+    if device.startswith("cuda"):
+        device = _cuda(device)
+    first = workers.launched()[0] == 0
     out = out or Path("runs") / f"{config.model}-{config.data.partition(':')[0]}"
-    progress(f"{config.model} on {config.data}, {config.height}x{config.width}, into {out}")
-    metrics = train(config, out=out, save_every=save_every)
+    if first:
+        progress(f"{config.model} on {config.data}, {config.height}x{config.width}, into {out}")
+    try:
+        metrics = train(config, out=out, save_every=save_every, device=device)
+    except IntaglioError:
+        if first:
+            raise
+        click.get_current_context().exit(1)  # worker 0 says it
+    if not first:
+        click.get_current_context().exit(0)
     miou = f"mIoU {100 * metrics['miou']:.1f} %"
     if "float_miou" in metrics:
         miou += f", float32 {100 * metrics['float_miou']:.1f} %"
@@ -91,13 +107,32 @@ def train_command(
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise IntaglioError(f"{path}: no such file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise IntaglioError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise IntaglioError(f"{path}: not a JSON object")
-    return values
+def make_config(path: Path | None, options: dict[str, Any]) -> Any:
+    """Return the TrainConfig of a file, if any, and of the options that are not None.
+
+    The built-in data set has 64x64 pixels where neither says otherwise.
+
+    Raises
+    ------
+    IntaglioError
+        A broken file, or a wrong value.
+    """
+    from intaglio.train import TrainConfig, read_config
+
+    values = {} if path is None else read_config(path)
+    values |= {key: value for key, value in options.items() if value is not None}
+    if values.get("data", "shapes") == "shapes":
+        values = {"height": 64, "width": 64, **values}
+    return TrainConfig(**values) if path is None else TrainConfig.from_values(values, path)
+
+
+def _cuda(device: str) -> str:
+    """Return the CUDA device of this worker, after checking that there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise IntaglioError(f"device {device}: this PyTorch sees no CUDA device")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    torch.cuda.set_device(device)
+    return device

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from intaglio.nn import kernels
+from intaglio.nn import kernels, variants, workers
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import ops, quant
 from intaglio.spec.graph import CLASSES_MAX, Graph, GraphBuilder
@@ -48,8 +48,8 @@ Padding = tuple[int, int, int, int]
 
 #: Exponent of a network's input: code = pixel - 128, so values are in [-1, 1).
 INPUT_EXPONENT = -7
-#: Rows that one product may sum: 2**17 * 127 * 128 is below 2**31.
-_ROWS = 1 << 17
+#: Rows that one product may sum: times 128 * 128 this is below 2**31. A multiple of _LANES.
+_ROWS = (1 << 17) - 8
 
 
 # --- layout and products ----------------------------------------------------------------------
@@ -264,7 +264,9 @@ def _backward_matrix(weight: torch.Tensor) -> torch.Tensor:
 
 def _weight_view(weight: IntTensor) -> tuple[torch.Tensor, int]:
     """Return the int8 codes of a master and their exponent."""
-    codes, shift = kernels.active().weight_codes(weight.codes)
+    # Masters of other than 16 bits are a variant, which the plain kernels alone know.
+    k = kernels.active() if weight.codes.dtype == torch.int16 else kernels.plain
+    codes, shift = k.weight_codes(weight.codes)
     return codes, weight.exponent + shift
 
 
@@ -290,10 +292,13 @@ class ErrorScale:
     Quantising needs the tensor's maximum first, which is a pass over the data. With the guess both
     are done in one pass, which is repeated where the guess was wrong: the result never depends on
     the guess, and it is no part of a checkpoint.
+
+    ``variant``, if any, replaces this quantiser by another one (see :mod:`intaglio.nn.recipe`).
     """
 
     def __init__(self) -> None:
         self.guess: int | None = None
+        self.variant: variants.ErrorVariant | None = None
 
     def quantize(
         self, exponent: int, run: Callable[[int], tuple[torch.Tensor, int]]
@@ -304,6 +309,7 @@ class ErrorScale:
         """
         shift = 0 if self.guess is None else max(self.guess - 7 - exponent, 0)
         codes, maximum = run(shift)
+        maximum = workers.maximum(maximum)
         right = quant.scale_shift(maximum, 8)
         if right != shift:
             codes, _ = run(right)
@@ -315,11 +321,25 @@ def _quantize(
     gradient: IntTensor, mask: torch.Tensor | None, scale: ErrorScale
 ) -> tuple[torch.Tensor, int]:
     """Return the 8-bit codes (N, H, W, C) of a wide gradient and their exponent."""
-    terms, quantize = _terms(gradient), kernels.active().quantize_error
-    return scale.quantize(gradient.exponent, lambda shift: quantize(terms, mask, shift))
+    quantize = kernels.active().quantize_error
+    terms = [(workers.scanned(codes), e) for codes, e in _terms(gradient)]
+    mask = None if mask is None else workers.scanned(mask)
+    codes, exponent = scale.quantize(gradient.exponent, lambda shift: quantize(terms, mask, shift))
+    return workers.unscanned(codes), exponent
 
 
 # --- training ---------------------------------------------------------------------------------
+
+
+def _digits(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
+    """Return the error of an accumulator as its digits, int8 (N, H, W, C): one, or a variant's."""
+    digits = [(_nhwc(codes), e) for codes, e in gradient.terms]
+    assert all(codes.dtype == torch.int8 for codes, _ in digits), "a digit has 8 bits"
+    return digits
+
+
+def _sum(terms: list[tuple[torch.Tensor, int]]) -> IntTensor | None:
+    return IntTensor.from_terms(terms) if terms else None
 
 
 class _Conv(torch.autograd.Function):
@@ -340,19 +360,21 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        e, exponent = _wide_nhwc(gradient)
-        assert e.dtype == torch.int8, "the error of an accumulator has 8 bits"
         x, weight, window = ctx.x, ctx.weight, ctx.window
-        columns = _gather(x, window, (e.shape[1], e.shape[2]))
-        wgrad = _weight_gradient(columns, e, weight.shape)
-        if weight.shape != ctx.shape:
-            part, wgrad = wgrad, wgrad.new_zeros(ctx.shape)
-            wgrad[:, :, ctx.taps[0], ctx.taps[1]] = part
-        xgrad = None
-        if ctx.needs_input_grad[0]:
-            wide = _scatter_product(e, _backward_matrix(weight), window, (x.shape[1], x.shape[2]))
-            xgrad = IntTensor(_nchw(wide), exponent + ctx.exponents[1])
-        return xgrad, IntTensor(wgrad, exponent + ctx.exponents[0]), None
+        size, (x_exponent, w_exponent) = gradient.shape[2:], ctx.exponents
+        columns = _gather(x, window, (size[0], size[1]))
+        matrix = _backward_matrix(weight) if ctx.needs_input_grad[0] else None
+        xgrad, wgrad = [], []
+        for e, exponent in _digits(gradient):
+            part = _weight_gradient(columns, e, weight.shape)
+            if weight.shape != ctx.shape:
+                live, part = part, part.new_zeros(ctx.shape)
+                part[:, :, ctx.taps[0], ctx.taps[1]] = live
+            wgrad.append((part, exponent + x_exponent))
+            if matrix is not None:
+                wide = _scatter_product(e, matrix, window, (x.shape[1], x.shape[2]))
+                xgrad.append((_nchw(wide), exponent + w_exponent))
+        return _sum(xgrad), _sum(wgrad), None
 
 
 class _ConvTranspose(torch.autograd.Function):
@@ -368,17 +390,16 @@ class _ConvTranspose(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        e, exponent = _wide_nhwc(gradient)
-        assert e.dtype == torch.int8, "the error of an accumulator has 8 bits"
         x, weight, window = ctx.x, ctx.weight, ctx.window
-        C, K, R, S = weight.shape
-        columns = _gather(e, window, (x.shape[1], x.shape[2]))  # (N * H * W, R * S * K)
-        wgrad = _weight_gradient(columns, x, (C, K, R, S))
-        xgrad = None
-        if ctx.needs_input_grad[0]:
-            wide = _product(columns, _forward_matrix(weight), C)
-            xgrad = IntTensor(_nchw(wide.reshape(x.shape)), exponent + ctx.exponents[1])
-        return xgrad, IntTensor(wgrad, exponent + ctx.exponents[0]), None
+        x_exponent, w_exponent = ctx.exponents
+        xgrad, wgrad = [], []
+        for e, exponent in _digits(gradient):
+            columns = _gather(e, window, (x.shape[1], x.shape[2]))  # (N * H * W, R * S * K)
+            wgrad.append((_weight_gradient(columns, x, weight.shape), exponent + x_exponent))
+            if ctx.needs_input_grad[0]:
+                wide = _product(columns, _forward_matrix(weight), weight.shape[0])
+                xgrad.append((_nchw(wide.reshape(x.shape)), exponent + w_exponent))
+        return _sum(xgrad), _sum(wgrad), None
 
 
 class _RequantizeBias(torch.autograd.Function):
@@ -397,9 +418,14 @@ class _RequantizeBias(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        e, exponent = _quantize(gradient, ctx.mask, ctx.scale)
-        total = e.sum((0, 1, 2), dtype=torch.int64)
-        return IntTensor(_nchw(e), exponent), IntTensor(total, exponent), None, None, None
+        if ctx.scale.variant is None:
+            digits = [_quantize(gradient, ctx.mask, ctx.scale)]
+        else:
+            wide, exponent = _wide_nhwc(gradient)
+            digits = ctx.scale.variant.digits(variants.masked(wide, ctx.mask), exponent)
+        error = [(_nchw(e), exponent) for e, exponent in digits]
+        total = [(e.sum((0, 1, 2), dtype=torch.int64), exponent) for e, exponent in digits]
+        return IntTensor.from_terms(error), IntTensor.from_terms(total), None, None, None
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -416,8 +442,8 @@ class _BatchNorm(torch.autograd.Function):
         codes = _nhwc(acc.codes)
         N, H, W, C = codes.shape
         flat = codes.reshape(-1, C)
-        count = flat.shape[0]
-        mean, deviation = k.batch_norm_statistics(flat)
+        count = flat.shape[0] * workers.count()
+        mean, deviation = variants.batch_norm_statistics(flat, layer.norm)
         layer.track(_host(mean), _host(deviation), count, acc.exponent)
         mantissa, shift = quant.batch_norm_reciprocal(_host(deviation), count)
         g = _affine_view(gamma)
@@ -439,7 +465,7 @@ class _BatchNorm(torch.autograd.Function):
         y = y.reshape(N, H, W, C)
         ctx.mask = y if layer.relu else None
         ctx.xhat, ctx.acc_exponent, ctx.count, ctx.layer = xhat, acc.exponent, count, layer
-        ctx.means = _host(sign_sum), _host(g), mantissa, shift
+        ctx.means = _host(workers.total(sign_sum)), _host(g), mantissa, shift
         return IntTensor(_nchw(y), layer.exponent)
 
     @staticmethod
@@ -449,21 +475,40 @@ class _BatchNorm(torch.autograd.Function):
         sign_sum, gamma, mantissa, shift = ctx.means
         error_sum, product_sum = k.batch_norm_sums(e.reshape(ctx.xhat.shape), ctx.xhat)
         means = quant.batch_norm_error_means(
-            _host(error_sum), _host(product_sum), sign_sum, ctx.count
+            _host(workers.total(error_sum)), _host(workers.total(product_sum)), sign_sum, ctx.count
         )
         factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
-        wide_exponent = exponent - 16 + factor_exponent - ctx.acc_exponent
-        arguments = (e, ctx.xhat.reshape(e.shape), *(_device(v, e) for v in (*means, factors)))
-        inner, inner_exponent = layer.acc_error_scale.quantize(
-            wide_exponent, lambda right: k.batch_norm_backward(*arguments, right)
-        )
+        wide_exponent = exponent - quant.MEAN_BITS + factor_exponent - ctx.acc_exponent
+        vectors = [_device(v, e) for v in (*means, factors)]
+        xhat = ctx.xhat.reshape(e.shape)
         return (
-            IntTensor(_nchw(inner), inner_exponent),
+            _accumulator_error(layer, e, xhat, vectors, wide_exponent),
             IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
             IntTensor(error_sum, exponent),
             IntTensor(_nchw(e), exponent) if ctx.needs_input_grad[3] else None,
             None,
         )
+
+
+def _accumulator_error(
+    layer: Any, e: torch.Tensor, xhat: torch.Tensor, vectors: list[torch.Tensor], exponent: int
+) -> IntTensor:
+    """Return the quantised error of batch norm's accumulator; ``vectors`` are m0, m1, m2, factors.
+
+    ``exponent`` is that of the wide error.
+    """
+    scale = layer.acc_error_scale
+    if scale.variant is None and layer.norm == "l1":
+        k, whole = kernels.active(), [workers.scanned(v) for v in (e, xhat)]
+        codes, found = scale.quantize(
+            exponent, lambda right: k.batch_norm_backward(*whole, *vectors, right)
+        )
+        return IntTensor(_nchw(workers.unscanned(codes)), found)
+    wide = variants.batch_norm_gradient(e, xhat, *vectors, norm=layer.norm)
+    if scale.variant is None:
+        codes, found = _quantize(IntTensor(_nchw(wide), exponent), None, scale)
+        return IntTensor(_nchw(codes), found)
+    return IntTensor.from_terms([(_nchw(c), x) for c, x in scale.variant.digits(wide, exponent)])
 
 
 class _MaxPool(torch.autograd.Function):
@@ -632,8 +677,9 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: IntTensor, labels: torch.Tensor, void: int) -> IntTensor:
         wide, exponent = _wide_nhwc(logits)
         error, loss, _ = kernels.active().softmax_cross_entropy(wide, exponent, labels, void)
-        ctx.error, pixels = error, labels.numel()
-        mean = quant.round_divide(loss, pixels)
+        ctx.error, ctx.pixels = error, labels.numel() * workers.count()
+        parts = workers.gather(torch.tensor([loss], dtype=torch.int64, device=labels.device))
+        mean = quant.round_divide(quant.merge_losses(parts.tolist()), ctx.pixels)
         return IntTensor(
             torch.tensor(mean, dtype=torch.int64, device=labels.device), quant.LOG_EXPONENT
         )
@@ -642,8 +688,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         if int(gradient.codes) != 1 or gradient.exponent != 0:
             raise ValueError("a loss is differentiated alone: scale the learning rate instead")
-        pixels = ctx.error[..., 0].numel()
-        return IntTensor(_nchw(ctx.error), -7 - (pixels.bit_length() - 1)), None, None
+        return IntTensor(_nchw(ctx.error), -7 - (ctx.pixels.bit_length() - 1)), None, None
 
 
 def quantize_image(images: torch.Tensor) -> IntTensor:
@@ -689,7 +734,9 @@ def requantize_bias(
 def batch_norm(
     acc: IntTensor, gamma: IntTensor, beta: IntTensor, residual: IntTensor | None, layer: Any
 ) -> IntTensor:
-    """Return L1 batch norm of the accumulators with the batch's statistics, int8."""
+    """Return batch norm of the accumulators with the batch's statistics, int8; see
+    :class:`intaglio.nn.layers.BatchNorm2d`.
+    """
     return _BatchNorm.apply(acc, gamma, beta, residual, layer)
 
 

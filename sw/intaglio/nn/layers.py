@@ -290,13 +290,15 @@ class BatchNorm2d(IntLayer):
         gamma and beta, int16 masters with exponent -14, of which 8 bits are used.
     running_mean, running_deviation
         int64 with exponent -24, (C,).
+    norm
+        "l1", or "l2" for the standard deviation (:mod:`intaglio.nn.recipe`).
     """
 
     def __init__(
         self, channels: int, *, exponent: int = ACTIVATION_EXPONENT, relu: bool = True
     ) -> None:
         super().__init__()
-        self.exponent, self.relu = exponent, relu
+        self.exponent, self.relu, self.norm = exponent, relu, "l1"
         self.weight = nn.Parameter(_constant_master(channels, 1, quant.AFFINE_MASTER_EXPONENT))
         self.bias = nn.Parameter(_constant_master(channels, 0, quant.AFFINE_MASTER_EXPONENT))
         one = 1 << -quant.STATISTICS_EXPONENT

@@ -9,6 +9,7 @@ the largest magnitude ``m``, so that codes fill n bits and the largest saturates
 step.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ __all__ = [
     "log2_ceil",
     "max_pool_gradient",
     "merge",
+    "merge_losses",
     "momentum_update",
     "resize_gradient",
     "resize_wide",
@@ -150,13 +152,13 @@ def merge(terms: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:
     return np.asarray(total), exponent
 
 
-def diffuse(values: np.ndarray, shift: int) -> np.ndarray:
+def diffuse(values: np.ndarray, shift: int, *, limit: int = CODE_LIMIT) -> np.ndarray:
     """Divide (N, C, H, W) by ``2**shift``, carrying each rounding error to the next pixel.
 
     The scan runs along the pixels of a channel and starts anew with each image; in 1x1 maps,
     which have no next pixel, it runs along the images. With S the running sum,
     ``q[n] = round_shift(S[n], shift) - round_shift(S[n - 1], shift)``, so zeros stay zero, and a
-    sum over pixels is off by at most one half. The result is saturated to +-CODE_LIMIT.
+    sum over pixels is off by at most one half. The result is saturated to +-``limit``.
     """
     N, C, H, W = values.shape
     if H * W == 1:
@@ -167,7 +169,7 @@ def diffuse(values: np.ndarray, shift: int) -> np.ndarray:
     codes = np.diff(rounded, axis=2, prepend=0)
     if H * W == 1:
         codes = codes.transpose(0, 2, 1)
-    return saturate(codes.reshape(N, C, H, W), -CODE_LIMIT, CODE_LIMIT)
+    return saturate(codes.reshape(N, C, H, W), -limit, limit)
 
 
 def error_codes(values: np.ndarray, exponent: int) -> tuple[np.ndarray, int]:
@@ -618,6 +620,17 @@ def softmax_cross_entropy(
     return np.where(counted, error, 0), int(bits) * _LN2 >> 8, int(counted.sum())
 
 
+def merge_losses(losses: Iterable[int]) -> int:
+    """Return the loss sum of a batch from those of its parts, as :func:`softmax_cross_entropy`
+    returns them.
+
+    Each is ``floor(bits * LN2 / 2**8)``. As LN2 / 2**8 is above 1, ``bits`` is the only integer in
+    ``[loss * 2**8 / LN2, (loss + 1) * 2**8 / LN2)``, and the sum of the bits is rounded once.
+    """
+    bits = sum(-(-(int(loss) << 8) // _LN2) for loss in losses)
+    return bits * _LN2 >> 8
+
+
 # --- update -----------------------------------------------------------------------------------
 
 
@@ -694,10 +707,11 @@ def weight_update(
     *,
     fixed: bool,
     random: np.ndarray,
+    limit: int = MASTER_LIMIT,
 ) -> tuple[np.ndarray, int]:
     """Return ``W - SR(lr * M)`` and its exponent; ``rate`` is that of :func:`learning_rate`.
 
-    Masters that outgrow int16 are halved and their exponent raised, except with ``fixed``
+    Masters that outgrow +-``limit`` are halved and their exponent raised, except with ``fixed``
     (gamma, beta, bias), where they saturate.
     """
     mantissa, rate_shift = rate
@@ -711,6 +725,6 @@ def weight_update(
         delta = product << min(-shift, 32)
     out = master.astype(np.int64) - delta
     if not fixed:
-        while int(np.abs(out).max(initial=0)) > MASTER_LIMIT:
+        while int(np.abs(out).max(initial=0)) > limit:
             out, master_exponent = round_shift(out, 1), master_exponent + 1
-    return saturate(out, -MASTER_LIMIT, MASTER_LIMIT), master_exponent
+    return saturate(out, -limit, limit), master_exponent

@@ -1,8 +1,10 @@
 """Integer training: the run, its checkpoints, the update."""
 
 from intaglio.train.checkpoint import weights_digest
-from intaglio.train.loop import TrainConfig, evaluate_model, load_run, train
-from intaglio.train.optimizer import SGD, Schedule
+from intaglio.train.config import TrainConfig, read_config, to_toml
+from intaglio.train.loop import evaluate_model, load_run, train
+from intaglio.train.optimizer import SGD
+from intaglio.train.schedule import Schedule
 
 __all__ = [
     "SGD",
@@ -10,6 +12,8 @@ __all__ = [
     "TrainConfig",
     "evaluate_model",
     "load_run",
+    "read_config",
+    "to_toml",
     "train",
     "weights_digest",
 ]

@@ -1,19 +1,18 @@
-"""SGD with momentum on int16 masters, and learning rates as integers."""
+"""SGD with momentum on integer masters."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import nn
 
-from intaglio.nn import kernels
+from intaglio.nn import kernels, workers
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import quant
-from intaglio.spec.errors import IntaglioError
+from intaglio.spec.variants import Recipe, master_limit, normalized_exponent
 
-__all__ = ["SGD", "Schedule", "pixel_factor"]
+__all__ = ["DECAY_SHIFT", "SGD", "pixel_factor"]
 
 #: Weight decay is 2**-DECAY_SHIFT, on the weights of convolutions.
 DECAY_SHIFT = 11
@@ -29,36 +28,15 @@ def pixel_factor(pixels: int) -> Fraction:
     return Fraction(pixels, 1 << (pixels.bit_length() - 1))
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A learning rate for each of ``steps``: linear warm-up, then polynomial decay to 0.
-
-    ``rate`` is the peak, ``warmup`` the number of steps up to it, ``power`` (1 or 2) that of the
-    decay ``((steps - step) / (steps - warmup))**power``. Rates are exact fractions, so that every
-    machine computes the same.
-    """
-
-    rate: str
-    steps: int
-    warmup: int = 0
-    power: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 < Fraction(self.rate) <= 16:
-            raise IntaglioError(f"learning rate must be in (0, 16], not {self.rate}")
-        if self.steps < 1:
-            raise IntaglioError(f"steps must be >= 1, not {self.steps}")
-        if not 0 <= self.warmup < self.steps:
-            raise IntaglioError(f"warmup must be in [0, {self.steps - 1}], not {self.warmup}")
-        if self.power not in (1, 2):
-            raise IntaglioError(f"power must be 1 or 2, not {self.power}")
-
-    def at(self, step: int) -> Fraction:
-        """Return the rate of ``step``, counted from 0."""
-        peak = Fraction(self.rate)
-        if step < self.warmup:
-            return peak * (step + 1) / (self.warmup + 1)
-        return peak * Fraction(self.steps - step, self.steps - self.warmup) ** self.power
+def _shared(gradient: IntTensor) -> IntTensor:
+    """Return the sum of the workers' gradients, in as few bytes as are sure to hold it."""
+    if workers.count() == 1:
+        return gradient
+    codes = gradient.codes
+    largest = workers.maximum(int(codes.abs().max()))
+    narrow = largest * workers.count() < 1 << 31
+    total = workers.total(codes.to(torch.int32 if narrow else torch.int64))
+    return IntTensor(total, gradient.exponent)
 
 
 class SGD:
@@ -73,17 +51,26 @@ class SGD:
         ``model.named_parameters()``.
     seed
         Of the stochastic rounding, in [0, 2**64 - 1].
+    recipe
+        Bits of the masters, and whether gradients keep their magnitude.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], *, seed: int) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        seed: int,
+        recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    ) -> None:
         self.parameters: dict[str, IntTensor] = {}
         self.momenta: dict[str, tuple[torch.Tensor, int]] = {}
-        self.seed, self.steps = seed, 0
+        self.seed, self.steps, self.recipe = seed, 0, recipe
         for name, parameter in parameters:
             if not isinstance(parameter, IntTensor):
                 raise TypeError(f"parameter {name} is not an IntTensor")
+            exponent = parameter.exponent
             self.parameters[name] = parameter
-            self.momenta[name] = torch.zeros_like(parameter.codes), parameter.exponent
+            self.momenta[name] = torch.zeros_like(parameter.codes, dtype=torch.int16), exponent
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -91,38 +78,53 @@ class SGD:
             parameter.grad = None
 
     def step(self, rate: Fraction) -> None:
-        """Update every parameter that has a gradient with the learning rate ``rate``."""
-        k = kernels.active()
+        """Update every parameter that has a gradient with the learning rate ``rate``.
+
+        Gradients of several workers are added first.
+        """
         fraction = quant.learning_rate(rate.numerator, rate.denominator)
         for index, (name, parameter) in enumerate(self.parameters.items()):
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            stream = (self.steps << 16) | (index << 2)
-            weight = parameter.dim() == 4
-            momentum, exponent = k.momentum_update(
-                *self.momenta[name],
-                gradient.codes,
-                gradient.exponent,
-                parameter.codes if weight else None,
-                parameter.exponent - DECAY_SHIFT,
-                gradient_bits=WEIGHT_BITS if weight else VECTOR_BITS,
-                seed=self.seed,
-                streams=(stream, stream + 1),
-            )
-            self.momenta[name] = momentum, exponent
-            master = k.weight_update(
-                parameter.codes,
-                parameter.exponent,
-                momentum,
-                exponent,
-                fraction,
-                fixed=not weight,
-                seed=self.seed,
-                stream=stream + 2,
-            )
-            parameter.assign(*master)
+            if parameter.grad is not None:
+                stream = (self.steps << 16) | (index << 2)
+                self._update(name, parameter, _shared(parameter.grad), fraction, stream)
         self.steps += 1
+
+    def _update(
+        self,
+        name: str,
+        parameter: IntTensor,
+        gradient: IntTensor,
+        fraction: tuple[int, int],
+        stream: int,
+    ) -> None:
+        weight, exponent = parameter.dim() == 4, gradient.exponent
+        if not self.recipe.magnitude:
+            exponent = normalized_exponent(int(gradient.codes.abs().max()))
+        other = weight and self.recipe.master_bits != 16
+        k = kernels.plain if other else kernels.active()
+        momentum = k.momentum_update(
+            *self.momenta[name],
+            gradient.codes,
+            exponent,
+            parameter.codes if weight else None,
+            parameter.exponent - DECAY_SHIFT,
+            gradient_bits=WEIGHT_BITS if weight else VECTOR_BITS,
+            seed=self.seed,
+            streams=(stream, stream + 1),
+        )
+        self.momenta[name] = momentum
+        limit = {"limit": master_limit(self.recipe.master_bits)} if other else {}
+        master = k.weight_update(
+            parameter.codes,
+            parameter.exponent,
+            *momentum,
+            fraction,
+            fixed=not weight,
+            seed=self.seed,
+            stream=stream + 2,
+            **limit,
+        )
+        parameter.assign(*master)
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return momenta and the number of steps as arrays."""

@@ -314,9 +314,11 @@ def _signed(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
-def random_bits(seed: int, stream: int, count: int, device: torch.device) -> torch.Tensor:
-    """Return words 0 .. count - 1 of :func:`intaglio.spec.rng.random_bits`, as int64."""
-    z = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+def random_bits(
+    seed: int, stream: int, count: int, device: torch.device, first: int = 0
+) -> torch.Tensor:
+    """Return ``count`` words from ``first`` on of :func:`intaglio.spec.rng.random_bits`, int64."""
+    z = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
     z = z * _signed(GAMMA) + _signed(seed ^ mix64(stream))
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
@@ -379,8 +381,9 @@ def weight_update(
     fixed: bool,
     seed: int,
     stream: int,
+    limit: int = quant.MASTER_LIMIT,
 ) -> tuple[torch.Tensor, int]:
-    """Return the new master, int16, and its exponent."""
+    """Return the new master, in the type of the old one, and its exponent."""
     shift = master_exponent - momentum_exponent + rate[1]
     product = momentum.to(torch.int64) * rate[0]
     if shift > 48:
@@ -391,6 +394,6 @@ def weight_update(
         delta = product << min(-shift, 32)
     out = master.to(torch.int64) - delta
     if not fixed:
-        while int(out.abs().max()) > quant.MASTER_LIMIT:
+        while int(out.abs().max()) > limit:
             out, master_exponent = round_shift(out, 1), master_exponent + 1
-    return out.clamp_(-quant.MASTER_LIMIT, quant.MASTER_LIMIT).to(torch.int16), master_exponent
+    return out.clamp_(-limit, limit).to(master.dtype), master_exponent
