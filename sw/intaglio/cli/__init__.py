@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "main"]
 #: The commands, in the order of the chain; each is the function of that name in the module.
 COMMANDS = (
     "train",
+    "ablate",
     "eval",
     "freeze",
     "compile",

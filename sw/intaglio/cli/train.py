@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from intaglio.cli.common import Choices, Outcome, progress, result_command
 from intaglio.spec.errors import IntaglioError
 
-__all__ = ["train_command"]
+__all__ = ["config_options", "make_config", "prepare_device", "train_command"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def model_names() -> list[str]:
@@ -20,37 +23,53 @@ def model_names() -> list[str]:
     return list(MODELS)
 
 
+_OPTIONS = (
+    click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="TOML, such as train --show-config prints, or JSON, such as the config.json of a "
+        "run; options replace its values.",
+    ),
+    click.option(
+        "--model", cls=Choices, choices=model_names, metavar="NAME", help="Network; deeplab-mini."
+    ),
+    click.option(
+        "--data", metavar="SPEC", help="shapes (built in), camvid:DIR, voc:DIR, ade20k:DIR."
+    ),
+    click.option("--height", type=int, help="Of the images, in pixels."),
+    click.option("--width", type=int, help="Of the images, in pixels."),
+    click.option("--channels", metavar="FACTOR", help="Width of the network, such as 1/4; 1."),
+    click.option("--steps", type=int, help="Updates; 1000."),
+    click.option("--batch", type=int, help="Images in each; 8."),
+    click.option("--seed", type=int, help="Of weights, order, augmentation and rounding; 0."),
+    click.option("--lr", "rate", metavar="RATE", help="Peak learning rate, decimal or fraction."),
+    click.option("--warmup", type=int, help="Steps up to the peak; a twentieth of the run."),
+    click.option(
+        "--schedule", metavar="NAME", help="poly, constant or steps (powers of two); poly."
+    ),
+    click.option("--power", type=int, help="Of the polynomial decay, 1 or 2; 1."),
+    click.option("--milestones", metavar="LIST", help="Where steps drops, such as 1/2,900."),
+    click.option("--drop", type=int, help="By which power of two; 1."),
+    click.option("--augment/--no-augment", default=None, help="Crop, flip and scale; yes."),
+    click.option("--twin/--no-twin", default=None, help="Train the float32 twin as well; no."),
+    click.option("--weights", metavar="FILE.pth", help="Float weights to start from."),
+    click.option("--device", default="cpu", show_default=True, help="Of PyTorch, such as cuda."),
+    click.option("--threads", type=click.IntRange(1), help="Threads of PyTorch."),
+    click.option("--save-every", type=int, default=100, show_default=True, help="Steps."),
+)
+
+
+def config_options(function: _Function) -> _Function:
+    """Add the options that say what a run is and how it is run, but not where."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
 @result_command("train")
-@click.option(
-    "--model", cls=Choices, choices=model_names, metavar="NAME", help="Network; deeplab-mini."
-)
-@click.option("--data", metavar="SPEC", help="shapes (built in), camvid:DIR, voc:DIR, ade20k:DIR.")
-@click.option("--height", type=int, help="Of the images, in pixels.")
-@click.option("--width", type=int, help="Of the images, in pixels.")
-@click.option("--channels", metavar="FACTOR", help="Width of the network, such as 1/4; 1.")
-@click.option("--steps", type=int, help="Updates; 1000.")
-@click.option("--batch", type=int, help="Images in each; 8.")
-@click.option("--seed", type=int, help="Of weights, order, augmentation and rounding; 0.")
-@click.option("--lr", metavar="RATE", help="Peak learning rate, decimal or fraction.")
-@click.option("--warmup", type=int, help="Steps up to the peak; a twentieth of the run.")
-@click.option("--schedule", metavar="NAME", help="poly, constant or steps (powers of two); poly.")
-@click.option("--power", type=int, help="Of the polynomial decay, 1 or 2; 1.")
-@click.option("--milestones", metavar="LIST", help="Where steps drops, such as 1/2,900.")
-@click.option("--drop", type=int, help="By which power of two; 1.")
-@click.option("--augment/--no-augment", default=None, help="Crop, flip and scale; yes.")
-@click.option("--twin/--no-twin", default=None, help="Train the float32 twin as well; no.")
-@click.option("--weights", metavar="FILE.pth", help="Float weights to start from.")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="TOML, such as --show-config prints, or JSON, such as the config.json of another run; "
-    "options replace its values.",
-)
+@config_options
 @click.option("--show-config", is_flag=True, help="Print the configuration as TOML and stop.")
-@click.option("--device", default="cpu", show_default=True, help="Of PyTorch, such as cuda.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of PyTorch.")
-@click.option("--save-every", type=int, default=100, show_default=True, help="Steps.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/MODEL-DATA.")
 def train_command(
     config_file: Path | None,
@@ -59,7 +78,6 @@ def train_command(
     show_config: bool,
     device: str,
     out: Path | None,
-    lr: str | None,
     **options: Any,
 ) -> Outcome:
     """Train a network with integers; a run that was interrupted goes on.
@@ -70,20 +88,15 @@ def train_command(
     \b
     torchrun --nproc-per-node N --max-restarts 3 -m intaglio train ...
     """
-    config = make_config(config_file, {**options, "rate": lr})
+    config = make_config(config_file, options)
     from intaglio.train import to_toml, train
 
     if show_config:
         text = to_toml(config.resolved())
         return Outcome(data=dataclasses.asdict(config.resolved()), summary=text.rstrip("\n"))
-    import torch
-
     from intaglio.nn import workers
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if device.startswith("cuda"):
-        device = _cuda(device)
+    device = prepare_device(device, threads)
     first = workers.launched()[0] == 0
     out = out or Path("runs") / f"{config.model}-{config.data.partition(':')[0]}"
     if first:
@@ -126,13 +139,28 @@ def make_config(path: Path | None, options: dict[str, Any]) -> Any:
     return TrainConfig(**values) if path is None else TrainConfig.from_values(values, path)
 
 
-def _cuda(device: str) -> str:
-    """Return the CUDA device of this worker, after checking that there is one."""
+def prepare_device(device: str, threads: int | None) -> str:
+    """Return the name of this worker's device, after checking that there is one; set threads.
+
+    Raises
+    ------
+    IntaglioError
+        No such device.
+    """
     import torch
 
-    if not torch.cuda.is_available():
-        raise IntaglioError(f"device {device}: this PyTorch sees no CUDA device")
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    torch.cuda.set_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise IntaglioError(f"device must be cpu or cuda, such as cuda:1, not {device!r}")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise IntaglioError(f"device {device}: this PyTorch sees no CUDA device")
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
     return device

@@ -16,7 +16,7 @@ from intaglio.spec.files import atomic_write
 from intaglio.spec.metrics import VOID, Metrics
 from intaglio_sim.golden.cycles import Span
 
-__all__ = ["Artifact", "Picture", "Training", "render", "write_report"]
+__all__ = ["Artifact", "Picture", "Training", "render", "render_template", "write_report"]
 
 Points = Sequence[tuple[float, float]]
 
@@ -78,18 +78,13 @@ def render(
     ``verification`` and ``synthesis`` are the JSON objects of ``verify`` and ``synth``; ``spans``
     is the time line by executor. What is missing is left out.
     """
-    import jinja2
-
-    source = importlib.resources.files("intaglio.report").joinpath("report.html")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(source.read_text(encoding="utf-8"))
     height, width = training.size
     columns = ["Input"]
     columns += ["Ground truth"] if any(p.truth is not None for p in pictures) else []
     columns += ["float32"] if any(p.floats is not None for p in pictures) else []
     columns += ["Integers"] if any(p.integers is not None for p in pictures) else []
-    return template.render(
-        version=intaglio.__version__,
+    return render_template(
+        "report.html",
         title=training.name,
         subtitle=f"{training.model} on {training.data}, {height} x {width} pixels, "
         f"{len(training.classes)} classes, {training.parameters:,} parameters",
@@ -109,6 +104,19 @@ def render(
         chip=_chip(synthesis),
         artifacts=artifacts,
     )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Return the template ``name`` of this package, filled in; ``version`` is Intaglio's."""
+    import jinja2
+
+    folder = importlib.resources.files("intaglio.report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(lambda part: (folder / part).read_text(encoding="utf-8")),
+    )
+    return environment.get_template(name).render(version=intaglio.__version__, **values)
 
 
 def write_report(path: str | Path, text: str) -> None:

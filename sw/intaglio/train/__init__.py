@@ -1,5 +1,6 @@
 """Integer training: the run, its checkpoints, the update."""
 
+from intaglio.train.ablation import VARIANTS, ablate, choose_variants
 from intaglio.train.checkpoint import weights_digest
 from intaglio.train.config import TrainConfig, read_config, to_toml
 from intaglio.train.loop import evaluate_model, load_run, train
@@ -8,8 +9,11 @@ from intaglio.train.schedule import Schedule
 
 __all__ = [
     "SGD",
+    "VARIANTS",
     "Schedule",
     "TrainConfig",
+    "ablate",
+    "choose_variants",
     "evaluate_model",
     "load_run",
     "read_config",

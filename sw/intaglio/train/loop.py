@@ -40,7 +40,11 @@ from intaglio.train.config import TrainConfig
 from intaglio.train.interrupt import Interrupt, interruptible
 from intaglio.train.trainees import Floats, Integers
 
-__all__ = ["evaluate_model", "load_run", "train"]
+__all__ = ["Diverged", "evaluate_model", "load_run", "train"]
+
+
+class Diverged(IntaglioError):
+    """An exponent or a sum left its range."""
 
 
 def evaluate_model(model: nn.Module, dataset: Dataset, *, batch: int = 8) -> Metrics:
@@ -159,7 +163,7 @@ class _Fit:
         try:
             self.losses.append(self.trainee.step(step, images, labels))
         except ValueError as error:  # an exponent or a sum that left its range
-            raise IntaglioError(
+            raise Diverged(
                 f"{self.out}: training diverged in step {step} ({error}); "
                 f"choose a smaller learning rate than {rates.rate}"
             ) from None
@@ -256,7 +260,7 @@ def train(
     ------
     IntaglioError
         Wrong data, a folder that holds another run, a damaged checkpoint, an interruption, or a
-        batch that the workers cannot share.
+        batch that the workers cannot share; :class:`Diverged` where integers left their range.
     """
     out, target = Path(out), torch.device(device)
     if save_every < 1:
