@@ -16,7 +16,7 @@ from intaglio.spec.program import Program, read_value
 __all__ = ["EXECUTORS", "BoardSettings", "Executor", "Network", "make_executor"]
 
 #: Executors by name, in the order of the chain; besides them ``board``, which needs one.
-EXECUTORS = ("spec", "torch", "onnx", "golden", "verilator", "icarus")
+EXECUTORS = ("spec", "torch", "onnx", "golden", "verilator", "icarus", "netlist")
 
 Layers = dict[str, np.ndarray]
 
@@ -59,7 +59,7 @@ class Network:
     onnx_path
         The ONNX file, run as it is; without it, the graph is converted in memory.
     config
-        The accelerator for ``golden``, ``icarus`` and ``verilator``.
+        The accelerator for ``golden``, ``icarus``, ``verilator`` and ``netlist``.
     simulation
         Options for :func:`intaglio_sim.system.run_program` (latency, stalls, ...).
     board
@@ -77,7 +77,7 @@ class Network:
     progress: Callable[[str], None] = lambda text: None
     #: Executor name -> what its last run reported (counters of the simulators).
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
-    #: Simulator -> the trace of its last run, with ``trace`` among the options.
+    #: Executor name -> the trace of its last run, with ``trace`` among the options.
     traces: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _program: Program | None = None
 
@@ -86,7 +86,7 @@ class Network:
         """Value of the compiled program, made at first use."""
         if self._program is None:
             if self.config is None:
-                raise IntaglioError("golden, icarus and verilator need a configuration")
+                raise IntaglioError("golden, icarus, verilator and netlist need a configuration")
             memory = {
                 key: self.simulation[key]
                 for key in ("latency", "interval")
@@ -177,16 +177,23 @@ def _golden(network: Network) -> Executor:
     return run
 
 
-def _rtl(simulator: str) -> Callable[[Network], Executor]:
+def _simulated(name: str, simulator: str) -> Callable[[Network], Executor]:
+    """Make the executor ``name``: the RTL in ``simulator``, or the netlist in it."""
+
     def make(network: Network) -> Executor:
+        from intaglio_sim.netlist import netlist_sources
         from intaglio_sim.system import run_program
 
         def run(image: np.ndarray) -> Layers:
             program = network.program
+            circuit = None
+            if name == "netlist":
+                network.progress("netlist: synthesis for the ECP5, unless it is in the cache")
+                circuit = netlist_sources(program.config, progress=network.progress)
 
             def report(cycle: int, index: int) -> None:
                 network.progress(
-                    f"{simulator}: cycle {cycle:,}, instruction {index:,} of {program.length:,}, "
+                    f"{name}: cycle {cycle:,}, instruction {index:,} of {program.length:,}, "
                     f"layer {program.layers[min(index, program.length - 1)] or 'end'}"
                 )
 
@@ -195,16 +202,17 @@ def _rtl(simulator: str) -> Callable[[Network], Executor]:
                 program.image(image),
                 program.config,
                 simulator,
+                circuit=circuit,
                 progress=report,
                 **network.simulation,
             )
             if not result.finished:
                 raise IntaglioError(
-                    f"{simulator}: {result.error.name} at instruction {result.error_instruction} "
+                    f"{name}: {result.error.name} at instruction {result.error_instruction} "
                     f"({program.layers[result.error_instruction]})"
                 )
-            network.counters[simulator] = dict(result.counters)
-            network.traces[simulator] = result.trace
+            network.counters[name] = dict(result.counters)
+            network.traces[name] = result.trace
             return _values(program, result.memory)
 
         return run
@@ -241,8 +249,9 @@ _MAKERS: dict[str, Callable[[Network], Executor]] = {
     "torch": _torch,
     "onnx": _onnx,
     "golden": _golden,
-    "verilator": _rtl("verilator"),
-    "icarus": _rtl("icarus"),
+    "verilator": _simulated("verilator", "verilator"),
+    "icarus": _simulated("icarus", "icarus"),
+    "netlist": _simulated("netlist", "verilator"),
     "board": _board,
 }
 

@@ -156,6 +156,7 @@ def run_program(
     config: AcceleratorConfig,
     simulator: str,
     *,
+    circuit: Sequence[Path] | None = None,
     latency: int = MEMORY_LATENCY,
     interval: int = 1,
     stalls: int = 0,
@@ -184,6 +185,8 @@ def run_program(
         uint8, the image with input and program; not changed. A multiple of R bytes.
     simulator
         ``"icarus"`` or ``"verilator"``.
+    circuit
+        Verilog files with the module ``accelerator``, such as a netlist; the RTL by default.
     latency, interval, stalls, seed
         Of the memory: cycles to the first beat, least cycles between beats, per cent of cycles in
         which each channel pauses, and the seed of the pauses.
@@ -276,7 +279,7 @@ def run_program(
                 sources=[
                     VERILOG / "testbench.v",
                     VERILOG / "memory_model.v",
-                    accelerator_verilog(config),
+                    *(circuit or [accelerator_verilog(config)]),
                 ],
                 toplevel="testbench",
                 parameters={"R": config.R, "BEATS": beats},

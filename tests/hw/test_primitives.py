@@ -2,7 +2,7 @@
 
 The models are those that come with yosys where it has any: SB_MAC16, SB_RAM40_4K, MULT9X9 and
 MULT18X18 of Nexus, DSP48E1. Of the other cells yosys knows ports and parameters alone; their
-behaviour is written down in cells_*.v here.
+behaviour is written down in cells_*.v.
 """
 
 import json
@@ -18,12 +18,13 @@ from amaranth.lib.wiring import Flow, Out
 from intaglio_hw.elaborate import component_rtlil
 from intaglio_hw.families import FAMILY_TOOLS, count_cells
 from intaglio_hw.primitives import FAMILIES, BlockRam, Multiplier
+from intaglio_sim.netlist import CELLS as ECP5_CELLS
 from intaglio_sim.runner import run_verilog, to_verilog
 
 HERE = Path(__file__).resolve().parent
 #: Family -> files here with the behaviour of cells, and {file of yosys: cells taken from it}.
 CELLS = {
-    "ecp5": (["cells_ecp5.v"], {}),
+    "ecp5": ([ECP5_CELLS], {}),
     "ice40": ([], {"ice40/cells_sim.v": ["SB_MAC16"]}),
     "gowin": (["cells_blocks.v", "cells_multipliers.v"], {}),
     "nexus": (

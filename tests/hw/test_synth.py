@@ -1,5 +1,7 @@
 """Synthesis: counts, errors; the whole accelerator and its placement are slow."""
 
+import tempfile
+
 import pytest
 
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
@@ -127,7 +129,8 @@ def test_says_which_router_to_install(monkeypatch, tmp_path):
         route.place_and_route(netlist, family="xc7", device="xc7a100t")
 
 
-def test_a_failing_tool_is_shown_with_its_message(tmp_path):
+def test_a_failing_tool_is_shown_with_its_message(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where its log is kept
     with pytest.raises(IntaglioError, match="yosys failed .*ERROR: No such command: frobnicate"):
         tools.run_yosys(["frobnicate"], work=tmp_path, results=[])
     with pytest.raises(IntaglioError, match="yosys failed"):

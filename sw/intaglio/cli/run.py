@@ -136,7 +136,7 @@ def _network(target: Path, executor: str) -> Any:
         raise IntaglioError(
             f"executor {executor!r} is unknown; choose from {', '.join(executor_names())}"
         )
-    compiled = executor in ("golden", "icarus", "verilator", "board")
+    compiled = executor in ("golden", "icarus", "verilator", "netlist", "board")
     if target.suffix == ".npz":
         program = open_program(target)
         frozen = find_frozen(program, target)

@@ -1,4 +1,4 @@
-// Behaviour of ECP5 cells, as far as intaglio_hw.primitives.ecp5 uses them; for tests only.
+// Behaviour of ECP5 cells, as far as intaglio_hw.primitives.ecp5 uses them; for simulation only.
 //
 // Written from Lattice's Memory Usage Guide (TN1264) and sysDSP Usage Guide (TN1267): yosys ships
 // ports and parameters of these cells, no behaviour. What the guides leave undefined, and what the

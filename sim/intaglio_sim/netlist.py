@@ -1,0 +1,85 @@
+"""The accelerator after synthesis for the ECP5, as Verilog that a simulator reads.
+
+Behaviour of logic cells is that of the models which come with yosys; of MULT18X18D and DP16KD yosys
+has ports and parameters alone: verilog/cells_ecp5.v has their behaviour.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.errors import IntaglioError
+from intaglio_sim import toolchain
+
+__all__ = ["FAMILY", "netlist_sources"]
+
+#: The family whose cells the netlist is made of.
+FAMILY = "ecp5"
+CELLS = Path(__file__).parent / "verilog" / "cells_ecp5.v"
+#: Files of yosys with the models of the logic cells, in its share folder.
+_MODELS = ("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh")
+
+
+def _models(target: Path) -> None:
+    """Write the models of the logic cells, without the simulator's include paths, to ``target``."""
+    import pyosys
+
+    share = Path(pyosys.__file__).parent / "share"
+    text = "".join((share / name).read_text(encoding="utf-8") for name in _MODELS)
+    target.write_text(text, encoding="utf-8")
+
+
+def netlist_sources(
+    config: AcceleratorConfig, *, progress: Callable[[str], None] | None = None
+) -> list[Path]:
+    """Return Verilog files with the module ``accelerator`` made of cells of the ECP5.
+
+    The netlist is kept in the cache and made again when something that it depends on has changed.
+
+    Raises
+    ------
+    IntaglioError
+        yosys is not installed, or failed.
+    """
+    from intaglio_hw.elaborate import TOP, component_rtlil
+    from intaglio_hw.families import FAMILY_TOOLS
+    from intaglio_hw.tools import run_yosys
+    from intaglio_hw.top import Accelerator
+
+    try:
+        yosys = version("pyosys")
+    except PackageNotFoundError as error:
+        raise IntaglioError("pyosys is not installed: pip install 'intaglio[fpga]'") from error
+    tools = FAMILY_TOOLS[FAMILY]
+    text = component_rtlil(Accelerator(config=config, family=FAMILY), name=TOP)
+    key = hashlib.sha256(f"{text} {yosys} {tools.synthesis}".encode()).hexdigest()[:24]
+    folder = toolchain.cache_dir() / "rtl" / f"netlist-{FAMILY}-{key}"
+    sources = [folder / "accelerator.v", folder / "cells.v", CELLS]
+    if all(path.is_file() for path in sources):
+        return sources
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="intaglio-netlist-", dir=folder.parent) as name:
+        work = Path(name)
+        (work / "accelerator.il").write_text(text, encoding="utf-8")
+        run_yosys(
+            [
+                f"read_verilog -lib {tools.libraries}",
+                "read_rtlil accelerator.il",
+                f"{tools.synthesis} -top {TOP}",
+                "check -assert",
+                "write_verilog -noattr accelerator.v",
+            ],
+            work=work,
+            results=["accelerator.v"],
+            progress=progress,
+        )
+        _models(work / "cells.v")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path in sources[:2]:
+            (work / path.name).rename(path)
+    return sources
