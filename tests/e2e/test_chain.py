@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +147,38 @@ def test_eval_gives_the_same_in_torch_and_in_onnx_runtime(run) -> None:
         assert in_torch[key] == in_onnx[key], key
     trained = json.loads((run / "metrics.json").read_text())
     assert in_torch["miou"] == trained["miou"] and in_torch["images"] == 3
+
+
+def test_eval_draws_class_maps_and_overlays(run, tmp_path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for name in ("b.png", "a.jpg"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    found = []
+    for target in (run, run / "model.onnx"):
+        out = tmp_path / f"pictures-{len(found)}"
+        data = intaglio("eval", target, "--input", folder, "--out", out, "--json").data
+        assert [Path(entry["input"]).name for entry in data["images"]] == ["a.jpg", "b.png"]
+        for entry in data["images"]:
+            mask = np.array(Image.open(entry["classes"]))
+            assert mask.shape == (32, 32) and sum(entry["pixels"].values()) == mask.size
+            assert np.array(Image.open(entry["overlay"])).shape == (32, 32, 3)
+        found.append([np.array(Image.open(entry["classes"])) for entry in data["images"]])
+    assert all((a == b).all() for a, b in zip(*found, strict=True))
+    result = intaglio("eval", run, "--images", 2, "--out", tmp_path / "val", "--json")
+    assert result.data["images"] == 2 and len(list((tmp_path / "val").glob("*-overlay.png"))) == 2
+
+    assert "leave out --data" in intaglio("eval", run, "--input", folder, "--split", "val").error
+    (folder / "a.png").write_bytes(b"broken")
+    out = tmp_path / "nothing"
+    assert "a.jpg and" in intaglio("eval", run, "--input", folder, "--out", out).error
+    (folder / "a.jpg").unlink()
+    text = intaglio("eval", run, "--input", folder, "--out", out).error
+    assert "a.png: broken image" in text and not out.exists()
+    (tmp_path / "empty").mkdir()
+    assert "no images (.png" in intaglio("eval", run, "--input", tmp_path / "empty").error
 
 
 def test_verify_needs_no_run_folder(run, tmp_path) -> None:

@@ -6,19 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from intaglio.spec import quant
+from intaglio.data import Shapes, epoch_batches
+from intaglio.nn.models import build
 from intaglio.spec.errors import IntaglioError
 from intaglio.train import TrainConfig, load_run, train, weights_digest
 from intaglio.train.checkpoint import load_arrays
-from intaglio.train.optimizer import pixel_factor
-from intaglio.train.schedule import Schedule
+from intaglio.train.trainees import Integers
 
 TINY = dict(model="fcn-mini", height=16, width=16, channels="1/4", batch=4)
 QUIET = dict(progress=False, log=False)
@@ -40,30 +39,6 @@ def finished(tmp_path_factory, one_thread):
     return out, train(TrainConfig(**TINY, steps=8, twin=True), out=out, **QUIET)
 
 
-# --- schedule ---------------------------------------------------------------------------------
-
-
-def test_schedule_rises_and_falls_to_almost_nothing():
-    schedule = Schedule(rate="0.2", steps=10, warmup=3)
-    rates = [schedule.at(i) for i in range(10)]
-    assert rates[:4] == [Fraction(1, 20), Fraction(1, 10), Fraction(3, 20), Fraction(1, 5)]
-    assert rates[3:] == [Fraction(10 - i, 35) for i in range(3, 10)]
-    assert Schedule(rate="1", steps=10, power=2).at(5) == Fraction(1, 4)
-
-
-def test_integer_rates_follow_the_schedule():
-    schedule = Schedule(rate="1/10", steps=1000, warmup=50)
-    for step in range(0, 1000, 37):
-        exact = schedule.at(step)
-        mantissa, shift = quant.learning_rate(exact.numerator, exact.denominator)
-        assert abs(mantissa / 2**shift / exact - 1) <= 1 / 256
-
-
-def test_pixel_factor():
-    assert pixel_factor(1 << 17) == 1
-    assert pixel_factor(8 * 120 * 160) == Fraction(8 * 120 * 160, 1 << 17)
-
-
 # --- runs -------------------------------------------------------------------------------------
 
 
@@ -80,6 +55,26 @@ def test_metrics_of_a_run(finished):
     model, config = load_run(out)
     assert config.steps == 8 and not model.training
     assert weights_digest(model) == metrics["digest"]
+
+
+@pytest.mark.parametrize(
+    "name, digest",
+    [
+        ("deeplab-mini", "316169e25cb10d8224cf57ff47ec0c478fcb2fce282d658fcb292864f5c43019"),
+        ("fcn-mini", "41068d3d8d26f07eb73f9d9d9b47135663407873dab4813bad645a1fb0a24d21"),
+    ],
+)
+def test_the_bytes_of_the_default_recipe_stay(name, digest):
+    """Three steps end in the weights that they have always ended in: on every machine, with any
+    executor. A change here changes every run that was ever recorded.
+    """
+    config = TrainConfig(model=name, height=32, width=32, channels="1/4", batch=4, steps=3)
+    trainee = Integers(config, build(name, classes=7, width="1/4", seed=0))
+    scenes = Shapes("train", height=32, width=32)
+    batches = epoch_batches(scenes, batch=4, seed=0, epoch=0, height=32, width=32)
+    for number, (images, labels) in zip(range(3), batches, strict=False):
+        trainee.step(number, torch.from_numpy(images), torch.from_numpy(labels))
+    assert weights_digest(trainee.model) == digest
 
 
 def test_a_finished_run_is_not_trained_again(finished):
@@ -265,7 +260,7 @@ def test_divergence_is_one_clear_line(tmp_path, monkeypatch):
 def test_tensorboard_logs_and_learning(tmp_path):
     """Twenty steps on four scenes: the loss falls, and the logs say so."""
     config = TrainConfig(**TINY | {"channels": "1/2"}, steps=20, rate="1/10", augment=False)
-    metrics = train(config, out=tmp_path, progress=False)
+    metrics = train(config, out=tmp_path, progress=False, log_every=8)
     curve = metrics["loss"]["int"]
     assert np.mean(curve[-5:]) < 0.8 * np.mean(curve[:3])
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -274,4 +269,8 @@ def test_tensorboard_logs_and_learning(tmp_path):
     logs.Reload()
     assert len(logs.Scalars("loss/int")) == 20
     assert logs.Scalars("loss/int")[-1].value == pytest.approx(curve[-1], rel=1e-5)
+    tags = set(logs.Tags()["scalars"])
+    for name, _ in load_run(tmp_path)[0].named_parameters():
+        assert {f"gradient/{name}", f"exponent/{name}"} <= tags
+        assert len(logs.Scalars(f"gradient/{name}")) == 3  # steps 0, 8 and 16
     assert Path(tmp_path / "metrics.json").exists()

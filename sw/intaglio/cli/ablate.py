@@ -37,6 +37,7 @@ def ablate_command(
     out: Path | None,
     threads: int | None,
     save_every: int,
+    log_every: int,
     device: str,
     **options: Any,
 ) -> Outcome:
@@ -66,6 +67,7 @@ def ablate_command(
         seeds=seeds,
         progress=progress,
         save_every=save_every,
+        log_every=log_every,
         device=prepare_device(device, threads),
     )
     write_report(out / "ablation.md", ablation_markdown(data))

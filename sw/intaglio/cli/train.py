@@ -57,6 +57,9 @@ _OPTIONS = (
     click.option("--device", default="cpu", show_default=True, help="Of PyTorch, such as cuda."),
     click.option("--threads", type=click.IntRange(1), help="Threads of PyTorch."),
     click.option("--save-every", type=int, default=100, show_default=True, help="Steps."),
+    click.option(
+        "--log-every", type=int, default=50, show_default=True, help="Steps, of layer statistics."
+    ),
 )
 
 
@@ -75,6 +78,7 @@ def train_command(
     config_file: Path | None,
     threads: int | None,
     save_every: int,
+    log_every: int,
     show_config: bool,
     device: str,
     out: Path | None,
@@ -102,7 +106,7 @@ def train_command(
     if first:
         progress(f"{config.model} on {config.data}, {config.height}x{config.width}, into {out}")
     try:
-        metrics = train(config, out=out, save_every=save_every, device=device)
+        metrics = train(config, out=out, save_every=save_every, log_every=log_every, device=device)
     except IntaglioError:
         if first:
             raise

@@ -12,7 +12,7 @@ from intaglio.nn import workers
 from intaglio.spec.errors import IntaglioError
 from intaglio.train.checkpoint import read_json, weights_digest, write_json
 from intaglio.train.config import TrainConfig
-from intaglio.train.loop import Diverged, load_run, train
+from intaglio.train.loop import Diverged, load_run, open_datasets, train
 
 __all__ = ["VARIANTS", "Variant", "ablate", "choose_variants"]
 
@@ -98,6 +98,7 @@ def ablate(
     changed = [name for name in config.recipe.names() if _default(name) != getattr(config, name)]
     if changed:
         raise IntaglioError(f"{changed[0]} is for the variants to choose, not for the whole table")
+    options["datasets"] = open_datasets(config)
     rows, twins = [], []
     for variant in variants:
         runs = []

@@ -8,7 +8,9 @@ Under torchrun the workers share each batch. They agree on every sum and maximum
 are those of one worker; worker 0 alone reads and writes the folder.
 """
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import sys
 import time
@@ -38,9 +40,10 @@ from intaglio.train.checkpoint import (
 )
 from intaglio.train.config import TrainConfig
 from intaglio.train.interrupt import Interrupt, interruptible
+from intaglio.train.monitor import Monitor
 from intaglio.train.trainees import Floats, Integers
 
-__all__ = ["Diverged", "evaluate_model", "load_run", "train"]
+__all__ = ["Diverged", "evaluate_model", "load_run", "open_datasets", "train"]
 
 
 class Diverged(IntaglioError):
@@ -100,10 +103,19 @@ class _Fit:
     """The steps of one trainee, from its last checkpoint on."""
 
     def __init__(
-        self, trainee: Any, config: TrainConfig, out: Path, *, save_every: int, log: bool
+        self,
+        trainee: Any,
+        config: TrainConfig,
+        out: Path,
+        *,
+        save_every: int,
+        log: bool,
+        log_every: int,
     ) -> None:
         self.trainee, self.config, self.out = trainee, config, out
-        self.path, self.save_every, self.log = out / trainee.file, save_every, log
+        self.path, self.save_every = out / trainee.file, save_every
+        self.log, self.log_every = log, log_every
+        self.monitor: Monitor | None = None
         self.losses: list[float] = []
         self._restore()
 
@@ -136,6 +148,9 @@ class _Fit:
         if start == steps:
             return self.losses
         writer = _writer(self.out, start) if self.log else None
+        if writer is not None and isinstance(self.trainee, Integers):
+            warn = functools.partial(tqdm.write, file=sys.stderr)
+            self.monitor = Monitor(self.trainee, writer, warn)
         bar = tqdm(
             _batches(self.config, dataset, start, device),
             total=steps,
@@ -160,8 +175,10 @@ class _Fit:
         self, images: torch.Tensor, labels: torch.Tensor, interrupt: Interrupt, writer: Any
     ) -> None:
         step, steps, rates = len(self.losses), self.config.steps, self.config.learning_rates
+        monitor = self.monitor if step % self.log_every == 0 else None
         try:
-            self.losses.append(self.trainee.step(step, images, labels))
+            with monitor.watching(step) if monitor else contextlib.nullcontext():
+                self.losses.append(self.trainee.step(step, images, labels))
         except ValueError as error:  # an exponent or a sum that left its range
             raise Diverged(
                 f"{self.out}: training diverged in step {step} ({error}); "
@@ -241,7 +258,9 @@ def train(
     progress: bool = True,
     save_every: int = 100,
     log: bool = True,
+    log_every: int = 50,
     device: str = "cpu",
+    datasets: tuple[Dataset, Dataset] | None = None,
 ) -> dict[str, Any]:
     """Run ``config`` in the folder ``out``, or go on with it, and return its metrics.
 
@@ -251,7 +270,9 @@ def train(
     ``float_pixel_accuracy`` and ``float_iou`` when a twin ran, ``digest`` of the weights and
     ``seconds`` of this call. A checkpoint is written every ``save_every`` steps, at the end, and on
     SIGINT, which finishes the step. ``progress`` shows bars on standard error, ``log`` writes
-    TensorBoard files. ``device`` is PyTorch's name of the device to train on.
+    TensorBoard files, with statistics of single layers every ``log_every`` steps (see
+    :class:`intaglio.train.monitor.Monitor`). ``device`` is PyTorch's name of the device to train
+    on. ``datasets``, from :func:`open_datasets`, saves several runs from reading them again.
 
     Under torchrun each worker calls this with the same arguments and gets the same metrics, but for
     those of the twin: floats do not split into equal bytes, so worker 0 trains it alone.
@@ -263,23 +284,36 @@ def train(
         batch that the workers cannot share; :class:`Diverged` where integers left their range.
     """
     out, target = Path(out), torch.device(device)
-    if save_every < 1:
-        raise IntaglioError(f"save-every must be >= 1, not {save_every}")
+    for name, value in (("save-every", save_every), ("log-every", log_every)):
+        if value < 1:
+            raise IntaglioError(f"{name} must be >= 1, not {value}")
     number, world = workers.launched()
     if config.batch % world:
         raise IntaglioError(f"batch {config.batch} is no multiple of the {world} workers")
     first = number == 0
-    options: dict[str, Any] = {"save_every": save_every, "log": log and first}
-    return _train(config, out, target, options, progress=progress and first)
+    options = {"save_every": save_every, "log": log and first, "log_every": log_every}
+    sets = datasets or open_datasets(config)
+    return _train(config, sets, out, target, options, progress=progress and first)
+
+
+def open_datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    """Return the train and the val split that ``config`` names, at its size."""
+    sizes = {"height": config.height, "width": config.width}
+    training, validation = (open_dataset(config.data, name, **sizes) for name in ("train", "val"))
+    return training, validation
 
 
 def _train(
-    config: TrainConfig, out: Path, device: torch.device, options: Any, *, progress: bool
+    config: TrainConfig,
+    datasets: tuple[Dataset, Dataset],
+    out: Path,
+    device: torch.device,
+    options: Any,
+    *,
+    progress: bool,
 ) -> dict[str, Any]:
     began = time.monotonic()
-    sizes = {"height": config.height, "width": config.width}
-    training = open_dataset(config.data, "train", **sizes)
-    validation = open_dataset(config.data, "val", **sizes)
+    training, validation = datasets
     batches_per_epoch(len(training), config.batch)
     first = workers.launched()[0] == 0
     if first:

@@ -12,7 +12,7 @@ from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import quant
 from intaglio.spec.variants import Recipe, master_limit, normalized_exponent
 
-__all__ = ["DECAY_SHIFT", "SGD", "pixel_factor"]
+__all__ = ["DECAY_SHIFT", "SGD", "VECTOR_BITS", "WEIGHT_BITS", "pixel_factor"]
 
 #: Weight decay is 2**-DECAY_SHIFT, on the weights of convolutions.
 DECAY_SHIFT = 11
@@ -80,13 +80,14 @@ class SGD:
     def step(self, rate: Fraction) -> None:
         """Update every parameter that has a gradient with the learning rate ``rate``.
 
-        Gradients of several workers are added first.
+        Gradients of several workers are added first; ``grad`` is their sum then.
         """
         fraction = quant.learning_rate(rate.numerator, rate.denominator)
         for index, (name, parameter) in enumerate(self.parameters.items()):
             if parameter.grad is not None:
+                parameter.grad = _shared(parameter.grad)
                 stream = (self.steps << 16) | (index << 2)
-                self._update(name, parameter, _shared(parameter.grad), fraction, stream)
+                self._update(name, parameter, parameter.grad, fraction, stream)
         self.steps += 1
 
     def _update(

@@ -37,8 +37,12 @@ class Integers:
         self.optimizer.zero_grad()
         loss = self.loss(self.model(images), labels)
         loss.backward()
-        self.optimizer.step(self.schedule.for_gradients(number, self.factor))
+        self.optimizer.step(self.rate(number))
         return loss.item()
+
+    def rate(self, number: int) -> Fraction:
+        """Return the learning rate of the step ``number`` for integer gradients."""
+        return self.schedule.for_gradients(number, self.factor)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all that the next steps depend on."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from intaglio.train import TrainConfig, train
 from intaglio.train.checkpoint import load_arrays
 
 #: With image pooling, whose 1x1 maps are diffused along the batch.
-TINY = dict(model="deeplab-mini", height=16, width=16, channels="1/4", batch=4)
+TINY = dict(model="deeplab-mini", height=16, width=16, channels="1/8", batch=4)
 STEPS = 4
 
-#: Worker 1 dies in a step of its first life, when its checkpoint is older than that.
+#: Worker 1 dies in a step of its first life; the checkpoint is older than that.
 SCRIPT = """
 import os, signal, sys
 import intaglio.train.loop as loop
@@ -36,13 +37,13 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def words(out, steps=STEPS, **more):
-    values = {**TINY, "steps": steps, "out": out, **more}
+def words(data, out, **more):
+    values = {**TINY, "data": data, "steps": STEPS, "out": out, **more}
     return [x for k, v in values.items() for x in (f"--{k.replace('_', '-')}", str(v))]
 
 
 def torchrun(count, *arguments, restarts=0):
-    """Start ``count`` workers; they have a session of their own, so that a test can end them."""
+    """Start ``count`` workers."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(count), "--max-restarts", str(restarts)]
     return subprocess.Popen(
@@ -51,7 +52,6 @@ def torchrun(count, *arguments, restarts=0):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
     )
 
 
@@ -62,14 +62,15 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory, data):
     """The run of one worker: its metrics and its last checkpoint."""
     out = tmp_path_factory.mktemp("alone")
-    metrics = train(TrainConfig(**TINY, steps=STEPS), out=out, progress=False, log=False)
+    config = TrainConfig(**TINY, data=data, steps=STEPS)
+    metrics = train(config, out=out, progress=False, log=False)
     return metrics, load_arrays(out / "checkpoint.npz")
 
 
-def check(out, alone):
+def check(out: Path, alone):
     """Compare metrics and checkpoint, every array of it: weights, statistics, momenta, losses."""
     metrics, arrays = alone
     found = json.loads((out / "metrics.json").read_text())
@@ -82,20 +83,20 @@ def check(out, alone):
         assert other[name].dtype == array.dtype and (other[name] == array).all(), name
 
 
-def test_four_workers_end_in_the_bytes_of_one(tmp_path, alone):
-    process = torchrun(4, "-m", "intaglio", "train", *words(tmp_path), "--json")
+def test_four_workers_end_in_the_bytes_of_one(tmp_path, data, alone):
+    process = torchrun(4, "-m", "intaglio", "train", *words(data, tmp_path), "--json")
     lines = finish(process).splitlines()
     assert len(lines) == 1  # one result, of worker 0
     assert json.loads(lines[0])["digest"] == alone[0]["digest"]
     check(tmp_path, alone)
 
 
-def test_two_workers_one_of_which_dies_and_is_restarted(tmp_path, alone):
+def test_two_workers_one_of_which_dies_and_is_restarted(tmp_path, data, alone):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     step = random.Random(time.time_ns()).randrange(STEPS)
     run = tmp_path / "run"
-    process = torchrun(2, script, step, "train", *words(run, save_every=1), restarts=1)
+    process = torchrun(2, script, step, "train", *words(data, run, save_every=1), restarts=1)
     finish(process)
     check(run, alone)
 
@@ -103,7 +104,7 @@ def test_two_workers_one_of_which_dies_and_is_restarted(tmp_path, alone):
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(IntaglioError, match="batch 4 is no multiple of the 3 workers"):
-        train(TrainConfig(**TINY, steps=STEPS), out=tmp_path / "run")
+        train(TrainConfig(**TINY), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -125,12 +126,12 @@ def test_alone_every_collective_returns_what_it_is_given():
     ],
     ids=["16-stochastic-l2", "9-diffusion-20-dropped"],
 )
-def test_recipes_end_in_the_same_bytes_too(tmp_path, recipe):
+def test_recipes_end_in_the_same_bytes_too(tmp_path, data, recipe):
+    values = TINY | recipe | {"steps": STEPS, "data": data}
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(TINY | recipe | {"steps": STEPS}))
-    config = TrainConfig(**TINY, **recipe, steps=STEPS)
+    path.write_text(json.dumps(values))
     out = tmp_path / "alone"
-    metrics = train(config, out=out, progress=False, log=False)
+    metrics = train(TrainConfig(**values), out=out, progress=False, log=False)
     expected = metrics, load_arrays(out / "checkpoint.npz")
     run = tmp_path / "run"
     finish(torchrun(2, "-m", "intaglio", "train", "--config", path, "--out", run))
@@ -138,8 +139,9 @@ def test_recipes_end_in_the_same_bytes_too(tmp_path, recipe):
 
 
 @pytest.mark.slow
-def test_sigint_stops_all_workers_after_the_same_step(tmp_path):
-    process = torchrun(2, "-m", "intaglio", "train", *words(tmp_path, steps=100000, save_every=1))
+def test_sigint_stops_all_workers_after_the_same_step(tmp_path, data):
+    values = words(data, tmp_path, steps=100000, save_every=1)
+    process = torchrun(2, "-m", "intaglio", "train", *values)
     limit = time.monotonic() + 600
     while not (tmp_path / "checkpoint.npz").exists():
         assert process.poll() is None, process.stderr.read()
@@ -149,3 +151,13 @@ def test_sigint_stops_all_workers_after_the_same_step(tmp_path):
     _, error = process.communicate(timeout=600)
     done = len(load_arrays(tmp_path / "checkpoint.npz")["losses"])
     assert error.count(f"interrupted after step {done} of 100000") == 1
+
+
+@pytest.mark.slow
+def test_the_twin_is_that_of_one_worker(tmp_path, data):
+    config = TrainConfig(**TINY, data=data, steps=2, twin=True)
+    metrics = train(config, out=tmp_path / "alone", progress=False, log=False)
+    run = tmp_path / "run"
+    finish(torchrun(2, "-m", "intaglio", "train", *words(data, run, steps=2), "--twin"))
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["loss"] == metrics["loss"] and found["float_miou"] == metrics["float_miou"]
