@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["FAMILY_TOOLS", "KINDS", "FamilyTools", "Router", "count_cells"]
 
@@ -42,6 +42,8 @@ class FamilyTools:
         Kind of resource -> {pattern of a cell's name: how many of the kind it takes}.
     devices
         Name, as the router has it -> {kind: number on the chip}.
+    pads
+        Command that adds the pads to the flattened netlist, where ``synthesis`` does not do it.
     router
         None: yosys synthesises for it, no open tool that pip installs routes it.
     """
@@ -50,7 +52,8 @@ class FamilyTools:
     synthesis: str
     cells: Mapping[str, Mapping[str, int]]
     devices: Mapping[str, Mapping[str, int]]
-    router: Router | None = field(default=None)
+    pads: str = ""
+    router: Router | None = None
 
 
 _XILINX_CELLS = {
@@ -118,7 +121,9 @@ FAMILY_TOOLS = {
     ),
     "gowin": FamilyTools(
         libraries="-specify +/gowin/cells_sim.v +/gowin/cells_xtra_gw2a.v",
-        synthesis="synth_gowin -family gw2a",
+        # Pads of its own would end up at every border that is kept.
+        synthesis="synth_gowin -family gw2a -noiopads",
+        pads="iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O",
         cells={
             "lut": {"LUT[1-4]": 1, "ALU": 1, "RAM16SDP1": 1, "RAM16SDP2": 2, "RAM16SDP4": 4},
             "carry": {"ALU": 1},

@@ -35,7 +35,8 @@ def _arguments(family: str, device: str, package: str, speed: int | None, pins: 
     if family == "gowin":
         chip = ["--device", device, "--vopt", f"family={package}", "--write", "routed.json"]
         return [*chip, *(["--vopt", f"cst={constraints}"] if pins else [])]
-    chip = ["--device", device, "--fasm", "chip.fasm"]
+    # Router 2, the default, finds no way from a clock pin to the clock network of this family.
+    chip = ["--device", device, "--fasm", "chip.fasm", "--router", "router1"]
     return [*chip, *(["--pdc", constraints] if pins else [])]
 
 

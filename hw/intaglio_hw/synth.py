@@ -164,6 +164,7 @@ def synthesize(
                 "tee -q -o stat.json stat -json",
                 "setattr -mod -unset keep_hierarchy *",
                 "flatten",
+                *([tools.pads] if tools.pads else []),
                 "opt_clean -purge",
                 "check -assert",
                 "write_json netlist.json",

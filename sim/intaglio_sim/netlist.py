@@ -5,6 +5,7 @@ has ports and parameters alone: verilog/cells_ecp5.v has their behaviour.
 """
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -20,17 +21,27 @@ __all__ = ["FAMILY", "netlist_sources"]
 #: The family whose cells the netlist is made of.
 FAMILY = "ecp5"
 CELLS = Path(__file__).parent / "verilog" / "cells_ecp5.v"
-#: Files of yosys with the models of the logic cells, in its share folder.
-_MODELS = ("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh")
+#: Files of yosys, in its share folder -> logic cells whose models are taken from them.
+_MODELS = {
+    "ecp5/common_sim.vh": ("LUT4", "PFUMX", "L6MUX21", "TRELLIS_DPR16X4", "TRELLIS_FF"),
+    "ecp5/ccu2c_sim.vh": ("CCU2C",),
+}
 
 
-def _models(target: Path) -> None:
-    """Write the models of the logic cells, without the simulator's include paths, to ``target``."""
+def _models() -> str:
+    """Return the models of the logic cells."""
     import pyosys
 
     share = Path(pyosys.__file__).parent / "share"
-    text = "".join((share / name).read_text(encoding="utf-8") for name in _MODELS)
-    target.write_text(text, encoding="utf-8")
+    modules = []
+    for path, names in _MODELS.items():
+        text = (share / path).read_text(encoding="utf-8")
+        for name in names:
+            found = re.search(rf"^module {name}\b.*?^endmodule$", text, re.M | re.S)
+            if found is None:
+                raise IntaglioError(f"{share / path}: no model of {name}")
+            modules.append(found.group() + "\n")
+    return "".join(modules)
 
 
 def netlist_sources(
@@ -77,7 +88,7 @@ def netlist_sources(
             results=["accelerator.v"],
             progress=progress,
         )
-        _models(work / "cells.v")
+        (work / "cells.v").write_text(_models(), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for path in sources[:2]:

@@ -62,10 +62,12 @@ def _route(board: Any, netlist: Path, seeds: int, frequency: float) -> list[dict
 
 
 def _by_component(path: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a critical path as the components it goes through, with their delays."""
+    """Return a critical path as the components it goes through, with their delays; a component is
+    named by up to two names, such as ``array.lane3``.
+    """
     result: list[dict[str, Any]] = []
     for step in path:
-        component = step["cell"].partition(".")[0]
+        component = ".".join(step["cell"].split(".")[:-1][:2]) or "top"
         if not result or result[-1]["component"] != component:
             result.append({"component": component, "delay_ns": 0.0})
         result[-1]["delay_ns"] = round(result[-1]["delay_ns"] + step["delay_ns"], 3)

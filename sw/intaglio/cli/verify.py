@@ -44,8 +44,8 @@ _RTL = ("verilator", "icarus", "netlist")
     default="torch,onnx,golden",
     show_default=True,
     metavar="A,B,...",
-    help="Executors: spec, torch, onnx, golden, verilator, icarus, netlist (after synthesis, "
-    "in Verilator); all are compared with the first.",
+    help="Executors: spec, torch, onnx, golden, verilator, icarus, netlist (what yosys makes of "
+    "the RTL, in Verilator); all are compared with the first.",
 )
 @click.option("--data", help="Data set of the images; that of the run by default.")
 @click.option("--split", default="val", show_default=True, help="Split of the data set.")
