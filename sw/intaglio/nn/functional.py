@@ -94,14 +94,25 @@ def _pad_columns(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
     return out
 
 
-#: ``_int_mm`` leaves its fast path for sizes that are no multiple of 4.
-_LANES = 8
+#: ``_int_mm`` leaves its fast path for sizes that are no multiple of 4; on CUDA it takes inner and
+#: outer sizes that are multiples of 8, and at least so many rows.
+_LANES, _CUDA_ROWS = 8, 24
+
+
+def _int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the int32 product of int8 matrices of any size."""
+    if a.device.type == "cpu":
+        return torch._int_mm(a, b)
+    rows, columns = a.shape[0], b.shape[1]
+    a = _pad_columns(_pad_rows(a, max(rows, _CUDA_ROWS)), _LANES)
+    b = _pad_columns(_pad_rows(b, a.shape[1]), _LANES)
+    return torch._int_mm(a, b)[:rows, :columns]
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, columns: int) -> torch.Tensor:
     """Return the exact int32 product of a (M, K) and b (K, columns), int8; K is a pitch of 8."""
     b = _pad_columns(_pad_rows(b, a.shape[1]), _LANES)
-    out = torch._int_mm(a, b)
+    out = _int_mm(a, b)
     return out if out.shape[1] == columns else out[:, :columns].contiguous()
 
 
@@ -118,7 +129,7 @@ def _outer(a: torch.Tensor, b: torch.Tensor, rows: int, columns: int) -> torch.T
     a, b = _pad_columns(a, _LANES), _pad_columns(b, _LANES)
     total: Any = None
     for start in range(0, a.shape[0], _ROWS):
-        part = torch._int_mm(a[start : start + _ROWS].t(), b[start : start + _ROWS])
+        part = _int_mm(a[start : start + _ROWS].t(), b[start : start + _ROWS])
         total = part if total is None else total.to(torch.int64) + part
     return total[:rows, :columns]
 
@@ -678,11 +689,10 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         wide, exponent = _wide_nhwc(logits)
         error, loss, _ = kernels.active().softmax_cross_entropy(wide, exponent, labels, void)
         ctx.error, ctx.pixels = error, labels.numel() * workers.count()
-        parts = workers.gather(torch.tensor([loss], dtype=torch.int64, device=labels.device))
+        parts = workers.gather(torch.tensor([loss], dtype=torch.int64))
         mean = quant.round_divide(quant.merge_losses(parts.tolist()), ctx.pixels)
-        return IntTensor(
-            torch.tensor(mean, dtype=torch.int64, device=labels.device), quant.LOG_EXPONENT
-        )
+        code = torch.tensor(mean, dtype=torch.int64).to(labels.device)
+        return IntTensor(code, quant.LOG_EXPONENT)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:

@@ -129,7 +129,8 @@ class IntTensor(torch.Tensor):
         if func is aten.ones_like.default:  # the gradient that loss.backward() starts from
             return cls(torch.ones_like(args[0].codes), 0)
         if func is aten.new_empty_strided.default:  # a gradient that goes to two leaves is copied
-            return cls(torch.zeros((), dtype=torch.int64).expand(args[1]), 0)
+            zero = torch.zeros((), dtype=torch.int64, device=args[0].device)
+            return cls(zero.expand(args[1]), 0)
         if func is aten.copy_.default and isinstance(args[1], cls):
             if args[0].codes.dtype == torch.int16:  # load_state_dict
                 args[0].assign(args[1].codes.clone(), args[1].exponent)

@@ -113,7 +113,7 @@ def batch_norm_statistics(acc: torch.Tensor, norm: str) -> tuple[torch.Tensor, t
         return mean, workers.total(sum(parts, torch.zeros_like(mean))).clamp_(min=count)
     squares = _square_sums(acc, mean)
     deviation = [variants.square_deviation(s, count) for s in squares]
-    return mean, torch.tensor(deviation, dtype=torch.int64, device=acc.device)
+    return mean, torch.tensor(deviation, dtype=torch.int64).to(acc.device)
 
 
 def _square_sums(acc: torch.Tensor, mean: torch.Tensor) -> list[int]:
@@ -123,7 +123,7 @@ def _square_sums(acc: torch.Tensor, mean: torch.Tensor) -> list[int]:
         centred = (rows.to(torch.int64) - mean).abs_()
         high, low = centred >> 16, centred & 0xFFFF
         sums += torch.stack(((high * high).sum(0), (high * low).sum(0), (low * low).sum(0)))
-    a, b, c = workers.total(sums).tolist()
+    a, b, c = workers.total(sums).cpu().tolist()
     return [(x << 32) + (y << 17) + z for x, y, z in zip(a, b, c, strict=True)]
 
 
