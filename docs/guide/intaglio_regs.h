@@ -69,6 +69,10 @@
 #define INTAGLIO_FETCH_BEATS_REG 0x0b8u /* beats of instructions read from memory */
 #define INTAGLIO_INSTRUCTIONS_REG 0x0bcu /* instructions that have finished, end not counted */
 
+/* The counters stand one behind the other, in the order above. */
+#define INTAGLIO_COUNTERS 16u
+#define INTAGLIO_COUNTERS_REG 0x080u
+
 /* Errors. */
 #define INTAGLIO_ERROR_NONE 0u /* none */
 #define INTAGLIO_ERROR_OPCODE 1u /* unknown opcode, or a reserved bit that is set */

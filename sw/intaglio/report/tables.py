@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-from intaglio.spec import isa, regs
+from intaglio.spec import isa, link, regs
 
-__all__ = ["PAGES", "instruction_page", "register_header", "register_page"]
+__all__ = ["PAGES", "instruction_page", "link_page", "register_header", "register_page"]
 
 _NOTE = "<!-- Made by `intaglio docs` from the tables in `intaglio.spec`; do not edit. -->\n"
 
@@ -105,6 +105,63 @@ def register_page() -> str:
     return "".join(parts)
 
 
+def link_page() -> str:
+    """Return the page on the serial link to a board."""
+
+    def header(fields: Iterable[link.FrameField], sync: int) -> str:
+        rows: list[tuple[object, str, str]] = [(0, "", f"{sync:#04x}")]
+        offset = 1
+        for field in fields:
+            last = offset + field.nbytes - 1
+            place = str(offset) if field.nbytes == 1 else f"{offset} .. {last}"
+            rows.append((place, f"`{field.name}`", field.description))
+            offset = last + 1
+        return _rows(("byte", "field", "meaning"), rows)
+
+    return "".join(
+        [
+            "# Serial link\n\n",
+            _NOTE,
+            f"\nVersion {link.LINK_VERSION >> 16}.{link.LINK_VERSION & 0xFFFF}. The line has 8 "
+            "data bits, no parity and 1 stop bit. The host sends a request and waits for its "
+            "response before it sends the next one. Numbers are little endian. Behind each frame "
+            "stands its check, 4 bytes: the CRC-32 (ISO-HDLC, as zlib) of all but the first byte."
+            "\n\n"
+            "A request is carried out when all of it has arrived and its check is right. One that "
+            "is damaged, or stops for longer than "
+            f"{1000 * link.GAP_SECONDS:.0f} ms, is dropped without a response: the host waits "
+            "longer than that and sends it again, with the same sequence number. A write with the "
+            "sequence number of the request before is answered, and not carried out again.\n",
+            "\n## Requests\n\n",
+            header(link.REQUEST_HEADER, link.REQUEST_SYNC),
+            "\nWrites have `length` bytes of payload, at most "
+            f"{link.MAX_PAYLOAD}. A transfer to or from memory does not cross a multiple of "
+            f"{link.MAX_PAYLOAD} bytes, and its address and length are multiples of `beat_bytes`."
+            "\n\n",
+            _rows(
+                ("command", "name", "meaning"),
+                ((f"{item:#04x}", item.name, item.description) for item in link.Command),
+            ),
+            "\n## Responses\n\n",
+            header(link.RESPONSE_HEADER, link.RESPONSE_SYNC),
+            "\n",
+            _rows(
+                ("status", "name", "meaning"),
+                ((int(item), item.name, item.description) for item in link.Status),
+            ),
+            "\n## Registers\n\nThe [accelerator's](registers.md) are at their addresses. The "
+            "bridge has its own:\n\n",
+            _rows(
+                ("address", "register", "access", "meaning"),
+                (
+                    (f"{r.address:#06x}", f"`{r.name}`", r.access, r.description)
+                    for r in link.BRIDGE_REGISTERS
+                ),
+            ),
+        ]
+    )
+
+
 def register_header() -> str:
     """Return the register map as a header for C: addresses, masks and shifts of fields, errors."""
     parts = [
@@ -126,6 +183,10 @@ def register_header() -> str:
                 _define(f"{name}_{field.name.upper()}_MASK", f"{mask:#010x}u", field.description)
             )
             offset += field.width
+    parts.append("\n/* The counters stand one behind the other, in the order above. */\n")
+    parts.append(_define("INTAGLIO_COUNTERS", f"{len(regs.COUNTERS)}u"))
+    first = regs.register(regs.COUNTERS[0][0]).address
+    parts.append(_define("INTAGLIO_COUNTERS_REG", f"{first:#05x}u"))
     parts.append("\n/* Errors. */\n")
     for error in isa.Error:
         parts.append(_define(f"INTAGLIO_ERROR_{error.name}", f"{int(error)}u", error.description))
@@ -141,4 +202,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "instructions.md": instruction_page,
     "registers.md": register_page,
     "intaglio_regs.h": register_header,
+    "serial-link.md": link_page,
 }
