@@ -18,14 +18,25 @@ __all__ = ["verilog_command"]
     show_default=True,
     help="The Verilog file.",
 )
-def verilog_command(board: str | None, config: str | None, out: Path) -> Outcome:
+@click.option(
+    "--ip",
+    is_flag=True,
+    help="Also write what other projects need beside it: a FuseSoC core file, the registers as a "
+    "header for C, and a driver in C.",
+)
+def verilog_command(board: str | None, config: str | None, out: Path, ip: bool) -> Outcome:
     """Write the accelerator as one Verilog file: module accelerator, AXI4, AXI4-Lite, interrupt."""
-    from intaglio.spec.files import bytes_digest
+    from intaglio.report.ip import ip_files
+    from intaglio.spec.files import atomic_write, bytes_digest
     from intaglio_hw.elaborate import TOP, write_verilog
 
     machine = select_config(board, config)
     progress(f"elaborating {machine.name}")
     write_verilog(machine, out)
+    beside = ip_files(machine, verilog=out.name, top=TOP) if ip else {}
+    for name, content in beside.items():
+        with atomic_write(out.parent / name, "w") as file:
+            file.write(content)
     text = out.read_bytes()
     modules = sum(line.startswith(b"module ") for line in text.splitlines())
     return Outcome(
@@ -37,7 +48,9 @@ def verilog_command(board: str | None, config: str | None, out: Path) -> Outcome
             "top": TOP,
             "modules": modules,
             "bytes": len(text),
+            "ip": [str(out.parent / name) for name in beside],
         },
+        lines=[f"{out.parent / name}" for name in beside],
         summary=f"{out}: module {TOP}, {machine.R} x {machine.K} lanes, {modules} modules, "
         f"{len(text):,} bytes, configuration {machine.name} ({machine.digest()[:12]})",
     )
