@@ -17,7 +17,7 @@ from intaglio_sim.bfm.clock import PERIOD_NS
 #: Environment variables: folder in which ``port`` and ``stop`` appear; cycles of a bit.
 FOLDER_VARIABLE, DIVISOR_VARIABLE = "INTAGLIO_BOARD_FOLDER", "INTAGLIO_BOARD_DIVISOR"
 #: Bits of silence between two looks at an idle terminal.
-_IDLE_BITS = 100
+_IDLE_BITS = 30
 
 
 async def _send(dut, byte: int, bit_ns: int) -> None:

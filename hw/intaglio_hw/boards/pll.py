@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
+from amaranth.hdl import ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In
@@ -70,7 +70,7 @@ def pll_settings(input_mhz: float, mhz: float) -> PllSettings:
 
 
 class ClockGenerator(wiring.Component):
-    """Makes the domain ``sync`` out of an oscillator.
+    """Drives the domain ``sync``, which its parent defines, from an oscillator.
 
     Parameters
     ----------
@@ -95,7 +95,6 @@ class ClockGenerator(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.domains.sync = ClockDomain()
         locked = Signal()
         if self.family == "ecp5":
             m.submodules.pll = self._ehxplll(locked)

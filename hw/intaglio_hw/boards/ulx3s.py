@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import ClockDomain, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.link import GAP_SECONDS
 from intaglio_hw.boards.pll import ClockGenerator, PllSettings, pll_settings
+from intaglio_hw.soc.memory import check_memory_bytes
 from intaglio_hw.soc.system import SerialSystem
 from intaglio_hw.soc.uart import baud_divisor
 
@@ -87,6 +88,7 @@ class Ulx3sTop(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        m.domains.sync = ClockDomain()
         m.submodules.clock = clock = ClockGenerator(settings=self.settings, family=self.family)
         m.submodules.system = system = SerialSystem(**self._system)
         heartbeat = Signal(_HEARTBEAT_BITS)
@@ -117,13 +119,14 @@ def board_top(
     Raises
     ------
     ValueError
-        The PLL does not reach the frequency, or the clock does not suit ``baud``.
+        The PLL does not reach the frequency, the clock does not suit ``baud``, or no memory has the
+        size.
     """
     settings = pll_settings(OSCILLATOR_MHZ, frequency_mhz)
     clock_hz = round(settings.mhz * 1e6)
     return Ulx3sTop(
         config=config,
-        memory_bytes=memory_bytes,
+        memory_bytes=check_memory_bytes(memory_bytes),
         settings=settings,
         divisor=baud_divisor(clock_hz, baud),
         gap_cycles=round(GAP_SECONDS * clock_hz),

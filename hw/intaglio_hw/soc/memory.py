@@ -12,7 +12,7 @@ from intaglio_hw.interfaces import ADDRESS_BITS, AxiReadSignature, AxiWriteSigna
 from intaglio_hw.primitives import BlockRam, check_family
 from intaglio_hw.streams import Queue, SkidBuffer
 
-__all__ = ["AxiWriteArbiter", "BlockMemory", "bank_rows"]
+__all__ = ["AxiWriteArbiter", "BlockMemory", "bank_rows", "check_memory_bytes"]
 
 _OKAY, _SLVERR = 0, 2
 #: Rows of the largest bank: a block RAM of one bit in a row.
@@ -30,6 +30,15 @@ def bank_rows(rows: int) -> list[int]:
         banks.append(bank)
         rows -= bank
     return banks
+
+
+def check_memory_bytes(memory_bytes: int) -> int:
+    """Return ``memory_bytes``; ValueError if no :class:`BlockMemory` has that size."""
+    if memory_bytes < BOUNDARY_BYTES or memory_bytes % BOUNDARY_BYTES:
+        raise ValueError(f"memory_bytes must be a multiple of {BOUNDARY_BYTES}, not {memory_bytes}")
+    if memory_bytes > 1 << ADDRESS_BITS:
+        raise ValueError(f"memory_bytes must be at most 2**{ADDRESS_BITS}, not {memory_bytes}")
+    return memory_bytes
 
 
 class BlockMemory(wiring.Component):
@@ -61,13 +70,8 @@ class BlockMemory(wiring.Component):
     def __init__(
         self, *, config: AcceleratorConfig, memory_bytes: int, family: str = "generic"
     ) -> None:
-        if memory_bytes < BOUNDARY_BYTES or memory_bytes % BOUNDARY_BYTES:
-            raise ValueError(
-                f"memory_bytes must be a multiple of {BOUNDARY_BYTES}, not {memory_bytes}"
-            )
-        if memory_bytes > 1 << ADDRESS_BITS:
-            raise ValueError(f"memory_bytes must be at most 2**{ADDRESS_BITS}, not {memory_bytes}")
-        self.config, self.memory_bytes, self.family = config, memory_bytes, check_family(family)
+        self.config, self.memory_bytes = config, check_memory_bytes(memory_bytes)
+        self.family = check_family(family)
         super().__init__(
             {"read": In(AxiReadSignature(config)), "write": In(AxiWriteSignature(config))}
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from intaglio.cli.bitstream import bitstream_options, bitstream_outcome
 from intaglio.cli.common import (
     Outcome,
     describe_error,
@@ -196,6 +197,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
 @result_command("synth")
 @hardware_options
 @click.option("--part", metavar="NAME", help="One part of the accelerator alone, such as array.")
+@bitstream_options
 @click.option(
     "--seeds",
     type=click.IntRange(0, 100),
@@ -218,16 +220,30 @@ def synth_command(
     frequency: float,
     netlist: Path | None,
     out: Path | None,
+    bitstream: str | None,
+    clock: float | None,
+    memory: int | None,
+    baud: int,
 ) -> Outcome:
     """Synthesise the accelerator with yosys, place and route it with nextpnr.
 
     The board says which chip; --config replaces the board's configuration.
     """
-    from intaglio_hw.boards import BOARDS
+    from intaglio_hw.boards import BOARDS, load_board
 
     if board is None:
         raise IntaglioError(f"synth needs --board; known: {', '.join(BOARDS)}")
     machine = select_config(board, config)
+    if bitstream is not None:
+        return bitstream_outcome(
+            load_board(board),
+            None if config is None else machine,
+            bitstream=bitstream,
+            clock=clock,
+            memory=memory,
+            baud=baud,
+            seeds=seeds,
+        )
     data = measure_board(
         board, machine, part=part, seeds=seeds, frequency=frequency, netlist=netlist
     )

