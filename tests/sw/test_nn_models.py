@@ -13,9 +13,11 @@ from intaglio.nn.kernels import native, plain
 from intaglio.nn.layers import bilinear_master, normal_master
 from intaglio.nn.loss import SoftmaxCrossEntropy
 from intaglio.nn.models import build, build_twin, calibrate, check_size, predict
+from intaglio.nn.recipe import apply_recipe
 from intaglio.spec import ops
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.graph import OPERATIONS
+from intaglio.spec.variants import Recipe
 from intaglio.train import SGD, Schedule, weights_digest
 
 RNG = np.random.default_rng(7)
@@ -187,6 +189,24 @@ def test_no_floating_tensor_between_input_and_metrics(name, chosen):
         predict(model, x)
     assert "aten._int_mm.default" in watch.seen
     assert all(p.grad is not None and p.grad.codes.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(error_bits=16, error_rounding="stochastic", norm="l2", magnitude=False),
+        Recipe(error_bits=9, master_bits=24),
+    ],
+    ids=["16-stochastic-l2-dropped", "9-diffusion-24"],
+)
+def test_no_floating_tensor_in_a_variant(recipe):
+    model = build("deeplab-mini", classes=5, width="1/8", seed=3)
+    x, y = images(2, 32, 32), labels(2, 32, 32, 5)
+    apply_recipe(model, recipe)
+    optimizer = SGD(model.named_parameters(), seed=1, recipe=recipe)
+    with NoFloats():
+        SoftmaxCrossEntropy()(model(x), y).backward()
+        optimizer.step(Schedule(rate="1/100", steps=3).at(0))
 
 
 def test_the_watch_sees_floats():

@@ -51,11 +51,13 @@ def test_every_layer_is_logged_and_nothing_changes(watched):
     assert not any(m._forward_hooks for m in trainee.model.modules())
     assert {step for _, step in log.scalars.values()} == {7}
     for name, parameter in trainee.optimizer.parameters.items():
-        largest = int(parameter.grad.codes.abs().max())
-        expected = math.log2(largest) + parameter.grad.exponent
-        assert log.scalars[f"gradient/{name}"][0] == pytest.approx(expected)
         assert log.scalars[f"exponent/{name}"][0] == parameter.exponent
-        assert 0 <= log.scalars[f"gradient_lost/{name}"][0] < 1
+        largest = int(parameter.grad.codes.abs().max())
+        assert (largest > 0) == (f"gradient/{name}" in log.scalars)
+        if largest > 0:  # errors of two images may cancel in a bias
+            expected = math.log2(largest) + parameter.grad.exponent
+            assert log.scalars[f"gradient/{name}"][0] == pytest.approx(expected)
+            assert 0 <= log.scalars[f"gradient_lost/{name}"][0] < 1
     norms = [n for n, m in trainee.model.named_modules() if hasattr(m, "acc_error_scale")]
     assert norms
     for name in norms:
@@ -79,6 +81,7 @@ def near_the_end(trainee):
 
 def large_statistics(trainee):
     norm(trainee).running_deviation.fill_(1 << 50)
+    norm(trainee).num_batches_tracked.fill_(100)  # the next batch weighs a sixteenth
 
 
 @pytest.mark.parametrize(
