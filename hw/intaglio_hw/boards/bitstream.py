@@ -26,8 +26,8 @@ _TOP = "top"
 class BitstreamSettings:
     """What a board's bitstream has around the accelerator, unless told otherwise.
 
-    ``config``: the accelerator, which leaves ``memory_bytes`` of block RAM. ``frequency_mhz``: of the
-    accelerator's clock. ``block_rams``: what the chip has. ``loader``: command that loads a file,
+    ``config``: the accelerator, which leaves ``memory_bytes`` of block RAM. ``frequency_mhz``: of
+    its clock. ``block_rams``: what the chip has. ``loader``: command that loads a file,
     for people.
     """
 
