@@ -240,11 +240,3 @@ def test_int_tensor_refuses_what_it_cannot_mean():
         _ = a + 1.0
     with pytest.raises(TypeError, match="not torch.float32"):
         IntTensor(torch.zeros(2), 0)
-
-
-def test_a_long_sum_of_products_is_exact():
-    """More rows than one int32 product may sum."""
-    rows = F._ROWS + 77
-    a = torch.full((rows, 3), -128, dtype=torch.int8)
-    b = torch.full((rows, 2), 127, dtype=torch.int8)
-    assert (F._outer(a, b, 3, 2) == -128 * 127 * rows).all()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from intaglio.nn.kernels import native, plain
+from intaglio.nn.kernels import native, plain, plain_conv
+from intaglio.nn.kernels.library import build
 from intaglio.spec import ops
 from intaglio.spec.rng import random_bits
 
@@ -37,19 +38,65 @@ def both(name, *arguments, **options):
     return result
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(kernel=(3, 3), origin=(1, 1), size=(7, 9)),
-        dict(kernel=(3, 3), origin=(1, 1), stride=(2, 2), size=(4, 5), pitch=48),
-        dict(kernel=(3, 2), origin=(4, 0), dilation=(4, 3), size=(7, 6), code=-7),
-        dict(kernel=(4, 4), origin=(2, 2), spread=(2, 2), size=(14, 18)),
-        dict(kernel=(2, 2), origin=(-1, -2), size=(5, 6), pitch=24),
-    ],
-)
-def test_im2col(g, options):
-    kernel = options.pop("kernel")
-    both("im2col", rand(g, -128, 127, (2, 7, 9, 5)), kernel, **options)
+#: kernel, stride, origin, dilation, C, K.
+CONVOLUTIONS = [
+    ((1, 1), (1, 1), (0, 0), (1, 1), 64, 48),
+    ((1, 1), (2, 2), (0, 0), (1, 1), 19, 33),
+    ((3, 3), (1, 1), (1, 1), (1, 1), 3, 7),  # few channels
+    ((3, 3), (1, 1), (1, 1), (1, 1), 66, 70),  # sums of more than one block
+    ((3, 3), (2, 2), (1, 1), (1, 1), 17, 12),
+    ((3, 3), (1, 1), (4, 2), (4, 2), 40, 1),
+    ((3, 2), (2, 1), (0, 1), (2, 3), 16, 31),
+    ((4, 4), (2, 2), (1, 2), (1, 1), 11, 11),
+    ((2, 3), (3, 2), (0, 0), (1, 1), 18, 5),
+]
+
+
+@pytest.fixture(params=["this processor", "wide", "scalar"])
+def library(request, monkeypatch):
+    """The library for this processor, with the layout for VNNI, without vector instructions."""
+    if request.param != "this processor":
+        option = {"wide": "-DINTAGLIO_WIDE", "scalar": "-march=x86-64"}[request.param]
+        built = build(option, "-O1")
+        assert built is not None
+        monkeypatch.setattr("intaglio.nn.kernels.library.loaded", lambda: built)
+    return request.param
+
+
+@pytest.mark.parametrize("geometry", CONVOLUTIONS)
+@pytest.mark.parametrize("N, H, W", [(1, 7, 9), (2, 16, 23)])
+def test_convolution(g, library, geometry, N, H, W):
+    kernel, stride, origin, dilation, C, K = geometry
+    options = dict(stride=stride, origin=origin, dilation=dilation)
+    sizes = zip((H, W), kernel, stride, origin, dilation, strict=True)
+    size = tuple(ops.output_size(n, r, t, p, p, d) for n, r, t, p, d in sizes)
+    x = rand(g, -128, 127, (N, H, W, C))
+    weight = rand(g, -127, 127, (K, C, *kernel))
+    x[0, 0], weight[0] = -128, -127  # the extremes meet
+    for code in (0, -7):
+        both("conv", x, weight, **options, size=size, code=code)
+    packed = weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    both("conv", x, packed, **options, size=size)
+    e = rand(g, -127, 127, (N, *size, K))
+    both("conv_input_gradient", e, weight, **options, size=(H, W))
+    both("conv_input_gradient", e, packed, **options, size=(H, W))
+    both("conv_weight_gradient", x, e, kernel, **options)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 60_000), (3, 300, 200), (1, 1, 180_000)])
+def test_a_long_sum_of_products_is_exact(library, shape):
+    """The bound of one int32 sum lies between images, between rows, between columns."""
+    x = torch.full((*shape, 2), -128, dtype=torch.int8)
+    e = torch.full((*shape, 1), 127, dtype=torch.int8)
+    found = native.conv_weight_gradient(x, e, (1, 1))
+    assert found.dtype == torch.int64 and (found == -128 * 127 * 180_000).all()
+
+
+def test_a_long_sum_of_products_is_exact_in_plain_operators():
+    x = torch.full((1, 1, plain_conv.ROWS + 8, 2), -128, dtype=torch.int8)
+    e = torch.full((1, 1, plain_conv.ROWS + 8, 1), 127, dtype=torch.int8)
+    found = plain.conv_weight_gradient(x, e, (1, 1))
+    assert (found == -128 * 127 * (plain_conv.ROWS + 8)).all()
 
 
 @pytest.mark.parametrize("shift", [0, 1, 20, 40])

@@ -20,7 +20,9 @@ __all__ = ["infer_command", "train_command"]
 
 #: Kernel -> the part of a step that it belongs to; the rest is "other".
 _PARTS = {
-    "im2col": "im2col",
+    "conv": "products, forward",
+    "conv_input_gradient": "products, input gradient",
+    "conv_weight_gradient": "products, weight gradient",
     "batch_norm_statistics": "batch norm",
     "batch_norm_normalize": "batch norm",
     "batch_norm_sums": "batch norm",
@@ -159,12 +161,10 @@ def _memory(settings: dict[str, Any]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
-    """Add what products and kernels take inside the block to ``seconds``, by part."""
-    import torch
-
+    """Add what the kernels take inside the block to ``seconds``, by part."""
     from intaglio.nn import kernels
 
-    inner, product = kernels.active(), torch._int_mm
+    inner = kernels.active()
 
     def timed(function: Any, part: str) -> Any:
         def run(*arguments: Any, **options: Any) -> Any:
@@ -179,12 +179,8 @@ def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
         def __getattr__(self, name: str) -> Any:
             return timed(getattr(inner, name), _PARTS.get(name, "pool, resize, loss"))
 
-    torch._int_mm = timed(product, "products")  # type: ignore[assignment]
-    try:
-        with kernels.use(Timed()):
-            yield
-    finally:
-        torch._int_mm = product  # type: ignore[assignment]
+    with kernels.use(Timed()):
+        yield
 
 
 def _alternate(runs: dict[str, Callable[[], Any]], times: int) -> dict[str, dict[str, list[float]]]:

@@ -48,11 +48,8 @@ Padding = tuple[int, int, int, int]
 
 #: Exponent of a network's input: code = pixel - 128, so values are in [-1, 1).
 INPUT_EXPONENT = -7
-#: Rows that one product may sum: times 128 * 128 this is below 2**31. A multiple of _LANES.
-_ROWS = (1 << 17) - 8
 
-
-# --- layout and products ----------------------------------------------------------------------
+# --- layout and windows -----------------------------------------------------------------------
 
 
 def _nhwc(codes: torch.Tensor) -> torch.Tensor:
@@ -71,67 +68,6 @@ def _terms(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
 
 def _wide_nhwc(gradient: IntTensor) -> tuple[torch.Tensor, int]:
     return _nhwc(gradient.codes), gradient.exponent
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def _pad_rows(matrix: torch.Tensor, rows: int) -> torch.Tensor:
-    if matrix.shape[0] == rows:
-        return matrix
-    out = matrix.new_zeros((rows, matrix.shape[1]))
-    out[: matrix.shape[0]] = matrix
-    return out
-
-
-def _pad_columns(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
-    columns = _round_up(matrix.shape[1], multiple)
-    if matrix.shape[1] == columns:
-        return matrix
-    out = matrix.new_zeros((matrix.shape[0], columns))
-    out[:, : matrix.shape[1]] = matrix
-    return out
-
-
-#: ``_int_mm`` leaves its fast path for sizes that are no multiple of 4; on CUDA it takes inner and
-#: outer sizes that are multiples of 8, and at least so many rows.
-_LANES, _CUDA_ROWS = 8, 24
-
-
-def _int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the int32 product of int8 matrices of any size."""
-    if a.device.type == "cpu":
-        return torch._int_mm(a, b)
-    rows, columns = a.shape[0], b.shape[1]
-    a = _pad_columns(_pad_rows(a, max(rows, _CUDA_ROWS)), _LANES)
-    b = _pad_columns(_pad_rows(b, a.shape[1]), _LANES)
-    return torch._int_mm(a, b)[:rows, :columns]
-
-
-def _product(a: torch.Tensor, b: torch.Tensor, columns: int) -> torch.Tensor:
-    """Return the exact int32 product of a (M, K) and b (K, columns), int8; K is a pitch of 8."""
-    b = _pad_columns(_pad_rows(b, a.shape[1]), _LANES)
-    out = _int_mm(a, b)
-    return out if out.shape[1] == columns else out[:, :columns].contiguous()
-
-
-def _weight_gradient(columns: torch.Tensor, e: torch.Tensor, shape: Any) -> torch.Tensor:
-    """Return the gradient (K, C, R, S) from windows (M, pitch) in order R, S, C and errors e."""
-    K, C, R, S = shape
-    # The error first: what is left of the transposition stays inside an output channel.
-    out = _outer(e.reshape(-1, e.shape[3]), columns, K, R * S * C)
-    return out.reshape(K, R, S, C).permute(0, 3, 1, 2).contiguous()
-
-
-def _outer(a: torch.Tensor, b: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Return the sum over the rows m of ``a[m, i] * b[m, j]``, (rows, columns), exact int64."""
-    a, b = _pad_columns(a, _LANES), _pad_columns(b, _LANES)
-    total: Any = None
-    for start in range(0, a.shape[0], _ROWS):
-        part = _int_mm(a[start : start + _ROWS].t(), b[start : start + _ROWS])
-        total = part if total is None else total.to(torch.int64) + part
-    return total[:rows, :columns]
 
 
 @dataclass(frozen=True)
@@ -186,91 +122,9 @@ class _Window:
         return window, (taps[0], taps[1])
 
     @property
-    def pointwise(self) -> bool:
-        return self.kernel == (1, 1) and self.padding == (0, 0, 0, 0)
-
-
-def _gather(x: torch.Tensor, window: _Window, size: Pair, code: int = 0) -> torch.Tensor:
-    """Return the windows of a forward convolution, (N * P * Q, pitch)."""
-    if window.pointwise:
-        if window.stride != (1, 1):
-            x = x[:, :: window.stride[0], :: window.stride[1]]
-        return _pad_columns(x.reshape(-1, x.shape[3]), _LANES)
-    R, S = window.kernel
-    return kernels.active().im2col(
-        x,
-        window.kernel,
-        stride=window.stride,
-        origin=window.padding[:2],
-        dilation=window.dilation,
-        size=size,
-        code=code,
-        pitch=_round_up(R * S * x.shape[3], _LANES),
-    )
-
-
-def _scatter_product(
-    e: torch.Tensor, matrix: torch.Tensor, window: _Window, size: Pair
-) -> torch.Tensor:
-    """Return the adjoint of a convolution: e (N, P, Q, K), matrix (R * S * K, C)."""
-    N, C = e.shape[0], matrix.shape[1]
-    if window.pointwise:
-        out = _product(_pad_columns(e.reshape(-1, e.shape[3]), _LANES), matrix, C)
-        out = out.reshape(*e.shape[:3], C)
-        if window.stride == (1, 1):
-            return out
-        wide = out.new_zeros((N, *size, C))
-        wide[:, :: window.stride[0], :: window.stride[1]] = out
-        return wide
-    (R, S), (dil_h, dil_w) = window.kernel, window.dilation
-    origin = (dil_h * (R - 1) - window.padding[0], dil_w * (S - 1) - window.padding[1])
-    if window.stride == (1, 1) or window.dilation != (1, 1):
-        columns = kernels.active().im2col(
-            e,
-            window.kernel,
-            origin=origin,
-            dilation=window.dilation,
-            spread=window.stride,
-            size=size,
-            pitch=_round_up(R * S * e.shape[3], _LANES),
-        )
-        return _product(columns, matrix, C).reshape(N, *size, C)
-    # One convolution for each phase of the output: the others' taps meet only inserted zeros.
-    taps = matrix.reshape(R, S, e.shape[3], C)
-    wide = torch.zeros((N, *size, C), dtype=torch.int32, device=e.device)
-    step_h, step_w = window.stride
-    for a in range(min(step_h, size[0])):
-        for b in range(min(step_w, size[1])):
-            r, s = (origin[0] - a) % step_h, (origin[1] - b) % step_w
-            if r >= R or s >= S:
-                continue
-            part = taps[r::step_h, s::step_w]
-            inner = (-(-(size[0] - a) // step_h), -(-(size[1] - b) // step_w))
-            columns = kernels.active().im2col(
-                e,
-                (part.shape[0], part.shape[1]),
-                origin=((origin[0] - a - r) // step_h, (origin[1] - b - s) // step_w),
-                size=inner,
-                pitch=_round_up(part.shape[0] * part.shape[1] * e.shape[3], _LANES),
-            )
-            product = _product(columns, part.reshape(-1, C), C)
-            wide[:, a::step_h, b::step_w] = product.reshape(N, *inner, C)
-    return wide
-
-
-def _forward_matrix(weight: torch.Tensor) -> torch.Tensor:
-    """Return (K, C, R, S) as (R * S * C, K), which lies in memory as its transpose."""
-    K, C, R, S = weight.shape
-    return weight.permute(0, 2, 3, 1).reshape(K, R * S * C).t()
-
-
-def _backward_matrix(weight: torch.Tensor) -> torch.Tensor:
-    """Return (K, C, R, S) as (R * S * K, C) with the taps in reverse order."""
-    K, C, R, S = weight.shape
-    if R * S == 1:
-        return weight.reshape(K, C)
-    taps = weight.permute(0, 2, 3, 1).contiguous()  # first: then whole rows of C are moved
-    return taps.flip(1, 2).permute(1, 2, 0, 3).reshape(R * S * K, C)
+    def geometry(self) -> dict[str, Pair]:
+        """Value of what the products want to know besides the kernel."""
+        return {"stride": self.stride, "origin": self.padding[:2], "dilation": self.dilation}
 
 
 def _weight_view(weight: IntTensor) -> tuple[torch.Tensor, int]:
@@ -362,28 +216,24 @@ class _Conv(torch.autograd.Function):
         window, ctx.taps = window.live((x.shape[2], x.shape[3]))
         codes = codes[:, :, ctx.taps[0], ctx.taps[1]]
         inside = _nhwc(x.codes)
-        acc = _product(_gather(inside, window, size), _forward_matrix(codes), codes.shape[0])
+        acc = kernels.active().conv(inside, codes, size=size, **window.geometry)
         ctx.x, ctx.weight, ctx.window = inside, codes, window
         ctx.exponents = x.exponent, exponent
-        return IntTensor(
-            _nchw(acc.reshape(x.shape[0], *size, codes.shape[0])), x.exponent + exponent
-        )
+        return IntTensor(_nchw(acc), x.exponent + exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        x, weight, window = ctx.x, ctx.weight, ctx.window
-        size, (x_exponent, w_exponent) = gradient.shape[2:], ctx.exponents
-        columns = _gather(x, window, (size[0], size[1]))
-        matrix = _backward_matrix(weight) if ctx.needs_input_grad[0] else None
+        k, x, weight, window = kernels.active(), ctx.x, ctx.weight, ctx.window
+        size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
         xgrad, wgrad = [], []
         for e, exponent in _digits(gradient):
-            part = _weight_gradient(columns, e, weight.shape)
+            part = k.conv_weight_gradient(x, e, window.kernel, **window.geometry)
             if weight.shape != ctx.shape:
                 live, part = part, part.new_zeros(ctx.shape)
                 part[:, :, ctx.taps[0], ctx.taps[1]] = live
             wgrad.append((part, exponent + x_exponent))
-            if matrix is not None:
-                wide = _scatter_product(e, matrix, window, (x.shape[1], x.shape[2]))
+            if ctx.needs_input_grad[0]:
+                wide = k.conv_input_gradient(e, weight, size=size, **window.geometry)
                 xgrad.append((_nchw(wide), exponent + w_exponent))
         return _sum(xgrad), _sum(wgrad), None
 
@@ -394,22 +244,22 @@ class _ConvTranspose(torch.autograd.Function):
         codes, exponent = _weight_view(weight)  # (C, K, R, S)
         size = window.transposed((x.shape[2], x.shape[3]))
         inside = _nhwc(x.codes)
-        acc = _scatter_product(inside, _backward_matrix(codes), window, size)
+        acc = kernels.active().conv_input_gradient(inside, codes, size=size, **window.geometry)
         ctx.x, ctx.weight, ctx.window = inside, codes, window
         ctx.exponents = x.exponent, exponent
         return IntTensor(_nchw(acc), x.exponent + exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        x, weight, window = ctx.x, ctx.weight, ctx.window
-        x_exponent, w_exponent = ctx.exponents
+        k, x, weight, window = kernels.active(), ctx.x, ctx.weight, ctx.window
+        size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
         xgrad, wgrad = [], []
         for e, exponent in _digits(gradient):
-            columns = _gather(e, window, (x.shape[1], x.shape[2]))  # (N * H * W, R * S * K)
-            wgrad.append((_weight_gradient(columns, x, weight.shape), exponent + x_exponent))
+            part = k.conv_weight_gradient(e, x, window.kernel, **window.geometry)
+            wgrad.append((part, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
-                wide = _product(columns, _forward_matrix(weight), weight.shape[0])
-                xgrad.append((_nchw(wide.reshape(x.shape)), exponent + w_exponent))
+                wide = k.conv(e, weight, size=size, **window.geometry)
+                xgrad.append((_nchw(wide), exponent + w_exponent))
         return _sum(xgrad), _sum(wgrad), None
 
 
@@ -909,15 +759,14 @@ def _run_conv(
     high: int,
 ) -> torch.Tensor:
     x = inputs[0]
-    K, _, R, S = weight.shape
-    window = _Window((R, S), stride, padding, dilation)
+    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
     size = window.output((x.shape[1], x.shape[2]))
     if pad_code == 0:
         window, taps = window.live((x.shape[1], x.shape[2]))
         weight = weight[:, :, taps[0], taps[1]]
-    acc = _product(_gather(x, window, size, pad_code), _forward_matrix(weight), K)
+    acc = kernels.active().conv(x, weight, size=size, code=pad_code, **window.geometry)
     return kernels.active().requantize(
-        acc.reshape(x.shape[0], *size, K),
+        acc,
         multiplier.to(torch.int64),
         bias,
         shift,
@@ -942,9 +791,8 @@ def _run_conv_transpose(
 ) -> torch.Tensor:
     x = inputs[0]
     window = _Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
-    acc = _scatter_product(
-        x, _backward_matrix(weight), window, window.transposed((x.shape[1], x.shape[2]))
-    )
+    size = window.transposed((x.shape[1], x.shape[2]))
+    acc = kernels.active().conv_input_gradient(x, weight, size=size, **window.geometry)
     return kernels.active().requantize(
         acc, multiplier.to(torch.int64), bias, shift, None, 0, low, high
     )

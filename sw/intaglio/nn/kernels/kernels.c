@@ -4,17 +4,11 @@
  * does not matter. Compile with -fwrapv: shifts of negative numbers are arithmetic.
  */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "tile.h"
 
-typedef int64_t i64;
-typedef uint64_t u64;
+#include <stdlib.h>
 
 #define LIMIT 127
-
-static inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
-static inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
 
 /* Output (p, q), tap (r, s) meet row (p * stride - origin + r * dilation) / spread of x. */
 void im2col(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64 S, i64 stride_h,

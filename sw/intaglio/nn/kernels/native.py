@@ -1,27 +1,20 @@
-"""The kernels as fused loops in C: compiled at first use, called on the memory of CPU tensors.
+"""The kernels as fused loops in C, see :mod:`intaglio.nn.kernels.library`.
 
-The shared library is kept in ``$XDG_CACHE_HOME/intaglio`` (``~/.cache/intaglio``) under a name
-that depends on source, compiler and processor. Where there is no compiler, :func:`available` is
-False and :mod:`intaglio.nn.kernels.plain` is used. Functions have the names, arguments and bytes of
-those in ``plain``; tensors on other devices are handed to it.
+Where there is no compiler, :func:`available` is False and :mod:`intaglio.nn.kernels.plain` is used.
+Functions have the names, arguments and bytes of those in ``plain``; tensors on other devices are
+handed to it.
 """
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from intaglio.nn.kernels import plain
+from intaglio.nn.kernels import library, native_conv, plain
+from intaglio.nn.kernels.library import call as _call
 from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
@@ -32,7 +25,9 @@ __all__ = [
     "batch_norm_normalize",
     "batch_norm_statistics",
     "batch_norm_sums",
-    "im2col",
+    "conv",
+    "conv_input_gradient",
+    "conv_weight_gradient",
     "max_pool",
     "max_pool_gradient",
     "momentum_update",
@@ -46,17 +41,6 @@ __all__ = [
     "weight_update",
 ]
 
-_SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fopenmp", "-std=c11")
-_RETURNS = (
-    "quantize_error",
-    "batch_norm_backward",
-    "momentum_sum_int32_t",
-    "momentum_sum_int64_t",
-    "weight_step",
-    "weight_step_saturated",
-    "halve",
-)
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
 
 Pair = tuple[int, int]
@@ -74,75 +58,9 @@ class _Term(ctypes.Structure):
     ]
 
 
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    lines = [x for x in text.splitlines() if x.startswith(("model name", "flags"))]
-    return "\n".join(lines[:2])
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "intaglio"
-
-
-@functools.cache
-def _library() -> Any:
-    """Return the loaded library, or None where it cannot be built."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or platform.system() != "Linux":
-        return None
-    try:
-        version = subprocess.run(
-            [compiler, "--version"], capture_output=True, text=True, check=True
-        ).stdout
-        key = "\n".join((_SOURCE.read_text(), version, _processor(), *_FLAGS))
-        name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-        path = _folder() / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
-            os.close(handle)
-            try:
-                command = [compiler, *_FLAGS, "-shared", "-fPIC", str(_SOURCE), "-o", temporary]
-                subprocess.run(command, capture_output=True, check=True)
-                os.replace(temporary, path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-        library = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    for function in (
-        *_RETURNS,
-        *(f"maximum_{t}" for t in ("int16_t", "int32_t", "int64_t")),
-        *(f"quantize_gradient_{t}" for t in ("int32_t", "int64_t")),
-    ):
-        getattr(library, function).restype = ctypes.c_int64
-    return library
-
-
 def available() -> bool:
     """Return whether the library could be built and loaded."""
-    return _library() is not None
-
-
-def _call(name: str, *arguments: Any) -> int:
-    """Call a function with tensors as pointers, None as NULL and integers of 64 bits."""
-    values: list[Any] = []
-    for a in arguments:
-        if a is None:
-            values.append(ctypes.c_void_p())
-        elif isinstance(a, torch.Tensor):
-            values.append(ctypes.c_void_p(a.data_ptr()))
-        elif isinstance(a, np.ndarray):
-            values.append(ctypes.c_void_p(a.ctypes.data))
-        elif isinstance(a, int):
-            values.append(ctypes.c_int64(a if a < 1 << 63 else a - (1 << 64)))
-        else:
-            values.append(a)
-    return getattr(_library(), name)(*values)
+    return library.loaded() is not None
 
 
 def _kind(x: torch.Tensor) -> str:
@@ -165,26 +83,9 @@ def _on_cpu(function: Any) -> Any:
 average_sum = plain.average_sum
 
 
-@_on_cpu
-def im2col(
-    x: torch.Tensor,
-    kernel: Pair,
-    *,
-    stride: Pair = (1, 1),
-    origin: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    spread: Pair = (1, 1),
-    size: Pair,
-    code: int = 0,
-    pitch: int | None = None,
-) -> torch.Tensor:
-    N, H, W, C = x.shape
-    x = x.contiguous()
-    width = kernel[0] * kernel[1] * C if pitch is None else pitch
-    out = torch.empty((N * size[0] * size[1], width), dtype=torch.int8)
-    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, *spread, *size, code, width)
-    _call("im2col", x, out, *shape)
-    return out
+conv = _on_cpu(native_conv.conv)
+conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
+conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)
 
 
 @_on_cpu

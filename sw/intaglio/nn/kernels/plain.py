@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from intaglio.nn.kernels.plain_conv import conv, conv_input_gradient, conv_weight_gradient
 from intaglio.spec import quant
 from intaglio.spec.arith import round_shift
 from intaglio.spec.rng import GAMMA, mix64
@@ -18,7 +19,9 @@ __all__ = [
     "batch_norm_normalize",
     "batch_norm_statistics",
     "batch_norm_sums",
-    "im2col",
+    "conv",
+    "conv_input_gradient",
+    "conv_weight_gradient",
     "max_pool",
     "max_pool_gradient",
     "momentum_update",
@@ -36,52 +39,6 @@ __all__ = [
 Pair = tuple[int, int]
 Terms = Sequence[tuple[torch.Tensor, int]]
 L = quant.CODE_LIMIT
-
-
-def im2col(
-    x: torch.Tensor,
-    kernel: Pair,
-    *,
-    stride: Pair = (1, 1),
-    origin: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    spread: Pair = (1, 1),
-    size: Pair,
-    code: int = 0,
-    pitch: int | None = None,
-) -> torch.Tensor:
-    """Return the windows of x (N, H, W, C) int8 as rows (N * P * Q, pitch), columns (R, S, C).
-
-    Output (p, q) and tap (r, s) meet row ``(p * stride - origin + r * dilation) / spread`` of x,
-    where that is a row of x, else ``code`` (the same for columns). ``spread`` above 1 is a
-    transposed convolution. Columns up to ``pitch`` are zero.
-    """
-    if min(origin) < 0:  # rows before the first window are met by none
-        assert spread == (1, 1)
-        x = x[:, max(-origin[0], 0) :, max(-origin[1], 0) :]
-        origin = max(origin[0], 0), max(origin[1], 0)
-    N, H, W, C = x.shape
-    (R, S), (P, Q) = kernel, size
-    rows = (H - 1) * spread[0] + 1
-    cols = (W - 1) * spread[1] + 1
-    need = [(size[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in (0, 1)]
-    top, left = origin
-    padded = x.new_full((N, max(need[0], top + rows), max(need[1], left + cols), C), code)
-    inside = padded[:, top : top + rows, left : left + cols]
-    if spread != (1, 1):
-        inside.zero_()
-    inside[:, :: spread[0], :: spread[1]] = x
-    n, h, w, c = padded.stride()
-    view = padded.as_strided(
-        (N, P, Q, R, S, C),
-        (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c),
-    )
-    out = view.reshape(N * P * Q, R * S * C)
-    if pitch is not None and pitch != R * S * C:
-        wide = out.new_zeros((N * P * Q, pitch))
-        wide[:, : R * S * C] = out
-        out = wide
-    return out
 
 
 def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -1,0 +1,191 @@
+"""The products of a convolution in C, see ``convolve.c``: bytes of those in ``plain_conv``."""
+
+import ctypes
+import itertools
+from typing import Any
+
+import torch
+
+from intaglio.nn.kernels.library import call
+from intaglio.nn.kernels.plain_conv import ROWS
+
+__all__ = ["conv", "conv_input_gradient", "conv_weight_gradient"]
+
+Pair = tuple[int, int]
+
+#: Below so many channels windows are gathered beforehand: their taps would fill no vector.
+_FEW = 16
+
+
+class _Windows(ctypes.Structure):
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        ("outside", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("N", "H", "W", "C", "R", "S")),
+        *((name, ctypes.c_int64) for name in ("stride_h", "stride_w", "top", "left")),
+        *((name, ctypes.c_int64) for name in ("dil_h", "dil_w", "spread_h", "spread_w", "P", "Q")),
+    ]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [
+        ("codes", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("r", "s", "c", "k")),
+    ]
+
+
+def _checked(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the buffers of a convolution")
+
+
+def _gather(
+    x: torch.Tensor,
+    kernel: Pair,
+    stride: Pair,
+    origin: Pair,
+    dilation: Pair,
+    size: Pair,
+    code: int,
+) -> torch.Tensor:
+    """Return the windows as a map (N, P, Q, R * S * C)."""
+    N, H, W, C = x.shape
+    width = kernel[0] * kernel[1] * C
+    out = torch.empty((N, *size, width), dtype=torch.int8)
+    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, *size, code, width)
+    call("im2col", x, out, *shape)
+    return out
+
+
+def _convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    flip: bool = False,
+    stride: Pair = (1, 1),
+    origin: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    spread: Pair = (1, 1),
+    code: int = 0,
+) -> None:
+    """Write the windows of x times weight (R, S, C, K) to out, int32 (N, P, Q, K).
+
+    The strides of weight are free, of out all but the last; ``flip`` turns the taps around.
+    """
+    N, H, W, C = x.shape
+    R, S, _, K = weight.shape
+    outside = torch.full((C,), code, dtype=torch.int8)
+    shape = (N, H, W, C, R, S, *stride, *origin, *dilation, *spread, *out.shape[1:3])
+    windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
+    r, s, c, k = weight.stride()
+    start = weight.data_ptr()
+    if flip:
+        start, r, s = start + (R - 1) * r + (S - 1) * s, -r, -s
+    weights = _Weights(start, r, s, c, k)
+    arguments = ctypes.byref(windows), ctypes.byref(weights)
+    _checked(call("convolve", *arguments, K, out, *out.stride()[:3]))
+
+
+def conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    stride: Pair = (1, 1),
+    origin: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    size: Pair,
+    code: int = 0,
+) -> torch.Tensor:
+    """Return the int32 accumulators (N, *size, K) of a convolution padded with ``code``."""
+    x = x.contiguous()
+    K, C, R, S = weight.shape
+    out = torch.empty((x.shape[0], *size, K), dtype=torch.int32)
+    if C < _FEW and R * S > 1:
+        x = _gather(x, (R, S), stride, origin, dilation, size, code)
+        _convolve(x, weight.permute(2, 3, 1, 0).reshape(1, 1, -1, K), out)
+    else:
+        taps = weight.permute(2, 3, 1, 0)
+        _convolve(x, taps, out, stride=stride, origin=origin, dilation=dilation, code=code)
+    return out
+
+
+def conv_input_gradient(
+    e: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    stride: Pair = (1, 1),
+    origin: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    size: Pair,
+) -> torch.Tensor:
+    """Return the adjoint of :func:`conv`: e (N, P, Q, K) to int32 (N, *size, C)."""
+    e = e.contiguous()
+    _, C, R, S = weight.shape
+    taps = weight.permute(2, 3, 0, 1)
+    first = dilation[0] * (R - 1) - origin[0], dilation[1] * (S - 1) - origin[1]
+    if stride == (1, 1) or (dilation != (1, 1) and R * S > 1):
+        out = torch.empty((e.shape[0], *size, C), dtype=torch.int32)
+        _convolve(e, taps, out, flip=True, origin=first, dilation=dilation, spread=stride)
+        return out
+    # One convolution for each phase of the output: the others' taps meet only inserted zeros.
+    out = torch.empty((e.shape[0], *size, C), dtype=torch.int32)
+    for a in range(min(stride[0], size[0])):
+        for b in range(min(stride[1], size[1])):
+            phase = out[:, a :: stride[0], b :: stride[1]]
+            # Taps in reverse order that meet codes: r, r + stride, ... up to R - 1.
+            r, s = (first[0] - a) % stride[0], (first[1] - b) % stride[1]
+            if r >= R or s >= S:
+                phase.zero_()
+                continue
+            part = taps[(R - 1 - r) % stride[0] :: stride[0], (S - 1 - s) % stride[1] :: stride[1]]
+            start = (first[0] - a - r) // stride[0], (first[1] - b - s) // stride[1]
+            _convolve(e, part, phase, flip=True, origin=start)
+    return out
+
+
+def _gradient(
+    x: torch.Tensor, e: torch.Tensor, kernel: Pair, stride: Pair, origin: Pair, dilation: Pair
+) -> torch.Tensor:
+    """Return the gradient (K, R, S, C) of at most ROWS pixels."""
+    (N, P, Q, K), (_, H, W, C) = e.shape, x.shape
+    outside = torch.zeros(C, dtype=torch.int8)
+    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, P, Q)
+    windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
+    out = torch.empty((K, *kernel, C), dtype=torch.int32)
+    _checked(call("weight_gradient", ctypes.byref(windows), e, K, out))
+    return out
+
+
+def conv_weight_gradient(
+    x: torch.Tensor,
+    e: torch.Tensor,
+    kernel: Pair,
+    *,
+    stride: Pair = (1, 1),
+    origin: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> torch.Tensor:
+    """Return the sum over the pixels of errors e (N, P, Q, K) times windows of x, (K, C, R, S).
+
+    int32, or int64 above :data:`ROWS` pixels; padding counts zero.
+    """
+    x, e = x.contiguous(), e.contiguous()
+    N, P, Q, K = e.shape
+    (R, S), C = kernel, x.shape[3]
+    if C < _FEW and R * S > 1:
+        x = _gather(x, kernel, stride, origin, dilation, (P, Q), 0)
+        kernel, stride, origin, dilation = (1, 1), (1, 1), (0, 0), (1, 1)
+    images, rows, columns = (max(1, ROWS // n) for n in (P * Q, Q, 1))
+    total: Any = None
+    for n, p, q in itertools.product(range(0, N, images), range(0, P, rows), range(0, Q, columns)):
+        part = _gradient(
+            x[n : n + images],
+            e[n : n + images, p : p + rows, q : q + columns].contiguous(),
+            kernel,
+            stride,
+            (origin[0] - p * stride[0], origin[1] - q * stride[1]),
+            dilation,
+        )
+        total = part if total is None else total.to(torch.int64) + part
+    return total.reshape(K, R, S, C).permute(0, 3, 1, 2)

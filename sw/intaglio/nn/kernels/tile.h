@@ -1,0 +1,156 @@
+/* One register tile of an exact product of int8 matrices, for three kinds of processor.
+ *
+ * A (rows x k) and B (k x columns) are packed in groups of GROUP values of k:
+ *
+ *   AVX-512 VNNI  GROUP 4, A as bytes code + 128 (vpdpbusd multiplies u8 by s8), B as bytes. With
+ *                 sum (a + 128) b = sum a b + 128 sum b, a panel of B starts with -128 sum b for
+ *                 each of its columns. vpdpbusd does not saturate.
+ *   AVX2, others  GROUP 2, both as int16 (vpmaddwd adds two products: at most 2**15, no overflow).
+ *
+ * Sums are int32 and wrap on the way, which is harmless: modulo 2**32 the order does not matter, and
+ * the callers bound what the whole sum can be.
+ */
+#ifndef INTAGLIO_TILE_H
+#define INTAGLIO_TILE_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+typedef int64_t i64;
+typedef uint64_t u64;
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
+INLINE i64 most(i64 a, i64 b) { return a > b ? a : b; }
+INLINE i64 groups_of(i64 n, i64 size) { return (n + size - 1) / size; }
+
+/* INTAGLIO_WIDE takes the layout of VNNI with plain arithmetic: tests of it run anywhere. */
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define INTAGLIO_WIDE 1
+#endif
+
+#ifdef INTAGLIO_WIDE
+enum { GROUP = 4, LANES = 16, ROWS = 12, OFFSET = 128 };
+typedef uint8_t a_code;
+typedef int8_t b_code;
+#else
+enum { GROUP = 2, LANES = 8, ROWS = 6, OFFSET = 0 };
+typedef int16_t a_code;
+typedef int16_t b_code;
+#endif
+
+enum {
+    COLUMNS = 2 * LANES,
+    HEAD = OFFSET ? COLUMNS * 4 / sizeof(b_code) : 0, /* of a panel of B, in elements */
+};
+typedef int32_t lanes __attribute__((vector_size(4 * LANES)));
+
+/* acc[i] += the sum over the group of a * b[i], a being the same group in every lane. */
+#if defined(INTAGLIO_WIDE) && defined(__AVX512VNNI__)
+INLINE lanes dot(lanes acc, int32_t a, lanes b)
+{
+    return (lanes)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(a), (__m512i)b);
+}
+#elif defined(INTAGLIO_WIDE)
+INLINE lanes dot(lanes acc, int32_t a, lanes b)
+{
+    for (int j = 0; j < GROUP; j++)
+        acc += (int32_t)((uint32_t)a >> 8 * j & 255) * ((b << (24 - 8 * j)) >> 24);
+    return acc;
+}
+#elif defined(__AVX2__)
+INLINE lanes dot(lanes acc, int32_t a, lanes b)
+{
+    return acc + (lanes)_mm256_madd_epi16(_mm256_set1_epi32(a), (__m256i)b);
+}
+#else
+INLINE lanes dot(lanes acc, int32_t a, lanes b)
+{
+    return acc + (int32_t)(int16_t)a * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+}
+#endif
+
+/* out[i, j] (+)= the sum over the groups of A[i, .] B[., j], for a whole tile.
+ *
+ * a: element (i, group g, j) lies at i * row + g * step + j. b: a panel, HEAD first.
+ */
+INLINE void tile(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups, int32_t *out,
+                 i64 pitch, int add)
+{
+    lanes acc[ROWS][2];
+    lanes first = {0}, second = {0};
+    if (HEAD) {
+        memcpy(&first, b, sizeof first);
+        memcpy(&second, (const char *)b + sizeof first, sizeof second);
+        b += HEAD;
+    }
+    for (int i = 0; i < ROWS; i++) {
+        acc[i][0] = first;
+        acc[i][1] = second;
+    }
+    for (i64 g = 0; g < groups; g++, a += step, b += COLUMNS * GROUP) {
+        lanes b0, b1;
+        memcpy(&b0, b, sizeof b0);
+        memcpy(&b1, b + LANES * GROUP, sizeof b1);
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+            int32_t v;
+            memcpy(&v, a + i * row, sizeof v);
+            acc[i][0] = dot(acc[i][0], v, b0);
+            acc[i][1] = dot(acc[i][1], v, b1);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++, out += pitch) {
+        lanes c0, c1;
+        if (add) {
+            memcpy(&c0, out, sizeof c0);
+            memcpy(&c1, out + LANES, sizeof c1);
+            acc[i][0] += c0;
+            acc[i][1] += c1;
+        }
+        memcpy(out, &acc[i][0], sizeof c0);
+        memcpy(out + LANES, &acc[i][1], sizeof c1);
+    }
+}
+
+/* Codes as A wants them. */
+INLINE void widen(const int8_t *x, a_code *out, i64 count)
+{
+    for (i64 i = 0; i < count; i++)
+        out[i] = (a_code)(x[i] + OFFSET);
+}
+
+/* Interleave GROUP rows: out[i * GROUP + j] = rows[j][i], and head[i] -= 128 times their sum. */
+INLINE void interleave_columns(const int8_t *const rows[GROUP], i64 columns, b_code *out,
+                               int32_t *head)
+{
+    for (i64 i = 0; i < columns; i++)
+        for (int j = 0; j < GROUP; j++)
+            out[i * GROUP + j] = rows[j][i];
+    if (HEAD)
+        for (i64 i = 0; i < columns; i++) {
+            int32_t sum = 0;
+            for (int j = 0; j < GROUP; j++)
+                sum += rows[j][i];
+            head[i] -= OFFSET * sum;
+        }
+}
+
+/* One group of k of a panel of B that has `columns` columns, the others zero. */
+INLINE void interleave(const int8_t *const rows[GROUP], i64 columns, b_code *out, int32_t *head)
+{
+    if (columns == COLUMNS) { /* a constant: unrolled */
+        interleave_columns(rows, COLUMNS, out, head);
+        return;
+    }
+    memset(out, 0, COLUMNS * GROUP * sizeof *out);
+    interleave_columns(rows, columns, out, head);
+}
+
+#endif
