@@ -23,9 +23,11 @@ FAMILY = "ecp5"
 CELLS = Path(__file__).parent / "verilog" / "cells_ecp5.v"
 #: Files of yosys, in its share folder -> logic cells whose models are taken from them.
 _MODELS = {
-    "ecp5/common_sim.vh": ("LUT4", "PFUMX", "L6MUX21", "TRELLIS_DPR16X4", "TRELLIS_FF"),
+    "ecp5/common_sim.vh": ("LUT2", "LUT4", "PFUMX", "L6MUX21", "TRELLIS_DPR16X4", "TRELLIS_FF"),
     "ecp5/ccu2c_sim.vh": ("CCU2C",),
 }
+#: Inputs that a cell does not use are left open; delays are no part of this simulation.
+_WAIVERS = "/* verilator lint_off PINMISSING */\n/* verilator lint_off SPECIFYIGN */\n"
 
 
 def _models() -> str:
@@ -88,7 +90,9 @@ def netlist_sources(
             results=["accelerator.v"],
             progress=progress,
         )
-        (work / "cells.v").write_text(_models(), encoding="utf-8")
+        netlist = (work / "accelerator.v").read_text(encoding="utf-8")
+        (work / "accelerator.v").write_text(_WAIVERS + netlist, encoding="utf-8")
+        (work / "cells.v").write_text(_WAIVERS + _models(), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for path in sources[:2]:
