@@ -20,6 +20,9 @@ _CONSTRAINTS = {
     "gowin": ("pins.cst", 'IO_LOC "{port}" {pin};'),
     "nexus": ("pins.pdc", "ldc_set_location -site {{{pin}}} [get_ports {{{port}}}]"),
 }
+#: INIT0 and INIT1 of the Nexus cell that feeds a carry chain: its output does not depend on its
+#: carry input (yosys, lattice/arith_map_nexus.v).
+_CARRY_FEED = ("0xFFFF", "0x00AA")
 
 
 def _arguments(family: str, device: str, package: str, speed: int | None, pins: bool) -> list[str]:
@@ -38,6 +41,21 @@ def _arguments(family: str, device: str, package: str, speed: int | None, pins: 
     # Router 2, the default, finds no way from a clock pin to the clock network of this family.
     chip = ["--device", device, "--fasm", "chip.fasm", "--router", "router1"]
     return [*chip, *(["--pdc", constraints] if pins else [])]
+
+
+def _without_open_carries(netlist: bytes) -> bytes:
+    """Return a netlist of Nexus without the carry inputs that nothing drives.
+
+    The cell that feeds a carry chain has no carry input. Synthesis ties it to zero, and nextpnr
+    takes nothing but another carry cell there.
+    """
+    design = json.loads(netlist)
+    for module in design["modules"].values():
+        for cell in module["cells"].values():
+            init = (cell["parameters"].get("INIT0"), cell["parameters"].get("INIT1"))
+            if cell["type"] == "CCU2" and init == _CARRY_FEED:
+                del cell["connections"]["CIN"], cell["port_directions"]["CIN"]
+    return json.dumps(design).encode()
 
 
 def _critical_path(report: Mapping) -> list[dict]:
@@ -111,7 +129,10 @@ def place_and_route(
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="intaglio-route-") as folder:
         work = Path(folder)
-        (work / "netlist.json").write_bytes(netlist.read_bytes())
+        data = netlist.read_bytes()
+        (work / "netlist.json").write_bytes(
+            _without_open_carries(data) if family == "nexus" else data
+        )
         constraints, line = _CONSTRAINTS[family]
         (work / constraints).write_text(
             "".join(line.format(port=port, pin=pin) + "\n" for port, pin in (pins or {}).items()),

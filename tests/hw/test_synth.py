@@ -1,5 +1,6 @@
 """Synthesis: counts, errors; the whole accelerator and its placement are slow."""
 
+import json
 import tempfile
 
 import pytest
@@ -89,6 +90,33 @@ def test_the_critical_path_is_that_of_the_slowest_clock():
         {"kind": "clk-to-q", "cell": "csr.b", "delay_ns": 0.5},
         {"kind": "setup", "cell": "c", "delay_ns": 1.25},
     ]
+
+
+def test_open_carry_inputs_of_nexus_are_dropped():
+    """Those of the cells that feed a chain, no other; and their output does not depend on them."""
+    feed, other = ("0xFFFF", "0x00AA"), ("0x96AA", "0x96AA")
+    cells = {
+        name: {
+            "type": "CCU2",
+            "parameters": {"INIT0": init[0], "INIT1": init[1]},
+            "port_directions": {"CIN": "input", "COUT": "output"},
+            "connections": {"CIN": [2], "COUT": [3]},
+        }
+        for name, init in (("feed", feed), ("other", other))
+    }
+    text = json.dumps({"modules": {"harness": {"cells": cells}}}).encode()
+    found = json.loads(route._without_open_carries(text))["modules"]["harness"]["cells"]
+    assert found["feed"]["connections"] == {"COUT": [3]}
+    assert found["other"] == cells["other"]
+    # yosys' model: A0 = B0 = C0 = D0 = B1 = C1 = D1 = 1, INJECT = NO.
+    for a1 in (0, 1):
+        lower = 0xFFFF >> 15 & 1
+        upper, upper_of_three = 0x00AA >> (14 + a1) & 1, 0x00AA >> (6 + a1) & 1
+        outputs = set()
+        for carry in (0, 1):
+            middle = carry if lower else 0xFFFF >> 7 & 1
+            outputs.add(middle if upper else upper_of_three)
+        assert outputs == {a1}
 
 
 def test_boards_name_devices_that_exist():
