@@ -134,12 +134,12 @@ async def arbiter_routes_writes(dut, rate, take, latency):
         for name, pages in (("first", range(0, 2)), ("second", range(2, 4)))
     ]
     for writer in writers:
-        writer.ask(40, 9)
+        writer.ask(20, 9)
     await start_clock(dut)
     for writer in writers:
         await writer.b.wait_for(writer.asked)
     await ClockCycles(dut.clk, 10)
-    assert outside.idle and len(outside.bursts) == 80
+    assert outside.idle and len(outside.bursts) == 40
     for writer in writers:
         assert writer.b.count == writer.asked
         assert all(item["resp"] == 0 for item in writer.b.items)
@@ -223,7 +223,7 @@ async def memory_keeps_what_is_written(dut, rate, take):
         for part in range(0, 4096, 128 * R):
             words = [rng.getrandbits(8 * R) for _ in range(min(128, 4096 // R))]
             assert await user.write(4096 * page + part, words) == 0
-    for _ in range(20):
+    for _ in range(10):
         beats = rng.choice((1, 2, 3, 16, 64))
         page = rng.randrange(MEMORY_BYTES // 4096)
         address = 4096 * page + R * rng.randrange(4096 // R - beats + 1)
@@ -441,7 +441,7 @@ async def bridge_drops_what_is_damaged(dut):
     await bridge.begin()
     before = bridge.memory.copy()
     frame = bridge.request(Command.WRITE_MEMORY, 0, R, bytes(range(R)))
-    for bit in range(0, 8 * len(frame), 5):
+    for bit in range(0, 8 * len(frame), 9):
         damaged = bytearray(frame)
         damaged[bit // 8] ^= 1 << bit % 8
         bridge.line.extend(damaged)
@@ -500,7 +500,7 @@ async def bridge_lives_on_noise(dut):
     await bridge.begin()
     rng = bench_rng("noise")
     expected: deque = deque()
-    for turn in range(12):
+    for turn in range(8):
         noise = rng.randbytes(rng.randrange(1, 40))
         if turn % 2:
             noise += bytes([link.REQUEST_SYNC]) + rng.randbytes(rng.randrange(12))

@@ -102,7 +102,6 @@ def scenes() -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.rtl
-@pytest.mark.data
 def test_a_class_map_through_the_pins(tmp_path):
     """``intaglio run --on board``: the class map of a real image is PyTorch's, byte for byte."""
     config = CONFIGS["mini-8x8"]
@@ -126,6 +125,7 @@ def test_a_class_map_through_the_pins(tmp_path):
         assert len(np.unique(found)) >= 3, "a class map of two classes tells little"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(56, 64), (48, 72)])
 def test_what_does_not_fit(size):
     """One more row or column of blocks, and the image of the network is too large."""
