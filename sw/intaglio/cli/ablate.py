@@ -72,10 +72,12 @@ def ablate_command(
     )
     write_report(out / "ablation.md", ablation_markdown(data))
     write_report(out / "ablation.html", ablation_html(data))
-    best = max((r for r in data["rows"] if r["miou"] is not None), key=lambda r: r["miou"])
+    rows = [row for row in data["rows"] if row["miou"] is not None]
+    best = max(rows, key=lambda row: row["miou"], default=None)
+    found = f"best {best['name']} with mIoU {100 * best['miou']:.1f} %" if best else "all diverged"
     return Outcome(
         data={"out": out, **data},
         lines=table([HEADER, *ablation_rows(data)], right=RIGHT),
-        summary=f"{out}: {len(data['rows'])} variants, best {best['name']} with mIoU "
-        f"{100 * best['miou']:.1f} %; ablation.html, ablation.md, ablation.json",
+        summary=f"{out}: {len(data['rows'])} variants, {found}; ablation.html, ablation.md, "
+        "ablation.json",
     )
