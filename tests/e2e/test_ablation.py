@@ -37,7 +37,7 @@ def test_one_command_makes_the_table(table):
         assert trained["digest"] == run["digest"] and trained["miou"] == row["miou"]
         assert row["loss"] == trained["loss"]["int"][-1]
     assert len(digests) == len(NAMES)
-    assert data["rows"][0]["rate"] == "1/16" and data["rows"][3]["rate"] == "1/1024"
+    assert data["rows"][0]["rate"] == "1/16" and data["rows"][3]["rate"] == "1/256"
     twin = json.loads((out / "default-3" / "metrics.json").read_text())
     assert data["float"]["miou"] == twin["float_miou"]
     assert "float_miou" not in json.loads((out / "norm-l2-3" / "metrics.json").read_text())

@@ -119,7 +119,7 @@ def test_the_resolved_configuration_is_the_same_run():
     assert [resolved.learning_rates.at(i) for i in range(400)] == [
         config.learning_rates.at(i) for i in range(400)
     ]
-    assert TrainConfig(magnitude=False).resolved().rate == "1/1024"
+    assert TrainConfig(magnitude=False).resolved().rate == "1/256"
 
 
 def test_toml_has_every_value_with_its_meaning_and_is_read_back(tmp_path):

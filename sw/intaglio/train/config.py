@@ -26,7 +26,7 @@ RATES = {
     "fcn-vgg16-bn": "1/20",
 }
 #: Peak without the magnitude of the gradients: their largest element moves its weight by this.
-RATE_WITHOUT_MAGNITUDE = "1/1024"
+RATE_WITHOUT_MAGNITUDE = "1/256"
 
 
 def _value(default: Any, text: str) -> Any:
