@@ -151,6 +151,26 @@ def test_quantize_error(g, shape):
         both("quantize_error", terms[1:2], None, shift)
 
 
+def test_errors_beyond_32_bits_are_quantised_in_64(g):
+    shape = (2, 3, 5, 9)
+    wide = rand(g, -(1 << 31), (1 << 31) - 1, shape, torch.int32)
+    small = rand(g, -127, 127, shape)
+    for terms in ([(wide, -20)], [(wide, -20), (wide, -20), (small, -30)], [(small, 0)] * 5):
+        for shift in (0, 24, 33):
+            both("quantize_error", terms, None, shift)
+
+
+def test_batch_norm_of_extreme_accumulators(g):
+    acc = rand(g, -(1 << 31), (1 << 31) - 1, (50, 7), torch.int32)
+    acc[0], acc[1] = -(1 << 31), (1 << 31) - 1
+    mean = rand(g, -(1 << 31), (1 << 31) - 1, (7,), torch.int64)
+    mantissa = rand(g, 1 << 15, 1 << 16, (7,), torch.int64)
+    one = torch.ones(7, dtype=torch.int64)
+    for shift in (15, 30, 42, 45):
+        both("batch_norm_normalize", acc, mean, mantissa, shift * one, one, one, 14, None, 0, -127)
+    both("batch_norm_statistics", acc)
+
+
 @pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64])
 def test_max_pool(g, kernel, stride, padding, dtype):
@@ -217,7 +237,7 @@ def test_update(g, dtype, exponents, bits):
 @pytest.mark.parametrize("top", [0, 100, 128, 129, 20000, 32767])
 def test_weight_codes(g, top):
     both("weight_codes", rand(g, -top, top, (5, 3, 3, 7), torch.int16))
-    both("weight_codes", torch.tensor([-top, 0, top // 2], dtype=torch.int16))
+    both("weight_codes", torch.tensor([-top, 0, top // 2], dtype=torch.int16).reshape(3, 1, 1, 1))
 
 
 def test_random_bits_are_those_of_the_specification():

@@ -42,14 +42,20 @@ void im2col(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64
             }
 }
 
-void weight_codes(const int16_t *master, int8_t *out, i64 shift, i64 count)
+/* master (K, C, taps) to codes (K, taps, C), as the products read them. */
+void weight_codes(const int16_t *master, int8_t *out, i64 shift, i64 K, i64 C, i64 taps)
 {
     const int32_t half = (1 << shift) >> 1;
 #pragma omp parallel for schedule(static)
-    for (i64 i = 0; i < count; i++) {
-        int32_t v = (master[i] + half) >> shift;
-        out[i] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
-    }
+    for (i64 k = 0; k < K; k++)
+        for (i64 t = 0; t < taps; t++) {
+            const int16_t *m = master + k * C * taps + t;
+            int8_t *y = out + (k * taps + t) * C;
+            for (i64 c = 0; c < C; c++) {
+                int32_t v = (m[c * taps] + half) >> shift;
+                y[c] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
+            }
+        }
 }
 
 void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,
@@ -101,8 +107,9 @@ void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, 
 #pragma omp for schedule(static)
         for (i64 i = 0; i < M; i++)
             for (i64 c = 0; c < C; c++) {
-                i64 d = acc[i * C + c] - mean[c];
-                mine[c] += d < 0 ? -d : d;
+                /* The difference of two int32 fits 32 bits without sign. */
+                const int32_t a = acc[i * C + c], m = (int32_t)mean[c];
+                mine[c] += (uint32_t)(a > m ? a : m) - (uint32_t)(a > m ? m : a);
             }
 #pragma omp critical
         for (i64 c = 0; c < C; c++)
@@ -111,6 +118,9 @@ void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, 
     }
 }
 
+enum { BIAS = 1 << 20 }; /* xhat before its saturation is below 2**17 */
+
+/* mantissa in [2**15, 2**16], shift in [12, 42]. */
 void batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
                           const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
                           const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
@@ -120,12 +130,18 @@ void batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantis
     memset(signs, 0, C * sizeof *signs);
 #pragma omp parallel
     {
-        i64 *mine = calloc(C, sizeof *mine), *right = malloc(C * sizeof *right);
-        i64 *half = malloc(C * sizeof *half);
-        int32_t *g = malloc(C * sizeof *g), *t = malloc(C * sizeof *t);
+        u64 *right = malloc(C * sizeof *right), *half = malloc(C * sizeof *half);
+        int32_t *vector = malloc(5 * C * sizeof *vector), *part = calloc(C, sizeof *part);
+        int32_t *g = vector, *t = vector + C, *m = vector + 2 * C, *factor = vector + 3 * C;
+        int32_t *limit = vector + 4 * C;
         for (i64 c = 0; c < C; c++) {
-            right[c] = shift[c] - 12;
-            half[c] = ((i64)1 << right[c]) >> 1;
+            right[c] = (u64)shift[c] - 12;
+            /* BIAS makes the shift one of unsigned numbers, which AVX2 has. */
+            half[c] = ((u64)BIAS << right[c]) + (((u64)1 << right[c]) >> 1);
+            m[c] = (int32_t)mean[c];
+            factor[c] = (int32_t)mantissa[c];
+            /* From this difference on xhat is at its bound. */
+            limit[c] = (int32_t)(((i64)32768 << right[c]) / mantissa[c] + 1);
             g[c] = (int32_t)gamma[c];
             t[c] = (int32_t)(beta[c] << 12) + out_half;
         }
@@ -136,12 +152,15 @@ void batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantis
             int8_t *y = out + i * C;
             const int8_t *z = residual ? residual + i * C : 0;
             for (i64 c = 0; c < C; c++) {
-                i64 v = ((a[c] - mean[c]) * mantissa[c] + half[c]) >> right[c];
+                /* Saturating a - m: where it leaves int32, it is beyond the limit as well. */
+                int32_t d = (int32_t)((uint32_t)a[c] - (uint32_t)m[c]);
+                d = ((a[c] ^ m[c]) & (a[c] ^ d)) < 0 ? a[c] >> 31 ^ INT32_MAX : d;
+                d = d < -limit[c] ? -limit[c] : d > limit[c] ? limit[c] : d;
+                int32_t v = (int32_t)(((u64)((i64)d * factor[c]) + half[c]) >> right[c]) - BIAS;
                 v = v < -32767 ? -32767 : v > 32767 ? 32767 : v;
                 x[c] = (int16_t)v;
+                part[c] += (v > 0) - (v < 0);
             }
-            for (i64 c = 0; c < C; c++)
-                mine[c] += (x[c] > 0) - (x[c] < 0);
             if (z)
                 for (i64 c = 0; c < C; c++) {
                     int32_t v = (x[c] * g[c] + t[c] + ((int32_t)z[c] << residual_shift)) >> out_shift;
@@ -155,12 +174,11 @@ void batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantis
         }
 #pragma omp critical
         for (i64 c = 0; c < C; c++)
-            signs[c] += mine[c];
-        free(mine);
+            signs[c] += part[c]; /* fewer than 2**31 rows */
         free(right);
         free(half);
-        free(g);
-        free(t);
+        free(vector);
+        free(part);
     }
 }
 
@@ -196,33 +214,122 @@ static void gather(const term *terms, i64 count, i64 n, i64 h, i64 w, i64 C, i64
     }
 }
 
-/* Diffuse row into y: sum is the running sum, before its rounded value so far. */
-static inline void diffuse(const i64 *row, i64 *sum, i64 *before, int8_t *y, i64 shift, i64 half,
-                           i64 *top, i64 C)
+/* Diffuse row into y. With S the running sum, y = round(S) - round(S before) needs of S only what
+ * rounding left: rest = (S + half) mod 2**shift, in [0, 2**shift). It starts at half.
+ *
+ * Rows are below 2**61 and shift at most 61. The offset 2**62 makes the shift one of unsigned
+ * numbers, which AVX2 has.
+ */
+static inline void diffuse(const i64 *row, i64 *rest, int8_t *y, i64 shift, i64 *top, i64 C)
 {
+    const u64 offset = (u64)1 << 62;
+    const i64 mask = ((i64)1 << shift) - 1, zero = (i64)(offset >> shift);
     for (i64 c = 0; c < C; c++) {
-        i64 s = sum[c] + row[c];
-        i64 r = (s + half) >> shift;
-        i64 q = r - before[c];
-        i64 a = row[c] < 0 ? -row[c] : row[c];
-        sum[c] = s;
-        before[c] = r;
+        const i64 x = rest[c] + row[c], a = row[c] < 0 ? -row[c] : row[c];
+        const i64 q = (i64)(((u64)x + offset) >> shift) - zero;
+        rest[c] = x & mask;
         top[c] = a > top[c] ? a : top[c];
         y[c] = (int8_t)(q < -LIMIT ? -LIMIT : q > LIMIT ? LIMIT : q);
     }
+}
+
+/* The same in 32 bits: |row| < 2**30 and shift <= 29. */
+static inline void diffuse_narrow(const int32_t *row, int32_t *rest, int8_t *y, i64 shift,
+                                  int32_t *high, int32_t *low, i64 C)
+{
+    const int32_t right = (int32_t)shift, mask = (1 << right) - 1;
+    for (i64 c = 0; c < C; c++) {
+        const int32_t x = rest[c] + row[c], q = x >> right;
+        rest[c] = x & mask;
+        high[c] = row[c] > high[c] ? row[c] : high[c];
+        low[c] = row[c] < low[c] ? row[c] : low[c];
+        y[c] = (int8_t)(q < -LIMIT ? -LIMIT : q > LIMIT ? LIMIT : q);
+    }
+}
+
+#define GATHER_NARROW(type)                                                                        \
+    do {                                                                                           \
+        const type *v = (const type *)t->codes + at;                                               \
+        for (i64 c = 0; c < C; c++) {                                                              \
+            bad |= v[c] > bound || v[c] < -bound;                                                  \
+            row[c] = (k ? row[c] : 0) + (int32_t)((uint32_t)v[c] << shift);                        \
+        }                                                                                          \
+    } while (0)
+
+/* Sum the terms into row; nonzero where one of at most four is above 2**28. */
+static int gather_narrow(const term *terms, i64 count, i64 n, i64 h, i64 w, i64 C, int32_t *row)
+{
+    int bad = 0;
+    for (i64 k = 0; k < count; k++) {
+        const term *t = terms + k;
+        const i64 at = n * t->stride_n + h * t->stride_h + w * t->stride_w;
+        const int32_t shift = (int32_t)t->shift, bound = (1 << 28) >> shift;
+        switch (t->bytes) {
+        case 1: GATHER_NARROW(int8_t); break;
+        case 2: GATHER_NARROW(int16_t); break;
+        default: GATHER_NARROW(int32_t);
+        }
+    }
+    return bad;
+}
+
+static int narrow(const term *terms, i64 count, i64 shift)
+{
+    int fits = count <= 4 && shift <= 29;
+    for (i64 k = 0; k < count; k++)
+        fits &= terms[k].bytes <= 4 && terms[k].shift <= 28;
+    return fits;
+}
+
+/* quantize_error below in 32 bits; -1 where a sum may leave them. */
+static i64 quantize_narrow(const term *terms, i64 count, const int8_t *mask, i64 shift, int8_t *out,
+                           i64 scans, i64 pixels, i64 W, i64 C)
+{
+    i64 maximum = 0;
+    int bad = 0;
+#pragma omp parallel for schedule(static) reduction(max : maximum) reduction(| : bad)
+    for (i64 k = 0; k < scans; k++) {
+        int32_t *work = calloc(4 * C, sizeof *work);
+        int32_t *row = work, *rest = work + C, *high = work + 2 * C, *low = work + 3 * C;
+        for (i64 c = 0; c < C; c++)
+            rest[c] = (1 << shift) >> 1;
+        for (i64 p = 0; p < pixels; p++) {
+            const i64 at = (k * pixels + p) * C;
+            if (W)
+                bad |= gather_narrow(terms, count, k, p / W, p % W, C, row);
+            else
+                bad |= gather_narrow(terms, count, p, 0, 0, C, row);
+            if (mask)
+                for (i64 c = 0; c < C; c++)
+                    row[c] = mask[at + c] > 0 ? row[c] : 0;
+            diffuse_narrow(row, rest, out + at, shift, high, low, C);
+        }
+        for (i64 c = 0; c < C; c++)
+            maximum = most(maximum, most(high[c], -low[c]));
+        free(work);
+    }
+    return bad ? -1 : maximum;
 }
 
 /* The scan runs along the pixels of an image, in 1x1 maps along the images. */
 i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, int8_t *out, i64 N,
                    i64 H, i64 W, i64 C)
 {
-    const i64 half = ((i64)1 << shift) >> 1;
     const i64 scans = H * W == 1 ? 1 : N, pixels = H * W == 1 ? N : H * W;
     i64 maximum = 0;
+    if (narrow(terms, count, shift)) {
+        maximum = quantize_narrow(terms, count, mask, shift, out, scans, pixels, H * W == 1 ? 0 : W,
+                                  C);
+        if (maximum >= 0)
+            return maximum;
+        maximum = 0;
+    }
 #pragma omp parallel for schedule(static) reduction(max : maximum)
     for (i64 k = 0; k < scans; k++) {
-        i64 *work = calloc(4 * C, sizeof *work);
-        i64 *row = work, *sum = work + C, *before = work + 2 * C, *top = work + 3 * C;
+        i64 *work = calloc(3 * C, sizeof *work);
+        i64 *row = work, *rest = work + C, *top = work + 2 * C;
+        for (i64 c = 0; c < C; c++)
+            rest[c] = ((i64)1 << shift) >> 1;
         for (i64 p = 0; p < pixels; p++) {
             const i64 at = (k * pixels + p) * C;
             if (H * W == 1)
@@ -232,7 +339,7 @@ i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, 
             if (mask)
                 for (i64 c = 0; c < C; c++)
                     row[c] = mask[at + c] > 0 ? row[c] : 0;
-            diffuse(row, sum, before, out + at, shift, half, top, C);
+            diffuse(row, rest, out + at, shift, top, C);
         }
         for (i64 c = 0; c < C; c++)
             maximum = most(maximum, top[c]);
@@ -275,16 +382,16 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
                         const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P,
                         i64 C)
 {
-    const i64 half = ((i64)1 << shift) >> 1;
     const i64 scans = P == 1 ? 1 : N, pixels = P == 1 ? N : P;
     i64 maximum = 0;
 #pragma omp parallel for schedule(static) reduction(max : maximum)
     for (i64 k = 0; k < scans; k++) {
-        i64 *work = calloc(4 * C, sizeof *work);
-        i64 *row = work, *sum = work + C, *before = work + 2 * C, *top = work + 3 * C;
+        i64 *work = calloc(3 * C, sizeof *work);
+        i64 *row = work, *rest = work + C, *top = work + 2 * C;
         int32_t *vector = malloc(4 * C * sizeof *vector);
         int32_t *zero = vector, *sign = vector + C, *f = vector + 2 * C;
         for (i64 c = 0; c < C; c++) {
+            rest[c] = ((i64)1 << shift) >> 1;
             zero[c] = (int32_t)(m2[c] - m0[c]);
             sign[c] = (int32_t)m1[c];
             f[c] = (int32_t)factors[c];
@@ -298,7 +405,7 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
                 int32_t v = ((int32_t)e[c] << 16) + zero[c] - s * sign[c];
                 row[c] = (i64)v * f[c];
             }
-            diffuse(row, sum, before, out + at, shift, half, top, C);
+            diffuse(row, rest, out + at, shift, top, C);
         }
         for (i64 c = 0; c < C; c++)
             maximum = most(maximum, top[c]);
