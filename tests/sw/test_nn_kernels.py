@@ -222,6 +222,13 @@ def test_update(g, dtype, exponents, bits):
             *(momentum, exponents[0], gradient, exponents[1], decayed, exponents[2]),
             **options,
         )
+    turned = gradient.reshape(10, 2, 5, 10).permute(0, 3, 1, 2)  # as the products leave it
+    four = [v.reshape(10, 10, 2, 5) for v in (momentum, master)]
+    both(
+        "momentum_update",
+        *(four[0], exponents[0], turned, exponents[1], four[1], exponents[2]),
+        **options,
+    )
     zero = torch.zeros(n, dtype=torch.int16)
     both("momentum_update", zero, -3, zero.to(dtype), -9, None, 0, **options)
     for target in (-15, -60, 20, -2000, 2000):

@@ -229,7 +229,8 @@ class _Conv(torch.autograd.Function):
         for e, exponent in _digits(gradient):
             part = k.conv_weight_gradient(x, e, window.kernel, **window.geometry)
             if weight.shape != ctx.shape:
-                live, part = part, part.new_zeros(ctx.shape)
+                K, C, R, S = ctx.shape
+                live, part = part, part.new_zeros((K, R, S, C)).permute(0, 3, 1, 2)
                 part[:, :, ctx.taps[0], ctx.taps[1]] = live
             wgrad.append((part, exponent + x_exponent))
             if ctx.needs_input_grad[0]:

@@ -600,9 +600,12 @@ static inline u64 word(u64 key, u64 i)
     return z ^ (z >> 31);
 }
 
+/* |x| < 2**61, shift at most 61; the offset makes the shift one of unsigned numbers (see diffuse). */
 static inline i64 stochastic(i64 x, i64 shift, u64 key, u64 i)
 {
-    return (x + (i64)(word(key, i) & (((u64)1 << shift) - 1))) >> shift;
+    const u64 offset = (u64)1 << 62;
+    const u64 sum = (u64)x + (word(key, i) & (((u64)1 << shift) - 1)) + offset;
+    return (i64)(sum >> shift) - (i64)(offset >> shift);
 }
 
 #define MAXIMUM(type)                                                                              \
@@ -621,22 +624,43 @@ MAXIMUM(int16_t)
 MAXIMUM(int32_t)
 MAXIMUM(int64_t)
 
-/* shift 0 is exact and draws nothing that matters. */
+/* Gradients lie as (K, taps, C), masters and momenta as (K, C, taps): of one k, in L2, in turn.
+ *
+ * shift 0 is exact and draws nothing that matters. Returns -1 where memory is lacking.
+ */
 #define QUANTIZE(type)                                                                             \
-    i64 quantize_gradient_##type(const type *x, int16_t *out, i64 shift, i64 limit, u64 key,       \
-                                 i64 count)                                                        \
+    i64 quantize_gradient_##type(const type *x, int16_t *out, i64 shift, i64 limit, u64 key, i64 K, \
+                                 i64 C, i64 taps)                                                  \
     {                                                                                              \
         i64 top = 0;                                                                               \
-        _Pragma("omp parallel for schedule(static) reduction(max : top)")                          \
-        for (i64 i = 0; i < count; i++)                                                            \
+        int failed = 0;                                                                            \
+        _Pragma("omp parallel reduction(max : top) reduction(| : failed)")                         \
         {                                                                                          \
-            i64 v = stochastic(x[i], shift, key, (u64)i);                                          \
-            v = v < -limit ? -limit : v > limit ? limit : v;                                       \
-            out[i] = (int16_t)v;                                                                   \
-            const i64 a = v < 0 ? -v : v;                                                          \
-            top = a > top ? a : top;                                                               \
+            type *turned = taps > 1 ? malloc(C * taps * sizeof *turned) : NULL;                    \
+            failed = taps > 1 && !turned;                                                          \
+            _Pragma("omp for schedule(static)") for (i64 k = 0; k < K; k++)                        \
+            {                                                                                      \
+                const type *v = x + k * C * taps;                                                  \
+                if (failed)                                                                        \
+                    continue;                                                                      \
+                if (taps > 1) {                                                                    \
+                    for (i64 c = 0; c < C; c++)                                                    \
+                        for (i64 t = 0; t < taps; t++)                                             \
+                            turned[c * taps + t] = v[t * C + c];                                   \
+                    v = turned;                                                                    \
+                }                                                                                  \
+                int16_t *y = out + k * C * taps;                                                   \
+                for (i64 i = 0; i < C * taps; i++) {                                               \
+                    i64 q = stochastic(v[i], shift, key, (u64)(k * C * taps + i));                 \
+                    q = q < -limit ? -limit : q > limit ? limit : q;                               \
+                    y[i] = (int16_t)q;                                                             \
+                    const i64 a = q < 0 ? -q : q;                                                  \
+                    top = a > top ? a : top;                                                       \
+                }                                                                                  \
+            }                                                                                      \
+            free(turned);                                                                          \
         }                                                                                          \
-        return top;                                                                                \
+        return failed ? -1 : top;                                                                  \
     }
 QUANTIZE(int32_t)
 QUANTIZE(int64_t)

@@ -322,13 +322,20 @@ def momentum_update(
     seed: int,
     streams: Pair,
 ) -> tuple[torch.Tensor, int]:
-    gradient = gradient.contiguous()
+    if gradient.dim() == 4 and gradient.permute(0, 2, 3, 1).is_contiguous():
+        K, C, R, S = gradient.shape
+        order = K, C, R * S
+    else:
+        gradient = gradient.contiguous()
+        order = gradient.shape[0], gradient[0].numel(), 1
     count = gradient.numel()
     shift = quant.scale_shift(_call(f"maximum_{_kind(gradient)}", gradient, count), gradient_bits)
     limit = (1 << (gradient_bits - 1)) - 1
     g = torch.empty(gradient.shape, dtype=torch.int16)
     key = seed ^ mix64(streams[0])
-    g_max = _call(f"quantize_gradient_{_kind(gradient)}", gradient, g, shift, limit, key, count)
+    g_max = _call(f"quantize_gradient_{_kind(gradient)}", gradient, g, shift, limit, key, *order)
+    if g_max < 0:
+        raise MemoryError("no memory for the buffers of an update")
     scale = (1 << quant.MOMENTUM_SHIFT) - 1
     sizes = [
         (
