@@ -11,7 +11,7 @@ from intaglio_sim.stimulus import bench_rng
 
 #: For each pair: kind and sizes.
 PAIRS = json.loads(os.environ["PAIRS"])
-CYCLES = 800
+CYCLES = 500
 
 
 def edge_value(rng, width: int) -> int:
