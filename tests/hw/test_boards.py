@@ -131,7 +131,7 @@ def test_bitstream_refuses(tmp_path):
     for options, text in (
         ({"memory_bytes": 5000}, "ulx3s-85f: memory_bytes must be a multiple of 4096, not 5000"),
         ({"frequency_mhz": 900}, "ulx3s-85f: no PLL settings make 900 MHz"),
-        ({"baud": 30_000_000}, "ulx3s-85f: baud must be at most clock / 4 = 18750000"),
+        ({"baud": 30_000_000}, "ulx3s-85f: baud must be at most clock / 4 = 12500000"),
     ):
         with pytest.raises(IntaglioError, match=text):
             build_bitstream(board, tmp_path / "x.bit", **options)

@@ -45,7 +45,7 @@ BITSTREAMS = {
         # 144 blocks of 2 KiB; mini-8x8 takes 62 of the 208, the bridge 2.
         memory_bytes=288 * 1024,
         block_rams=208,
-        frequency_mhz=75.0,
+        frequency_mhz=50.0,
         loader="openFPGALoader --board ulx3s {path}",
     ),
 }

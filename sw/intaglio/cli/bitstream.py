@@ -36,7 +36,7 @@ def bitstream_options(function: _Function) -> _Function:
             "--clock",
             type=click.FloatRange(0, min_open=True),
             metavar="MHZ",
-            help="Of the bitstream's accelerator; 75 by default on the ULX3S.",
+            help="Of the bitstream's accelerator; 50 by default on the ULX3S.",
         ),
         click.option(
             "--bitstream",
