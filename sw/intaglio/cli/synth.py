@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,8 +18,10 @@ from intaglio.cli.common import (
     table,
     write_json,
 )
-from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
+
+if TYPE_CHECKING:
+    from intaglio.spec.config import AcceleratorConfig
 
 __all__ = ["measure_board", "synth_command"]
 
@@ -75,7 +77,7 @@ def _by_component(path: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def _rates(config: AcceleratorConfig, fmax_mhz: float, memory_mb_s: float) -> dict[str, Any]:
+def _rates(config: "AcceleratorConfig", fmax_mhz: float, memory_mb_s: float) -> dict[str, Any]:
     """Return the speed of the networks, or nothing where half an installation cannot tell."""
     from intaglio.cli.throughput import network_rates
 
@@ -88,7 +90,7 @@ def _rates(config: AcceleratorConfig, fmax_mhz: float, memory_mb_s: float) -> di
 
 def measure_board(
     name: str,
-    config: AcceleratorConfig,
+    config: "AcceleratorConfig",
     *,
     part: str | None = None,
     seeds: int = 0,
