@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from intaglio.spec.errors import IntaglioError
 
@@ -53,7 +54,10 @@ def joined(device: torch.device | str = "cpu") -> Iterator[None]:
         return
     device = torch.device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend)
+    store, rank, count = next(rendezvous("env://"))
+    # torchrun keeps one store for all lives of its workers; addresses of the dead are still in it.
+    store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     _device = device
     try:
         yield
