@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from intaglio.nn.kernels import native, plain, plain_conv
-from intaglio.nn.kernels.library import build
+from intaglio.nn.kernels.loader import build
 from intaglio.spec import ops
 from intaglio.spec.rng import random_bits
 
@@ -59,7 +59,7 @@ def library(request, monkeypatch):
         option = {"wide": "-DINTAGLIO_WIDE", "scalar": "-march=x86-64"}[request.param]
         built = build(option, "-O1")
         assert built is not None
-        monkeypatch.setattr("intaglio.nn.kernels.library.loaded", lambda: built)
+        monkeypatch.setattr("intaglio.nn.kernels.loader.loaded", lambda: built)
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""The kernels as fused loops in C, see :mod:`intaglio.nn.kernels.library`.
+"""The kernels as fused loops in C, see :mod:`intaglio.nn.kernels.loader`.
 
 Where there is no compiler, :func:`available` is False and :mod:`intaglio.nn.kernels.plain` is used.
 Functions have the names, arguments and bytes of those in ``plain``; tensors on other devices are
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from intaglio.nn.kernels import library, native_conv, plain
-from intaglio.nn.kernels.library import call as _call
+from intaglio.nn.kernels import loader, native_conv, plain
+from intaglio.nn.kernels.loader import call as _call
 from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
@@ -60,7 +60,7 @@ class _Term(ctypes.Structure):
 
 def available() -> bool:
     """Return whether the library could be built and loaded."""
-    return library.loaded() is not None
+    return loader.loaded() is not None
 
 
 def _kind(x: torch.Tensor) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from intaglio.nn.kernels.library import call
+from intaglio.nn.kernels.loader import call
 from intaglio.nn.kernels.plain_conv import ROWS
 
 __all__ = ["conv", "conv_input_gradient", "conv_weight_gradient"]
