@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from intaglio.cli import main
-from intaglio.spec.config import AcceleratorConfig
+from intaglio.spec.config import CONFIGS
 from intaglio.spec.errors import IntaglioError
 from intaglio_hw.boards import load_board
 from intaglio_hw.boards.bitstream import BITSTREAMS, build_bitstream
@@ -142,19 +142,7 @@ def test_bitstream_refuses(tmp_path):
 @pytest.mark.synth
 def test_bitstream(tmp_path):
     """The smallest accelerator, all the way: ecpunpack finds chip and blocks in the file."""
-    least = AcceleratorConfig(
-        name="least-8x1",
-        K=1,
-        drain_lanes=1,
-        ifm_depth=16,
-        wgt_depth=16,
-        vec_depth=16,
-        ofm_depth=16,
-        prm_depth=16,
-        acc_depth=16,
-        queue_depth=2,
-        burst_beats=4,
-    )
+    least = CONFIGS["least-8x1"]
     path = tmp_path / "board.bit"
     result = build_bitstream(
         load_board("ulx3s-85f"), path, config=least, memory_bytes=8192, frequency_mhz=50
@@ -175,7 +163,7 @@ def test_bitstream(tmp_path):
 @pytest.mark.slow
 @pytest.mark.synth
 def test_a_memory_that_is_too_large(tmp_path):
-    least = AcceleratorConfig(name="least-8x1", K=1, drain_lanes=1)
+    least = CONFIGS["least-8x1"]
     with pytest.raises(
         IntaglioError, match=r"least-8x1 with 512 KiB of memory needs \d+ block RAMs"
     ):

@@ -13,7 +13,7 @@ from intaglio.cli.networks import random_network
 from intaglio.compile import compile_graph
 from intaglio.data import encode, open_dataset
 from intaglio.spec import isa
-from intaglio.spec.config import CONFIGS, AcceleratorConfig
+from intaglio.spec.config import CONFIGS
 from intaglio.spec.program import read_value, save_program
 from intaglio_sim.board import Board, BoardBackend, SerialLink, open_port
 from intaglio_sim.driver import Driver, RegisterError
@@ -28,19 +28,7 @@ MEMORY_BYTES = 288 * 1024
 MODEL, WIDTH, SIZE = "deeplab-mini", "1/2", (48, 64)
 #: Seconds: a simulation on a busy machine is thousands of times slower than the board.
 PATIENCE = 200.0
-LEAST = AcceleratorConfig(
-    name="least-8x1",
-    K=1,
-    drain_lanes=1,
-    ifm_depth=16,
-    wgt_depth=16,
-    vec_depth=16,
-    ofm_depth=16,
-    prm_depth=16,
-    acc_depth=16,
-    queue_depth=2,
-    burst_beats=4,
-)
+LEAST = CONFIGS["least-8x1"]
 
 
 @contextlib.contextmanager

