@@ -43,7 +43,7 @@ def multiplier(
         p_GSR="DISABLED",
         p_MULT_BYPASS="DISABLED",
         p_RESETMODE="SYNC",
-        p_SOURCEB_MODE="B_INPUT",
+        p_SOURCEB_MODE="B_SHIFT",  # the port or the chain, as SOURCEB says
         i_CLK0=ClockSignal(),
         i_CE0=enable,
         i_CE1=load,
