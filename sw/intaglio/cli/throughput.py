@@ -13,8 +13,6 @@ __all__ = ["NETWORKS", "network_rates"]
 NETWORKS = ("deeplab-mini", "fcn-mini")
 SIZE = (120, 160)
 _CLASSES = 11
-#: Cycles from a read address to its first beat.
-_LATENCY = 20
 
 
 def network_rates(
@@ -22,8 +20,8 @@ def network_rates(
 ) -> dict[str, Any]:
     """Return for each of NETWORKS what ``config`` does at ``fmax_mhz`` with the board's memory.
 
-    The memory gives one beat in as many cycles as its rate asks for, in each direction; plans are
-    chosen for that.
+    The memory gives one beat in as many cycles as its rate asks for, in each direction, and answers
+    after :data:`intaglio.spec.memory.MEMORY_LATENCY` cycles; plans are chosen for that.
 
     Returns
     -------
@@ -44,7 +42,7 @@ def network_rates(
         except IntaglioError as error:
             rates[name] = {"size": list(size), "error": str(error)}
             continue
-        model = CycleModel(config=config, memory_latency=_LATENCY, memory_interval=interval)
+        model = CycleModel(config=config, memory_interval=interval)
         timeline = model.run(program)
         seconds = timeline.cycles / (fmax_mhz * 1e6)
         rates[name] = {
