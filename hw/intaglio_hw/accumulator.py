@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
 from intaglio.spec.timing import ArrayTiming
-from intaglio_hw.interfaces import ReadPortSignature, address_width
+from intaglio_hw.interfaces import DRAIN_LATENCY, ReadPortSignature, address_width
 from intaglio_hw.memory import Scratchpad
 
 __all__ = ["ACCUMULATOR_BITS", "Accumulator", "access_layout"]
@@ -33,14 +33,15 @@ class Accumulator(wiring.Component):
     write
         In cycle ``t + WRITE_CYCLE``: where the result goes, if enabled.
     drain
-        ``addr`` is bank * depth + pixel. Free on the bank that ``read`` does not use; on the same
-        bank ``read`` comes first and ``drain.data`` is then of no use.
+        ``addr`` is bank * depth + pixel; ``data`` follows DRAIN_LATENCY later. Free on the bank
+        that ``read`` does not use; on the same bank ``read`` comes first and ``drain.data`` is then
+        of no use.
 
     The result is readable by an address presented in cycle ``t + LATENCY``. Sums wrap modulo 2**32.
     """
 
     LATENCY = ArrayTiming.ACCUMULATE
-    SUM_CYCLE = Scratchpad.LATENCY + 1
+    SUM_CYCLE = Scratchpad.LATENCY + 2
     WRITE_CYCLE = LATENCY - 1
 
     def __init__(self, *, depth: int, sum_width: int, family: str = "generic") -> None:
@@ -65,24 +66,33 @@ class Accumulator(wiring.Component):
             for _ in range(2)
         ]
         result = Signal(ACCUMULATOR_BITS)
+        # Stage 1: the addresses. Stages 2, 3: the memories.
+        write_addr = Signal(self.write.addr.shape(), reset_less=True)
+        m.d.sync += write_addr.eq(self.write.addr)
         for index, bank in enumerate(banks):
             m.submodules[f"bank{index}"] = bank
-            m.d.comb += [
-                bank.read.addr.eq(
+            read_addr = Signal.like(write_addr, name=f"read_addr_{index}")
+            write_en = Signal(name=f"write_en_{index}")
+            m.d.sync += [
+                read_addr.eq(
                     Mux(
                         self.read.enable & (self.read.bank == index),
                         self.read.addr,
                         self.drain.addr[: address_width(self.depth)],
                     )
                 ),
-                bank.write.addr.eq(self.write.addr),
+                write_en.eq(self.write.enable & (self.write.bank == index)),
+            ]
+            m.d.comb += [
+                bank.read.addr.eq(read_addr),
+                bank.write.addr.eq(write_addr),
                 bank.write.data.eq(result),
-                bank.write.en.eq(self.write.enable & (self.write.bank == index)),
+                bank.write.en.eq(write_en),
             ]
 
-        # Stages 1, 2: the memories; which bank was asked travels beside them.
+        # Which bank was asked travels beside them.
         enable, bank, drain_bank = self.read.enable, self.read.bank, self.drain.addr[-1]
-        for stage in range(1, Scratchpad.LATENCY + 1):
+        for stage in range(1, self.SUM_CYCLE):
             delayed = [
                 Signal(1, name=f"{name}_{stage}", reset_less=True)
                 for name in ("enable", "bank", "drain_bank")
@@ -92,13 +102,16 @@ class Accumulator(wiring.Component):
                 for target, source in zip(delayed, (enable, bank, drain_bank), strict=True)
             ]
             enable, bank, drain_bank = delayed
-        m.d.comb += self.drain.data.eq(Mux(drain_bank, banks[1].read.data, banks[0].read.data))
+        drained = Signal(ACCUMULATOR_BITS, reset_less=True)
+        m.d.sync += drained.eq(Mux(drain_bank, banks[1].read.data, banks[0].read.data))
+        m.d.comb += self.drain.data.eq(drained)
+        assert DRAIN_LATENCY == self.SUM_CYCLE
 
-        # Stage 3: the operand.
+        # Stage 4: the operand.
         operand = Signal(ACCUMULATOR_BITS, reset_less=True)
         m.d.sync += operand.eq(Mux(enable, Mux(bank, banks[1].read.data, banks[0].read.data), 0))
 
-        # Stage 4: the lower half. Two short carry chains instead of one of 32 bits.
+        # Stage 5: the lower half. Two short carry chains instead of one of 32 bits.
         low = Signal(_HALF + 1, reset_less=True)
         high_operand = Signal(signed(_HALF), reset_less=True)
         high_sum = Signal(signed(len(self.sum) - _HALF), reset_less=True)
@@ -108,7 +121,7 @@ class Accumulator(wiring.Component):
             high_sum.eq(self.sum[_HALF:]),
         ]
 
-        # Stage 5: the upper half.
+        # Stage 6: the upper half.
         high = Signal(_HALF, reset_less=True)
         low_done = Signal(_HALF, reset_less=True)
         m.d.sync += [

@@ -87,7 +87,7 @@ class ArrayUnit(wiring.Component):
         m.d.sync += stop.eq(self.unit.stop)
         wiring.connect(m, wiring.flipped(self.unit.instruction), setup.instruction)
         m.d.comb += [
-            setup.stop.eq(self.unit.stop),
+            setup.stop.eq(stop),
             setup.done.eq(done),
             setup.take.eq(walk.take),
             walk.upcoming.eq(setup.upcoming),
@@ -97,10 +97,11 @@ class ArrayUnit(wiring.Component):
             walk.weights_fault.eq(weights.fault),
             walk.weights_current.eq(weights.current),
             walk.stop.eq(stop),
-            weights.present.eq(walk.follows),
+            weights.present.eq(setup.present),
             weights.base.eq(setup.upcoming.wgt_base),
             weights.start.eq(walk.start),
-            weights.start_last.eq(walk.start_last),
+            weights.started.eq(walk.started),
+            weights.started_last.eq(walk.started_last),
             weights.drop.eq(walk.drop),
             self.ifm.addr.eq(walk.ifm_addr),
             self.wgt.addr.eq(weights.addr),
@@ -122,15 +123,16 @@ class ArrayUnit(wiring.Component):
 
         # Issue 1 drives the addresses, issue 2 the slot; data arrives READ_LATENCY after issue 1,
         # at the door of lane 0, whose register is the last step of FETCH.
-        issue = 2
-        fetch = 1 + READ_LATENCY
+        issue = PixelWalk.LATENCY
+        fetch = issue - 1 + READ_LATENCY
+        fetch_weight = 1 + READ_LATENCY
         assert timing.FETCH == fetch + 1 and timing.MULTIPLY == Multiplier.LATENCY
         first = lanes[0]
         m.d.comb += [
             first.weight_in.valid.eq(
-                _delay(m, weights.valid, fetch, name="weight_valid", reset_less=False)
+                _delay(m, weights.valid, fetch_weight, name="weight_valid", reset_less=False)
             ),
-            first.weight_in.index.eq(_delay(m, weights.index, fetch, name="weight_index")),
+            first.weight_in.index.eq(_delay(m, weights.index, fetch_weight, name="weight_index")),
             first.weight_in.data.eq(self.wgt.data),
         ]
         slot = walk.slot

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
+from intaglio_hw.arith import less
 from intaglio_hw.interfaces import IN_FLIGHT, address_width, instruction_layout
 
 __all__ = ["ArraySetup", "PixelWalk", "WeightFetch", "setup_layout", "slot_layout"]
@@ -40,6 +41,10 @@ def setup_layout() -> data.StructLayout:
             "single": 1,  # one pass only
             "one_col": 1,  # a pass has one output column, one output row
             "one_row": 1,
+            "two_cols": 1,  # two of them
+            "two_rows": 1,
+            "cols_behind": _COUNT_BITS,  # output columns, output rows behind the first
+            "rows_behind": _COUNT_BITS,
         }
     )
 
@@ -77,8 +82,8 @@ class ArraySetup(wiring.Component):
         and not done.
     upcoming
         The accepted instruction. ``present`` from the cycle after the transfer until the cycle of
-        ``take``; the products are valid with ``ready``, ArrayTiming.SETUP cycles after ``present``
-        has risen.
+        ``take``, valid one cycle longer; the products are valid with ``ready``, ArrayTiming.SETUP
+        cycles after ``present`` has risen.
     """
 
     def __init__(self) -> None:
@@ -99,8 +104,12 @@ class ArraySetup(wiring.Component):
         fields = Signal(instruction_layout(isa.ARRAY), reset_less=True)
         accept = Signal()
         in_flight = Signal(range(IN_FLIGHT + 1))
+        open_ = Signal(init=1)  # formed one step ahead
+        m.d.sync += open_.eq(
+            ~accept & (self.take | ~self.present) & (self.done | (in_flight != IN_FLIGHT))
+        )
         m.d.comb += [
-            self.instruction.ready.eq(~self.present & (in_flight != IN_FLIGHT) & ~self.stop),
+            self.instruction.ready.eq(open_ & ~self.stop),
             accept.eq(self.instruction.ready & self.instruction.valid),
         ]
         with m.If(accept & ~self.done):
@@ -109,7 +118,8 @@ class ArraySetup(wiring.Component):
             m.d.sync += in_flight.eq(in_flight - 1)
 
         # Horner's rule from the top, radix 4: product = 4 * product + digit * ifm_cols.
-        step = Signal(range(ArrayTiming.SETUP))
+        step = Signal(ArrayTiming.SETUP)  # one-hot; goes on without an instruction
+        multiplying = Signal()
         triple = Signal(_COUNT_BITS + 2, reset_less=True)
         column = Signal(signed(_ADDRESS_BITS), reset_less=True)
         names = ("offset", "stride", "dilation")
@@ -121,51 +131,58 @@ class ArraySetup(wiring.Component):
         single = Signal(reset_less=True)
         one_col = Signal(reset_less=True)
         one_row = Signal(reset_less=True)
+        two_cols = Signal(reset_less=True)
+        two_rows = Signal(reset_less=True)
+        cols_behind = Signal(_COUNT_BITS, reset_less=True)
+        rows_behind = Signal(_COUNT_BITS, reset_less=True)
         cols = fields.ifm_cols[:_COUNT_BITS]
 
+        # Whatever is offered: a transfer is told by ``present``.
+        with m.If(~self.present):
+            m.d.sync += fields.eq(self.instruction.payload)
+        m.d.sync += [
+            one_col.eq(fields.out_cols == 1),
+            one_row.eq(fields.out_rows == 1),
+            two_cols.eq(fields.out_cols == 2),
+            two_rows.eq(fields.out_rows == 2),
+            cols_behind.eq(fields.out_cols - 1),
+            rows_behind.eq(fields.out_rows - 1),
+        ]
         with m.If(accept):
             m.d.sync += [
-                fields.eq(self.instruction.payload),
                 self.present.eq(1),
                 self.ready.eq(0),
-                step.eq(0),
             ]
         with m.Elif(self.take):
             m.d.sync += [self.present.eq(0), self.ready.eq(0)]
-        with m.Elif(self.present & (step == ArrayTiming.SETUP - 1)):
-            m.d.sync += self.ready.eq(1)
-        # Not held up by ``take``, which comes late in the cycle: it may do so when nobody looks.
-        with m.If(self.present & ~self.ready):
-            m.d.sync += step.eq(step + 1)
-            with m.Switch(step):
-                with m.Case(0):
-                    m.d.sync += [
-                        triple.eq(cols + (cols << 1)),
-                        column.eq(fields.ifm_base + fields.offset_w),
-                        digits["offset"].eq(fields.offset_h[:_OFFSET_BITS]),
-                        digits["stride"].eq(fields.stride_h),
-                        digits["dilation"].eq(fields.dilation_h),
-                        # The sign of offset_h, which is in [-2**12, 2**12), has the weight -2**12.
-                        products["offset"].eq(Mux(fields.offset_h[_OFFSET_BITS], -cols, 0)),
-                        products["stride"].eq(0),
-                        products["dilation"].eq(0),
-                        single.eq(
-                            (fields.blocks == 1) & (fields.kernel_h == 1) & (fields.kernel_w == 1)
-                        ),
-                        one_col.eq(fields.out_cols == 1),
-                        one_row.eq(fields.out_rows == 1),
-                    ]
-                with m.Case(ArrayTiming.SETUP - 2):
-                    m.d.sync += products["offset"].eq(products["offset"] + column)
-                with m.Case(ArrayTiming.SETUP - 1):
-                    m.d.sync += next_row.eq(products["offset"] + products["stride"])
-                with m.Default():
-                    for name in names:
-                        digit = Array([0, cols, cols << 1, triple])[digits[name][-2:]]
-                        m.d.sync += [
-                            products[name].eq((products[name] << 2) + digit),
-                            digits[name].eq(digits[name] << 2),
-                        ]
+        with m.Elif(step[-1]):
+            m.d.sync += self.ready.eq(self.present)
+        m.d.sync += step.eq(Mux(accept, 1, step << 1))
+        m.d.sync += multiplying.eq(step[: _OFFSET_BITS // 2].any())
+        with m.If(multiplying):
+            for name in names:
+                digit = Array([0, cols, cols << 1, triple])[digits[name][-2:]]
+                m.d.sync += [
+                    products[name].eq((products[name] << 2) + digit),
+                    digits[name].eq(digits[name] << 2),
+                ]
+        with m.If(step[0]):
+            m.d.sync += [
+                triple.eq(cols + (cols << 1)),
+                column.eq(fields.ifm_base + fields.offset_w),
+                digits["offset"].eq(fields.offset_h[:_OFFSET_BITS]),
+                digits["stride"].eq(fields.stride_h),
+                digits["dilation"].eq(fields.dilation_h),
+                # The sign of offset_h, which is in [-2**12, 2**12), has the weight -2**12.
+                products["offset"].eq(Mux(fields.offset_h[_OFFSET_BITS], -cols, 0)),
+                products["stride"].eq(0),
+                products["dilation"].eq(0),
+                single.eq((fields.blocks == 1) & (fields.kernel_h == 1) & (fields.kernel_w == 1)),
+            ]
+        with m.If(step[-2]):
+            m.d.sync += products["offset"].eq(products["offset"] + column)
+        with m.If(step[-1]):
+            m.d.sync += next_row.eq(products["offset"] + products["stride"])
         assert ArrayTiming.SETUP == 1 + _OFFSET_BITS // 2 + 2
 
         for name in instruction_layout(isa.ARRAY).members:
@@ -178,6 +195,10 @@ class ArraySetup(wiring.Component):
             self.upcoming.single.eq(single),
             self.upcoming.one_col.eq(one_col),
             self.upcoming.one_row.eq(one_row),
+            self.upcoming.two_cols.eq(two_cols),
+            self.upcoming.two_rows.eq(two_rows),
+            self.upcoming.cols_behind.eq(cols_behind),
+            self.upcoming.rows_behind.eq(rows_behind),
         ]
         return m
 
@@ -191,20 +212,23 @@ class WeightFetch(wiring.Component):
     present, base
         An instruction follows the current one, and the WGT address of its first block. Blocks
         follow densely.
-    start, start_last
-        A pass starts and takes the shadow weights; it is the last one of its instruction.
+    start
+        A pass starts and takes the shadow weights.
+    started, started_last
+        It did so in the cycle before; it is the last one of its instruction.
     drop
         Forget the weights that are fetched or being fetched.
     ready
-        A pass may start in the next cycle, as far as its weights are concerned.
+        A pass may start, as far as its weights are concerned: the last one is issued in the next
+        cycle, and the pixels take a cycle more.
     fault, current
         The next weights lie outside WGT; they belong to the current instruction (else to the one
         that follows).
     addr, valid, index
         WGT address, and one cycle earlier its validity and the lane it is for.
 
-    Timing: the first vector is issued in the cycle after ``start`` (or ``present``), then one each
-    cycle.
+    Timing: the first vector is issued in the cycle after ``started`` (or ``present``), then one
+    each cycle.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -214,7 +238,8 @@ class WeightFetch(wiring.Component):
                 "present": In(1),
                 "base": In(16),
                 "start": In(1),
-                "start_last": In(1),
+                "started": In(1),
+                "started_last": In(1),
                 "drop": In(1),
                 "ready": Out(1),
                 "fault": Out(1),
@@ -237,7 +262,6 @@ class WeightFetch(wiring.Component):
         last = Signal(reset_less=True)
         outside = Signal(reset_less=True)  # formed one step ahead
         m.d.comb += [
-            self.ready.eq((full & ~self.fault) | (fetching & last & ~outside)),
             self.valid.eq(fetching & ~outside),
             self.index.eq(index),
         ]
@@ -255,9 +279,14 @@ class WeightFetch(wiring.Component):
             ]
             with m.If(outside | last):
                 m.d.sync += [fetching.eq(0), full.eq(1), self.fault.eq(outside)]
-        with m.If(self.start):
+        # With few weights a pass is longer than their way.
+        early = K >= ArrayTiming.ACCUMULATE
+        follow = ~address[1:bits].all() if early else 1
+        with m.If(fetching & ~outside & (index == K - 3 if early else last) & follow):
+            m.d.sync += self.ready.eq(1)
+        with m.If(self.started):
             m.d.sync += full.eq(0)
-            with m.If(~self.start_last):
+            with m.If(~self.started_last):
                 m.d.sync += [*begin, self.current.eq(1)]
             with m.Elif(self.present):
                 m.d.sync += enter
@@ -265,6 +294,8 @@ class WeightFetch(wiring.Component):
                 m.d.sync += fetching.eq(0)
         with m.Elif(~fetching & ~full & self.present):
             m.d.sync += enter
+        with m.If(self.start | self.drop):
+            m.d.sync += self.ready.eq(0)
         with m.If(self.drop):
             m.d.sync += [fetching.eq(0), full.eq(0), self.fault.eq(0)]
         return m
@@ -273,14 +304,14 @@ class WeightFetch(wiring.Component):
 class PixelWalk(wiring.Component):
     """Walk through the passes of an instruction and the pixels of a pass.
 
+    The counters, which decide when a pass starts and which pixel follows, are a stage of their own;
+    positions and addresses follow a cycle later, told by registers.
+
     Members
     -------
     upcoming, present, ready, take
         The next instruction, from :class:`ArraySetup`.
-    follows
-        An instruction follows the current one: ``present`` without the one that is taken in this
-        cycle.
-    weights_ready, weights_fault, weights_current, start, start_last, drop
+    weights_ready, weights_fault, weights_current, start, started, started_last, drop
         To and from :class:`WeightFetch`.
     stop
         End the current instruction, and the next one without starting it.
@@ -291,8 +322,11 @@ class PixelWalk(wiring.Component):
         order of the instructions.
 
     Errors: an in-tile position outside IFM, a pixel outside the bank, and weights outside WGT end
-    the instruction within four cycles; the pixel itself is not multiplied.
+    the instruction within five cycles; the pixel itself is not multiplied.
     """
+
+    #: Cycles from a pixel that is counted to its slot.
+    LATENCY = 3
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
@@ -302,12 +336,12 @@ class PixelWalk(wiring.Component):
                 "present": In(1),
                 "ready": In(1),
                 "take": Out(1),
-                "follows": Out(1),
                 "weights_ready": In(1),
                 "weights_fault": In(1),
                 "weights_current": In(1),
                 "start": Out(1),
-                "start_last": Out(1),
+                "started": Out(1),
+                "started_last": Out(1),
                 "drop": Out(1),
                 "stop": In(1),
                 "ifm_addr": Out(address_width(config.ifm_depth)),
@@ -319,17 +353,30 @@ class PixelWalk(wiring.Component):
         m = Module()
         upcoming = self.upcoming
 
-        # The current instruction: fields that stay, copied when its first pass starts.
+        # The current instruction: fields that stay, copied after its first pass has started; those
+        # that the counters need, at once.
         current = Signal(setup_layout(), reset_less=True)
-        live = Signal()  # it has not issued its last cycle
+        own = {
+            name: Signal(upcoming[name].shape(), name=f"own_{name}", reset_less=True)
+            for name in (
+                "cols_behind",
+                "rows_behind",
+                "one_col",
+                "one_row",
+                "two_cols",
+                "two_rows",
+            )
+        }
+        live = Signal()  # it has not counted its last cycle
         tag = Signal()  # tells the current instruction from the one before
         # The current cycle: a pixel, or the end of an instruction without a pixel.
         run = Signal()
         mark = Signal()
         mark_error = Signal(reset_less=True)
-        first_pixel = Signal(reset_less=True)
         last_col = Signal(reset_less=True)
         last_row = Signal(reset_less=True)
+        near_col = Signal(reset_less=True)  # the next one is the last
+        near_row = Signal(reset_less=True)
         last_pass = Signal(reset_less=True)
         # The next pass of the current instruction.
         following = Signal(
@@ -345,7 +392,7 @@ class PixelWalk(wiring.Component):
             reset_less=True,
         )
         following_ready = Signal()
-        # What came of the pixel issued two cycles ago.
+        # What came of the pixel counted LATENCY cycles ago.
         failed = Signal()
         failed_tag = Signal(reset_less=True)
 
@@ -354,35 +401,57 @@ class PixelWalk(wiring.Component):
         stay = Signal()
         # Like stay where a pass may start: between passes, or with the last pixel of one.
         more = Signal()
-        fault = Signal()
         kill = Signal()
         abort = Signal()
         spaced = Signal(init=1)
+        start_last = Signal()
         m.d.comb += [
             ending.eq(pass_end & last_pass),
             stay.eq(live & ~ending),
             more.eq(live & ~last_pass),
-            fault.eq((failed & (failed_tag == tag)) | (self.weights_fault & self.weights_current)),
-            kill.eq(stay & (self.stop | fault)),
+            kill.eq(
+                stay
+                & (
+                    self.stop
+                    | (failed & (failed_tag == tag))
+                    | (self.weights_fault & self.weights_current)
+                )
+            ),
             abort.eq(
                 ~live & self.present & (self.stop | (self.weights_fault & ~self.weights_current))
             ),
+            # A pass that starts in spite of ``kill`` has no pixel.
             self.start.eq(
                 (~run | pass_end)
                 & spaced
                 & self.weights_ready
-                & Mux(more, following_ready & ~fault, self.ready)
+                & Mux(more, following_ready, self.ready)
                 & ~self.stop
+                & ~mark
             ),
-            self.start_last.eq(Mux(more, following.last, upcoming.single)),
+            start_last.eq(Mux(more, following.last, upcoming.single)),
             self.take.eq(abort | (self.start & ~more)),
-            self.follows.eq(self.present & ~self.take),
-            self.drop.eq(abort | (kill & self.weights_current)),
         ]
 
-        # A sum must be written before the next pass reads it.
+        # One cycle later: which pass has started, and what becomes of the weights.
+        taken, continued = Signal(), Signal(reset_less=True)
+        killed, aborted = Signal(), Signal()
+        m.d.sync += [
+            self.started.eq(self.start),
+            taken.eq(self.take),
+            continued.eq(more),
+            killed.eq(kill),
+            aborted.eq(abort),
+        ]
+        m.d.comb += [
+            self.started_last.eq(last_pass),
+            self.drop.eq(aborted | (killed & self.weights_current)),
+        ]
+
+        # A sum must be written before the next pass reads it. After a kill, the weights must have
+        # been dropped.
         gap = Signal(range(ArrayTiming.ACCUMULATE))
-        with m.If(self.start):
+        with m.If(self.start | killed):
             m.d.sync += [gap.eq(ArrayTiming.ACCUMULATE - 1), spaced.eq(0)]
         with m.Elif(~spaced):
             m.d.sync += [gap.eq(gap - 1), spaced.eq(gap == 1)]
@@ -403,23 +472,79 @@ class PixelWalk(wiring.Component):
             with m.If(abort):
                 m.d.sync += [mark.eq(1), mark_error.eq(self.weights_fault)]
         with m.If(self.take):
-            m.d.sync += [tag.eq(~tag), current.eq(upcoming)]
+            m.d.sync += tag.eq(~tag)
+            m.d.sync += [own[name].eq(upcoming[name]) for name in own]
+        with m.If(taken):
+            m.d.sync += current.eq(upcoming)
 
         # The pixels of a pass. Flags of the last one are formed one pixel ahead. Without a pass the
         # registers move, too, and nobody looks.
+        cols_left = Signal(_COUNT_BITS, reset_less=True)
+        rows_left = Signal(_COUNT_BITS, reset_less=True)
+        one_pixel = Signal()
+        with m.If(self.start):
+            m.d.sync += last_pass.eq(start_last)
+            for source, chosen in ((own, more), (upcoming, ~more)):
+                with m.If(chosen):
+                    m.d.comb += one_pixel.eq(source["one_col"] & source["one_row"])
+                    m.d.sync += [
+                        cols_left.eq(source["cols_behind"]),
+                        rows_left.eq(source["rows_behind"]),
+                        last_col.eq(source["one_col"]),
+                        last_row.eq(source["one_row"]),
+                        near_col.eq(source["two_cols"]),
+                        near_row.eq(source["two_rows"]),
+                    ]
+        with m.Elif(last_col):
+            m.d.sync += [
+                cols_left.eq(own["cols_behind"]),
+                last_col.eq(own["one_col"]),
+                near_col.eq(own["two_cols"]),
+                rows_left.eq(rows_left - 1),
+                last_row.eq(near_row),
+                near_row.eq(rows_left == 2),
+            ]
+        with m.Else():
+            m.d.sync += [
+                cols_left.eq(cols_left - 1),
+                last_col.eq(near_col),
+                near_col.eq(cols_left == 2),
+            ]
+
+        with m.If(kill):
+            m.d.sync += pass_end.eq(0)
+        with m.Elif(self.start):
+            m.d.sync += pass_end.eq(one_pixel)
+        with m.Else():
+            m.d.sync += pass_end.eq(
+                run & ~pass_end & Mux(last_col, own["one_col"] & near_row, near_col & last_row)
+            )
+
+        self._next_pass(m, current, following, following_ready, taken, killed)
+
+        # Where the pixel is, one cycle behind the counters.
         address = Signal(_ADDRESS_BITS, reset_less=True)
         next_row = Signal(_ADDRESS_BITS, reset_less=True)
         h = Signal(_POSITION, reset_less=True)
         w = Signal(_POSITION, reset_less=True)
         w_start = Signal(_POSITION, reset_less=True)
-        cols_left = Signal(_COUNT_BITS, reset_less=True)
-        rows_left = Signal(_COUNT_BITS, reset_less=True)
         pixel = Signal(address_width(self.config.acc_depth) + 1, reset_less=True)
         read = Signal(reset_less=True)
-        m.d.sync += first_pixel.eq(self.start)
-        with m.If(self.start):
-            m.d.sync += [last_pass.eq(self.start_last), pixel.eq(0)]
-            with m.If(more):
+        first_pixel = Signal(reset_less=True)
+        wraps = Signal(reset_less=True)
+        tag0 = Signal(reset_less=True)
+        error0 = Signal(reset_less=True)
+        control0 = Signal(2)
+        m.d.sync += [
+            first_pixel.eq(self.started),
+            wraps.eq(last_col),
+            tag0.eq(tag),
+            error0.eq(mark & mark_error),
+            control0.eq(Cat(run, ending | mark)),
+        ]
+        with m.If(self.started):
+            m.d.sync += pixel.eq(0)
+            with m.If(continued):
                 m.d.sync += [
                     address.eq(following.address),
                     next_row.eq(following.next_row),
@@ -427,10 +552,6 @@ class PixelWalk(wiring.Component):
                     w.eq(following.w),
                     w_start.eq(following.w),
                     read.eq(1),
-                    cols_left.eq(current.out_cols - 1),
-                    rows_left.eq(current.out_rows - 1),
-                    last_col.eq(current.one_col),
-                    last_row.eq(current.one_row),
                 ]
             with m.Else():
                 m.d.sync += [
@@ -440,51 +561,25 @@ class PixelWalk(wiring.Component):
                     w.eq(upcoming.offset_w),
                     w_start.eq(upcoming.offset_w),
                     read.eq(upcoming.accumulate[0]),
-                    cols_left.eq(upcoming.out_cols - 1),
-                    rows_left.eq(upcoming.out_rows - 1),
-                    last_col.eq(upcoming.one_col),
-                    last_row.eq(upcoming.one_row),
                 ]
         with m.Else():
             m.d.sync += pixel.eq(pixel + 1)
-            with m.If(last_col):
+            with m.If(wraps):
                 m.d.sync += [
                     address.eq(next_row),
                     next_row.eq(next_row + current.row_step),
                     h.eq(h + current.stride_h),
                     w.eq(w_start),
-                    cols_left.eq(current.out_cols - 1),
-                    last_col.eq(current.one_col),
-                    rows_left.eq(rows_left - 1),
-                    last_row.eq(rows_left == 1),
                 ]
             with m.Else():
                 m.d.sync += [
                     address.eq(address + current.stride_w),
                     w.eq(w + current.stride_w),
-                    cols_left.eq(cols_left - 1),
-                    last_col.eq(cols_left == 1),
                 ]
-
-        with m.If(kill):
-            m.d.sync += pass_end.eq(0)
-        with m.Elif(self.start):
-            source = Mux(
-                more, current.one_col & current.one_row, upcoming.one_col & upcoming.one_row
-            )
-            m.d.sync += pass_end.eq(source)
-        with m.Else():
-            next_row_is_last = current.one_col & (rows_left == 1)
-            m.d.sync += pass_end.eq(
-                run & ~pass_end & Mux(last_col, next_row_is_last, (cols_left == 1) & last_row)
-            )
-
-        self._next_pass(m, current, following, following_ready, kill)
 
         # Issue 1: the address goes out, the comparisons are registered.
         bits = address_width(self.config.ifm_depth)
-        inside_h = Signal(reset_less=True)
-        inside_w = Signal(reset_less=True)
+        within = Signal(4, reset_less=True)
         outside_ifm = Signal(reset_less=True)
         outside_acc = Signal(reset_less=True)
         slot1 = Signal(slot_layout(self.config), reset_less=True)
@@ -492,26 +587,31 @@ class PixelWalk(wiring.Component):
         control1 = Signal(2)
         m.d.sync += [
             self.ifm_addr.eq(address),
-            # As unsigned numbers, positions left of the tile are larger than any in it.
-            inside_h.eq(h.as_unsigned() < current.ifm_rows[:_COUNT_BITS]),
-            inside_w.eq(w.as_unsigned() < current.ifm_cols[:_COUNT_BITS]),
+            within.eq(
+                Cat(
+                    ~h[-1],
+                    ~w[-1],
+                    less(h, current.ifm_rows[:_COUNT_BITS]),
+                    less(w, current.ifm_cols[:_COUNT_BITS]),
+                )
+            ),
             outside_ifm.eq(address[bits:].any()),
             outside_acc.eq(pixel[-1]),
-            slot1.swap.eq(first_pixel & run),
+            slot1.swap.eq(first_pixel & control0[0]),
             slot1.read.eq(read),
             slot1.bank.eq(current.acc_bank[0]),
             slot1.addr.eq(pixel),
             slot1.pad_code.eq(current.pad_code),
-            slot1.error.eq(mark & mark_error),
-            tag1.eq(tag),
-            control1.eq(Cat(run, ending | mark)),
+            slot1.error.eq(error0),
+            tag1.eq(tag0),
+            control1.eq(control0),
         ]
 
         # Issue 2: what lies outside a buffer is not performed.
         inside = Signal()
         outside = Signal()
         m.d.comb += [
-            inside.eq(inside_h & inside_w),
+            inside.eq(within.all()),
             outside.eq(control1[0] & (outside_acc | (inside & outside_ifm))),
         ]
         slot2 = Signal(slot_layout(self.config), reset_less=True)
@@ -534,9 +634,9 @@ class PixelWalk(wiring.Component):
         ]
         return m
 
-    def _next_pass(self, m, current, following, following_ready, kill) -> None:
-        """Form the next pass in three cycles after the start of a pass; every pass is longer."""
-        assert ArrayTiming.ACCUMULATE > 4
+    def _next_pass(self, m, current, following, following_ready, taken, killed) -> None:
+        """Form the next pass in four cycles after the start of a pass; every pass is longer."""
+        assert ArrayTiming.ACCUMULATE > 5
         upcoming = self.upcoming
         # Addresses of pixel 0 at kernel column 0 of the kernel row, and at kernel position 0 of the
         # block.
@@ -554,11 +654,11 @@ class PixelWalk(wiring.Component):
         phase = Signal(3)
 
         m.d.sync += phase.eq(phase << 1)
-        with m.If(self.start):
-            m.d.sync += [phase.eq(Mux(self.start_last, 0, 1)), following_ready.eq(0)]
-        with m.If(kill):
+        with m.If(self.started):
+            m.d.sync += [phase.eq(Mux(self.started_last, 0, 1)), following_ready.eq(0)]
+        with m.If(killed):
             m.d.sync += [phase.eq(0), following_ready.eq(0)]
-        with m.If(self.take):
+        with m.If(taken):
             m.d.sync += [
                 following.address.eq(upcoming.address),
                 row_address.eq(upcoming.address),

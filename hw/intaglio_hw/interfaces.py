@@ -12,11 +12,12 @@ transfer.
    other units; ``error`` is valid in that cycle, ``Error.NONE`` if all went well.
 4. An access outside a buffer or the memory is not performed; the unit then ends the instruction
    early and reports the error.
-5. While ``stop`` is high the unit accepts nothing and ends what it does as soon as the bus allows
-   (started bursts are completed), with the usual ``done`` pulses.
+5. While ``stop`` is high nothing is offered, and the unit ends what it does as soon as the bus
+   allows (started bursts are completed), with the usual ``done`` pulses. From the second cycle of
+   ``stop`` on it accepts nothing.
 
 *Memory ports* of the scratchpads never stall: data is valid READ_LATENCY cycles after ``addr`` was
-presented.
+presented; that of the accumulators, which lie all over the chip, DRAIN_LATENCY cycles after it.
 """
 
 from amaranth.hdl import signed, unsigned
@@ -28,6 +29,7 @@ from intaglio.spec.config import AcceleratorConfig
 
 __all__ = [
     "ADDRESS_BITS",
+    "DRAIN_LATENCY",
     "ERROR_BITS",
     "IN_FLIGHT",
     "READ_LATENCY",
@@ -46,9 +48,11 @@ ADDRESS_BITS = 32
 ERROR_BITS = 4
 #: Instructions that a unit may have accepted and not finished.
 IN_FLIGHT = 2
-#: Cycles from address to data of a scratchpad or accumulator read (a block RAM with its output
-#: register).
+#: Cycles from address to data of a scratchpad read (a block RAM with its output register).
 READ_LATENCY = 2
+#: Cycles from address to data of an accumulator read by the vector unit: a register on the way to
+#: the block RAM, and one on the way back.
+DRAIN_LATENCY = READ_LATENCY + 2
 
 
 def address_width(depth: int) -> int:
@@ -83,7 +87,9 @@ class UnitSignature(wiring.Signature):
 
 
 class ReadPortSignature(wiring.Signature):
-    """A read port as the reader sees it: ``data`` is row ``addr`` of READ_LATENCY cycles ago."""
+    """A read port as the reader sees it: ``data`` is row ``addr`` of READ_LATENCY cycles ago, of
+    an accumulator DRAIN_LATENCY cycles ago.
+    """
 
     def __init__(self, *, depth: int, width: int) -> None:
         super().__init__({"addr": Out(address_width(depth)), "data": In(width)})

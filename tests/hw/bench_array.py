@@ -10,7 +10,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from intaglio.spec import isa
 from intaglio.spec.isa import Error
 from intaglio.spec.timing import ArraySchedule, ArrayTiming
-from intaglio_hw.interfaces import IN_FLIGHT, READ_LATENCY
+from intaglio_hw.interfaces import DRAIN_LATENCY, IN_FLIGHT
 from intaglio_sim.bfm import ReadPort, UnitDriver, start_clock
 from intaglio_sim.runner import bench_config
 
@@ -90,11 +90,11 @@ class Rig:
         """Return (pixels, K): read at full rate through the drain port, from the next edge on."""
         edge = RisingEdge(self.dut.clk)
         words = []
-        for i in range(pixels + READ_LATENCY):
+        for i in range(pixels + DRAIN_LATENCY):
             if i < pixels:
                 self.dut.acc__addr.value = bank * CONFIG.acc_depth + i
             await edge
-            if i >= READ_LATENCY:
+            if i >= DRAIN_LATENCY:
                 words.append(int(self.dut.acc__data.value))
         row = b"".join(word.to_bytes(4 * CONFIG.K, "little") for word in words)
         return np.frombuffer(row, "<i4").reshape(pixels, CONFIG.K).astype(np.int64)
@@ -246,9 +246,9 @@ async def last_pixel_is_visible_with_done(dut):
     for i in range(3):
         rig.send(PLAIN | {"wgt_base": i * CONFIG.K})
         await rig.unit.wait_done(i + 1)
-        # The edge that ended the cycle of done has passed; data is due READ_LATENCY after its
+        # The edge that ended the cycle of done has passed; data is due DRAIN_LATENCY after its
         # start.
-        for _ in range(READ_LATENCY):
+        for _ in range(DRAIN_LATENCY):
             word = int(dut.acc__data.value)
             await RisingEdge(dut.clk)
         word = int(dut.acc__data.value)

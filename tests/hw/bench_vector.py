@@ -10,7 +10,7 @@ from intaglio.spec import isa
 from intaglio.spec.arith import requantize
 from intaglio.spec.isa import Error, Function
 from intaglio.spec.timing_vector import vector_beats, vector_cycles, vector_interval
-from intaglio_hw.interfaces import IN_FLIGHT
+from intaglio_hw.interfaces import DRAIN_LATENCY, IN_FLIGHT
 from intaglio_sim.bfm import ReadPort, UnitDriver, WritePort, start_clock
 from intaglio_sim.runner import bench_config
 from intaglio_sim.stimulus import bench_rng, integer, integers, matrix
@@ -276,7 +276,7 @@ class Bench:
         self.dut, self.rng = dut, bench_rng(dut._name)
         self.memories = Memories(self.rng)
         self.vec = ReadPort(dut, "vec", packed(self.memories.vec, 8))
-        ReadPort(dut, "acc", packed(self.memories.acc, 32))
+        ReadPort(dut, "acc", packed(self.memories.acc, 32), latency=DRAIN_LATENCY)
         ReadPort(dut, "prm", packed_parameters(self.memories))
         self.ofm = self.memories.ofm.copy()
         self.port = WritePort(dut, "ofm", self.ofm)

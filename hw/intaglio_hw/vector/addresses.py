@@ -26,9 +26,9 @@ __all__ = ["AddressPipeline"]
 class AddressPipeline(wiring.Component):
     """Turn each position into the address of its VEC vector and a checked beat.
 
-    ``vec_addr`` is valid 3 cycles after the position, ``beat`` LATENCY = 4. A beat with an access
-    outside of a buffer loses its ``valid``, and so do all after it up to the one with ``last``,
-    which carries the error.
+    ``vec_addr`` is valid 4 cycles after the position, ``beat`` LATENCY = 6, with the vector. A beat
+    with an access outside of a buffer loses its ``valid``, and so do all after it up to the one
+    with ``last``, which carries the error.
 
     Members
     -------
@@ -49,9 +49,9 @@ class AddressPipeline(wiring.Component):
         An error was found, and its ``last`` has not come by.
     """
 
-    LATENCY = 4
+    LATENCY = 6
     #: Cycles from a position to ``vec_addr``.
-    ADDRESS_LATENCY = 3
+    ADDRESS_LATENCY = 4
 
     def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
         self.config, self.family = config, family
@@ -76,157 +76,175 @@ class AddressPipeline(wiring.Component):
 
         is_drain, is_resize = Signal(reset_less=True), Signal(reset_less=True)
         is_argmax, is_window = Signal(reset_less=True), Signal(reset_less=True)
+        drains_residual = Signal(reset_less=True)
         bottom, right = Signal(12, reset_less=True), Signal(12, reset_less=True)
         m.d.sync += [
             is_drain.eq(fields.function == Function.DRAIN),
             is_resize.eq(fields.function == Function.RESIZE),
             is_argmax.eq(fields.function == Function.ARGMAX),
             is_window.eq((fields.function == Function.MAX) | (fields.function == Function.SUM)),
+            drains_residual.eq((fields.function == Function.DRAIN) & fields.residual[0]),
             bottom.eq(fields.src_rows[:12]),
             right.eq(fields.src_cols[:12] - 1),
         ]
 
-        # Stage 1: inside or outside, clamped, the factors of the weight.
-        below, beyond = Signal(), Signal()
-        m.d.comb += [
-            below.eq(~less(at.row, bottom)),
-            beyond.eq(less(right, at.col)),
-        ]
-        row_offset_1 = Signal(OFFSET_BITS, reset_less=True)
-        col_1 = Signal(12, reset_less=True)
-        outside_1 = Signal(reset_less=True)
+        # Stage 1: where the position is; both factors that the weight may have in each direction.
+        below_1, beyond_1, above_1, before_1 = (Signal(reset_less=True) for _ in range(4))
         block_1 = Signal(ADDRESS_BITS, reset_less=True)
-        reads_residual = Signal()
         use_residual_1 = Signal(reset_less=True)
-        factor_h_1 = Signal(FRACTION_BITS, reset_less=True)
-        factor_w_1 = Signal(8, reset_less=True)
-        lanes_left = Signal(R, reset_less=True)
-        m.d.comb += reads_residual.eq((is_drain & fields.residual[0]) | at.is_residual)
+        near_h_1, near_w_1 = Signal(FRACTION_BITS, reset_less=True), Signal(8, reset_less=True)
+        lanes_left_1 = Signal(R, reset_less=True)
+        reads_residual = Signal()
+        m.d.comb += reads_residual.eq(drains_residual | at.is_residual)
         m.d.sync += [
-            row_offset_1.eq(at.row_offset),
-            col_1.eq(at.col[:12]),
-            outside_1.eq(below | beyond | at.row[-1] | at.col[-1]),
+            below_1.eq(~less(at.row, bottom)),
+            beyond_1.eq(less(right, at.col)),
+            above_1.eq(at.row[-1]),
+            before_1.eq(at.col[-1]),
             block_1.eq(Mux(reads_residual, at.residual, at.block)),
             use_residual_1.eq(reads_residual),
-            lanes_left.eq(Cat(at.remaining > j for j in range(R))),
-            factor_h_1.eq(~at.is_residual),
-            factor_w_1.eq(1),
+            near_h_1.eq(fields.den_h - at.fraction_h),
+            near_w_1.eq(fields.den_w - at.fraction_w),
+            lanes_left_1.eq(Cat(at.remaining > j for j in range(R))),
+        ]
+        at_1 = {
+            name: delay(m, at[name], 1, name=f"{name}_1")
+            for name in (
+                "row_offset", "fraction_h", "fraction_w", "bottom", "right", "vertical", "still",
+                "is_residual",
+            )
+        }  # fmt: skip
+        col_1 = delay(m, at.col[:12], 1, name="col_1")
+
+        # Stage 2: clamped, and the factors of the weight.
+        row_offset_2 = Signal(OFFSET_BITS, reset_less=True)
+        col_2 = Signal(12, reset_less=True)
+        block_2 = delay(m, block_1, 1, name="block_2")
+        factor_h_2 = Signal(FRACTION_BITS, reset_less=True)
+        factor_w_2 = Signal(8, reset_less=True)
+        use_residual_2, reads_2, padded_2, outside_2 = (Signal(reset_less=True) for _ in range(4))
+        unused_2 = Signal(R, reset_less=True)
+        outside, padding = Signal(), Signal()
+        m.d.comb += [
+            outside.eq(below_1 | beyond_1 | above_1 | before_1),
+            padding.eq(is_window & outside & ~use_residual_1),
+        ]
+        m.d.sync += [
+            row_offset_2.eq(at_1["row_offset"]),
+            col_2.eq(col_1),
+            factor_h_2.eq(~at_1["is_residual"]),
+            factor_w_2.eq(1),
+            use_residual_2.eq(use_residual_1),
+            reads_2.eq(use_residual_1 | ~(is_drain | padding | (is_resize & at_1["still"]))),
+            padded_2.eq(padding),
+            outside_2.eq(is_argmax & outside),
+            unused_2.eq(~lanes_left_1),
         ]
         with m.If(is_resize):
             m.d.sync += [
-                factor_h_1.eq(Mux(at.bottom, at.fraction_h, fields.den_h - at.fraction_h)),
-                factor_w_1.eq(Mux(at.right, at.fraction_w, fields.den_w - at.fraction_w)),
+                factor_h_2.eq(Mux(at_1["bottom"], at_1["fraction_h"], near_h_1)),
+                factor_w_2.eq(Mux(at_1["right"], at_1["fraction_w"], near_w_1)),
             ]
-            with m.If(at.vertical):
-                m.d.sync += factor_w_1.eq(1)
-            with m.If(at.row[-1]):
-                m.d.sync += row_offset_1.eq(0)
-            with m.Elif(below):
-                m.d.sync += row_offset_1.eq(self.last_row)
-            with m.If(at.col[-1]):
-                m.d.sync += col_1.eq(0)
-            with m.Elif(beyond):
-                m.d.sync += col_1.eq(right)
+            with m.If(at_1["vertical"]):
+                m.d.sync += factor_w_2.eq(1)
+            with m.If(above_1):
+                m.d.sync += row_offset_2.eq(0)
+            with m.Elif(below_1):
+                m.d.sync += row_offset_2.eq(self.last_row)
+            with m.If(before_1):
+                m.d.sync += col_2.eq(0)
+            with m.Elif(beyond_1):
+                m.d.sync += col_2.eq(right)
 
-        # Stages 2 to 4: the weight.
+        # Stages 4 to 6: the weight.
         m.submodules.weight = weight = Multiplier(
             a_width=FRACTION_BITS + 1, b_width=9, family=self.family
         )
-        assert weight.LATENCY == 4 - 1
+        assert weight.LATENCY == self.LATENCY - 3
         m.d.comb += [
-            weight.a.eq(factor_h_1),
-            weight.b.eq(factor_w_1),
+            weight.a.eq(delay(m, factor_h_2, 1, name="factor_h_3")),
+            weight.b.eq(delay(m, factor_w_2, 1, name="factor_w_3")),
             weight.enable.eq(1),
             weight.load.eq(1),
         ]
 
-        # Stage 2: the offset in the channel block.
-        offset_2 = Signal(OFFSET_BITS, reset_less=True)
-        block_2 = Signal(ADDRESS_BITS, reset_less=True)
-        reads_2, padded_2, outside_2 = (Signal(reset_less=True) for _ in range(3))
-        unused_2 = Signal(R, reset_less=True)
-        still_1 = delay(m, is_resize & at.still, 1, name="still")
-        padding = Signal()
-        m.d.comb += padding.eq(is_window & outside_1 & ~use_residual_1)
-        m.d.sync += [
-            offset_2.eq(Mux(use_residual_1, 0, row_offset_1 + col_1)),
-            block_2.eq(block_1),
-            reads_2.eq(use_residual_1 | ~(is_drain | padding | still_1)),
-            padded_2.eq(padding),
-            outside_2.eq(is_argmax & outside_1),
-            unused_2.eq(~lanes_left),
-        ]
+        # Stage 3: the offset in the channel block.
+        offset_3 = Signal(OFFSET_BITS, reset_less=True)
+        m.d.sync += offset_3.eq(Mux(use_residual_2, 0, row_offset_2 + col_2))
+        block_3 = delay(m, block_2, 1, name="block_3")
 
-        # Stage 3: the address. VEC ignores what its highest bits say; the beat does not.
-        address_3 = Signal(OFFSET_BITS + 1, reset_less=True)
-        reads_3, outside_3 = Signal(reset_less=True), Signal(reset_less=True)
-        m.d.sync += [
-            address_3.eq(block_2 + offset_2),
-            reads_3.eq(reads_2),
-            outside_3.eq(outside_2),
-        ]
-        m.d.comb += self.vec_addr.eq(address_3[: len(self.vec_addr)])
-
-        # Stage 4: the checks.
-        valid_3 = delay(m, self.valid, 3, name="valid", reset_less=False)
-        last_3 = delay(m, self.last, 3, name="last", reset_less=False)
-        error_3 = delay(m, self.error, 3, name="error")
-        at_3 = {
-            name: delay(m, at[name], 3, name=name)
+        # Stage 4: the address. VEC ignores what its highest bits say; the beat does not.
+        address_4 = Signal(OFFSET_BITS + 1, reset_less=True)
+        m.d.sync += address_4.eq(block_3 + offset_3)
+        m.d.comb += self.vec_addr.eq(address_4[: len(self.vec_addr)])
+        reads_4 = delay(m, reads_2, 2, name="reads")
+        outside_4 = delay(m, outside_2, 2, name="outside")
+        at_4 = {
+            name: delay(m, at[name], 4, name=name)
             for name in (
                 "pixel", "chunk", "group", "ofm", "ofm_lane", "is_residual", "chunk_first",
                 "output_first", "output_last", "vertical", "bottom", "still", "steps",
             )
         }  # fmt: skip
+        error_4 = delay(m, self.error, 4, name="error")
+
+        # Stage 5: the checks.
+        checks_5 = Signal(5, reset_less=True)
+        m.d.sync += checks_5.eq(
+            Cat(
+                reads_4 & address_4[len(self.vec_addr) :].any(),
+                outside_4,
+                is_drain & at_4["pixel"][address_width(config.acc_depth) :].any(),
+                at_4["ofm"][address_width(config.ofm_depth) :].any(),
+                error_4.any(),
+            )
+        )
+        at_5 = {name: delay(m, value, 1, name=f"{name}_5") for name, value in at_4.items()}
+        error_5 = delay(m, error_4, 1, name="error_5")
+        valid_5 = delay(m, self.valid, 5, name="valid", reset_less=False)
+        last_5 = delay(m, self.last, 5, name="last", reset_less=False)
+
+        # Stage 6: their sum.
         bad, good = Signal(), Signal()
-        m.d.comb += [
-            bad.eq(
-                (reads_3 & address_3[len(self.vec_addr) :].any())
-                | outside_3
-                | (is_drain & at_3["pixel"][address_width(config.acc_depth) :].any())
-                | at_3["ofm"][address_width(config.ofm_depth) :].any()
-                | error_3.any()
-            ),
-            good.eq(valid_3 & ~bad & ~self.aborted),
-        ]
-        with m.If(last_3):
+        m.d.comb += [bad.eq(checks_5.any()), good.eq(valid_5 & ~bad & ~self.aborted)]
+        with m.If(last_5):
             m.d.sync += self.aborted.eq(0)
-        with m.Elif(valid_3 & bad):
+        with m.Elif(valid_5 & bad):
             m.d.sync += self.aborted.eq(1)
         beat = Signal(beat_layout(config), reset_less=True)
-        valid_4, take_4, write_4, last_4 = (Signal() for _ in range(4))
+        valid_6, take_6, write_6, last_6 = (Signal() for _ in range(4))
         m.d.sync += [
-            valid_4.eq(good),
-            take_4.eq(good & at_3["chunk_first"]),
-            write_4.eq(good & at_3["output_last"]),
-            last_4.eq(last_3),
-            beat.first.eq(at_3["output_first"]),
+            valid_6.eq(good),
+            take_6.eq(good & at_5["chunk_first"]),
+            write_6.eq(good & at_5["output_last"]),
+            last_6.eq(last_5),
+            beat.first.eq(at_5["output_first"]),
             beat.error.eq(
                 Mux(
-                    error_3.any(),
-                    error_3,
-                    Mux(self.aborted | (valid_3 & bad), Error.BUFFER, Error.NONE),
+                    checks_5[-1],
+                    error_5,
+                    Mux(self.aborted | (valid_5 & bad), Error.BUFFER, Error.NONE),
                 )
             ),
-            beat.padded.eq(delay(m, padded_2, 1, name="padded_3")),
-            beat.unused.eq(delay(m, unused_2, 1, name="unused_3")),
-            beat.vertical.eq(at_3["vertical"]),
-            beat.top.eq(at_3["vertical"] & ~at_3["bottom"]),
-            beat.bottom.eq(at_3["vertical"] & at_3["bottom"] & ~at_3["still"]),
-            beat.steps.eq(at_3["steps"]),
-            beat.is_residual.eq(at_3["is_residual"]),
-            beat.group.eq(at_3["group"]),
-            beat.chunk.eq(at_3["chunk"]),
-            beat.pixel.eq(at_3["pixel"]),
-            beat.ofm.eq(at_3["ofm"]),
-            beat.ofm_lane.eq(at_3["ofm_lane"]),
+            beat.padded.eq(delay(m, padded_2, 3, name="padded")),
+            beat.unused.eq(delay(m, unused_2, 3, name="unused")),
+            beat.vertical.eq(at_5["vertical"]),
+            beat.top.eq(at_5["vertical"] & ~at_5["bottom"]),
+            beat.bottom.eq(at_5["vertical"] & at_5["bottom"] & ~at_5["still"]),
+            beat.steps.eq(at_5["steps"]),
+            beat.is_residual.eq(at_5["is_residual"]),
+            beat.group.eq(at_5["group"]),
+            beat.chunk.eq(at_5["chunk"]),
+            beat.pixel.eq(at_5["pixel"]),
+            beat.ofm.eq(at_5["ofm"]),
+            beat.ofm_lane.eq(at_5["ofm_lane"]),
         ]
         m.d.comb += [
             self.beat.eq(beat),
             self.beat.weight.eq(weight.product[:WEIGHT_BITS]),
-            self.beat.valid.eq(valid_4),
-            self.beat.take.eq(take_4),
-            self.beat.write.eq(write_4),
-            self.beat.last.eq(last_4),
+            self.beat.valid.eq(valid_6),
+            self.beat.take.eq(take_6),
+            self.beat.write.eq(write_6),
+            self.beat.last.eq(last_6),
         ]
         return m

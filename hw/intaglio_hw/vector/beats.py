@@ -61,7 +61,6 @@ def position_layout(config: AcceleratorConfig) -> data.StructLayout:
             "chunk_first": unsigned(1),
             "output_first": unsigned(1),
             "output_last": unsigned(1),
-            "last": unsigned(1),
         }
     )
 

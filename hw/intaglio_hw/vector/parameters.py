@@ -18,9 +18,9 @@ PAIR = data.StructLayout({"multiplier": signed(16), "bias": signed(SUM_BITS)})
 class ParameterLoader(wiring.Component):
     """Read the pairs for L lanes from PRM.
 
-    ``ready`` falls in the cycle after ``start`` or ``more`` and rises L + 4 cycles after it; the
-    first pair in ``pairs`` changes 5 cycles after it. ``start`` may come at any time and ends what
-    was under way; ``more`` needs ``ready``.
+    ``ready`` falls in the cycle after ``start`` or ``more`` and rises L + 5 cycles after it; the
+    first pair in ``pairs`` changes CHANGE cycles after it. ``start`` may come at any time and ends
+    what was under way; ``more`` needs ``ready``.
 
     Members
     -------
@@ -31,14 +31,20 @@ class ParameterLoader(wiring.Component):
     fixed
         With ``start``: read the pair ``base`` for all lanes.
     neutral
-        Give multiplier 1 and bias 0 and do not look at PRM; stable from ``start`` on.
+        Give multiplier 1 and bias 0 and do not look at PRM; stable from the cycle after ``start``
+        on.
     pairs, ready
         What was read, for lane 0 first.
+    soon
+        ``ready`` of the next cycle, unless ``start`` or ``more`` come.
     outside
         With ``ready``: a pair lies beyond the buffer.
     prm
         Read port of PRM.
     """
+
+    #: Cycles from ``start`` or ``more`` to the first change of ``pairs``.
+    CHANGE = 6
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
@@ -51,6 +57,7 @@ class ParameterLoader(wiring.Component):
                 "neutral": In(1),
                 "pairs": Out(data.ArrayLayout(PAIR, config.drain_lanes)),
                 "ready": Out(1),
+                "soon": Out(1),
                 "outside": Out(1),
                 "prm": Out(
                     ReadPortSignature(
@@ -75,13 +82,18 @@ class ParameterLoader(wiring.Component):
             m.d.sync += left.eq(left - 1)
             with m.If(~self.fixed):
                 m.d.sync += index.eq(index + 1)
-            with m.If(~self.neutral & (index >= self.config.prm_depth)):
-                m.d.sync += self.outside.eq(1)
-
-        # The read, the selection of the pair in its row, the shift into the lanes.
+        beyond = Signal()
+        index_bits = (self.config.prm_depth - 1).bit_length()
         restart = self.start
-        arriving = Signal(READ_LATENCY + 1)
-        ending = Signal(READ_LATENCY + 1)
+        m.d.sync += beyond.eq(~restart & reading & ~self.neutral & index[index_bits:].any())
+        with m.If(beyond):
+            m.d.sync += self.outside.eq(1)
+
+        # The read, the selection of the pair in its row, the way to the lanes, the shift into them.
+        stages = READ_LATENCY + 2
+        assert self.CHANGE == stages + 2
+        arriving = Signal(stages)
+        ending = Signal(stages)
         m.d.sync += [
             arriving.eq(Mux(restart, 0, Cat(reading, arriving))),
             ending.eq(Mux(restart, 0, Cat(left == 1, ending))),
@@ -95,8 +107,10 @@ class ParameterLoader(wiring.Component):
             m.d.sync += pair.eq(row[0])
         with m.If(self.neutral):
             m.d.sync += pair.eq(Const(1, 64))
+        travelling = delay(m, pair.as_value(), 1, name="travelling")
         with m.If(arriving[-1]):
-            m.d.sync += self.pairs.eq(Cat(self.pairs.as_value()[64:], pair))
+            m.d.sync += self.pairs.eq(Cat(self.pairs.as_value()[64:], travelling))
+        m.d.comb += self.soon.eq(self.ready | ending[-1])
         with m.If(ending[-1]):
             m.d.sync += self.ready.eq(1)
 

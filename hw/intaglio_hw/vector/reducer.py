@@ -20,7 +20,7 @@ _SLOPE_BITS = 20
 class Reducer(wiring.Component):
     """Reduce vectors, one per cycle: per lane the maximum, or the sum of ``weight * code``.
 
-    ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 4 cycles
+    ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 5 cycles
     after the last of them; a sum is int32 and wraps.
 
     With ``vertical`` a beat is not added to the sum. ``top`` and ``bottom`` give a column of the
@@ -46,7 +46,7 @@ class Reducer(wiring.Component):
         The result.
     """
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self, *, lanes: int, family: str = "generic") -> None:
         self.lanes, self.family = lanes, family
@@ -68,9 +68,9 @@ class Reducer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        first_3 = delay(m, self.first, 3, name="first")
+        first_4 = delay(m, self.first, 4, name="first")
         valid_2 = delay(m, self.valid, 2, name="valid", reset_less=False)
-        valid_3 = delay(m, valid_2, 1, name="valid_3", reset_less=False)
+        valid_4 = delay(m, valid_2, 2, name="valid_4", reset_less=False)
         vertical_2 = delay(m, self.vertical, 2, name="vertical")
         top_2 = delay(m, self.top, 2, name="top")
         bottom_2 = delay(m, self.bottom, 2, name="bottom")
@@ -95,7 +95,7 @@ class Reducer(wiring.Component):
                 block.load.eq(1),
             ]
             product_2 = block.product
-            code_3 = delay(m, self.codes[j], 3, name=f"code_{j}")
+            code_4 = delay(m, self.codes[j], 4, name=f"code_{j}")
             # Stage 3: the columns. Sum and difference side by side; each fits, so that it does not
             # matter what wraps on the way.
             product_3 = delay(m, product_2, 1, name=f"product_3_{j}")
@@ -108,16 +108,17 @@ class Reducer(wiring.Component):
                 m.d.sync += [upper.eq(half), upper_slope.eq(half - right)]
             with m.If(valid_2 & bottom_2):
                 m.d.sync += [right.eq(upper + half), slope.eq(upper_slope + half)]
-            # Stage 4: the reduction.
-            value = self.values[j]
-            change = Signal(signed(_SUM_BITS), name=f"change_{j}")
-            m.d.comb += change.eq(
+            # Stage 4: what the sum changes by.
+            change = Signal(signed(_SUM_BITS), name=f"change_{j}", reset_less=True)
+            m.d.sync += change.eq(
                 Mux(product, product_3, Mux(once, slope, Mux(twice, slope << 1, 0)))
             )
-            with m.If(valid_3):
-                with m.If(self.maximum):
-                    with m.If(first_3 | less(value[:8].as_signed(), code_3)):
-                        m.d.sync += value.eq(code_3)
-                with m.Else():
-                    m.d.sync += value.eq(Mux(first_3, 0, value) + change)
+            # Stage 5: the reductions, one beside the other.
+            total = Signal(signed(_SUM_BITS), name=f"total_{j}", reset_less=True)
+            largest = Signal(signed(8), name=f"largest_{j}", reset_less=True)
+            with m.If(valid_4):
+                m.d.sync += total.eq(Mux(first_4, 0, total) + change)
+                with m.If(first_4 | less(largest, code_4)):
+                    m.d.sync += largest.eq(code_4)
+            m.d.comb += self.values[j].eq(Mux(self.maximum, largest, total))
         return m

@@ -11,6 +11,7 @@ from intaglio.spec.arith import CODE_MAX, CODE_MIN
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Function
 from intaglio_hw.interfaces import (
+    DRAIN_LATENCY,
     ERROR_BITS,
     READ_LATENCY,
     ReadPortSignature,
@@ -40,8 +41,8 @@ def _is_single(fields) -> Value:
 class _Setup(wiring.Component):
     """Products and checks of a new instruction.
 
-    ``start`` is high in the first cycle in which ``fields`` is valid. ``offset``, ``bad`` are valid
-    from 3 cycles later on, ``step`` from 4.
+    ``start`` is high in the first cycle in which ``fields`` is valid. ``offset``, ``step`` and
+    ``bad`` are valid LATENCY cycles later.
 
     Members
     -------
@@ -54,6 +55,8 @@ class _Setup(wiring.Component):
     bad
         The fields contradict each other: Error.FIELD.
     """
+
+    LATENCY = 5
 
     def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
         self.config, self.family = config, family
@@ -72,69 +75,67 @@ class _Setup(wiring.Component):
         m = Module()
         config, fields = self.config, self.fields
 
-        # One multiplier, used twice.
-        second, third = Signal(), Signal()
+        # One multiplier, used twice; the second product stays.
         m.submodules.product = block = Multiplier(a_width=14, b_width=13, family=self.family)
-        product_2 = block.product
+        factor = Signal(signed(14), reset_less=True)
         bottom = Signal(12, reset_less=True)
+        resizes = Signal(reset_less=True)
         m.d.sync += [
-            second.eq(self.start),
-            third.eq(second),
             bottom.eq(fields.src_rows[:12] - 1),
+            resizes.eq(fields.function == Function.RESIZE),
+            factor.eq(Mux(resizes, bottom, fields.stride_h)),
         ]
+        with m.If(self.start):
+            m.d.sync += factor.eq(fields.offset_h[:13].as_signed())
         m.d.comb += [
             block.enable.eq(1),
             block.load.eq(1),
+            block.a.eq(factor),
             block.b.eq(fields.src_cols[:12]),
-            block.a.eq(Mux(fields.function == Function.RESIZE, bottom, fields.stride_h)),
+            self.step.eq(block.product[:OFFSET_BITS]),
         ]
-        with m.If(self.start):
-            m.d.comb += block.a.eq(fields.offset_h[:13].as_signed())
-        offset_ready = delay(m, third, 1, name="offset_ready", reset_less=False)
-        held = Signal(OFFSET_BITS, reset_less=True)
+        offset_ready = delay(m, self.start, 1 + block.LATENCY, name="start", reset_less=False)
+        assert self.LATENCY == 2 + block.LATENCY
         with m.If(offset_ready):
-            m.d.sync += held.eq(product_2[:OFFSET_BITS])
-        m.d.comb += [
-            self.offset.eq(Mux(offset_ready, product_2[:OFFSET_BITS], held)),
-            self.step.eq(product_2[:OFFSET_BITS]),
-        ]
+            m.d.sync += self.offset.eq(block.product[:OFFSET_BITS])
 
-        is_drain = fields.function == Function.DRAIN
-        is_resize = fields.function == Function.RESIZE
-        is_argmax = fields.function == Function.ARGMAX
+        is_drain, is_resize, is_argmax, reduces = (Signal(reset_less=True) for _ in range(4))
+        single = Signal(reset_less=True)
+        m.d.sync += [
+            is_drain.eq(fields.function == Function.DRAIN),
+            is_resize.eq(fields.function == Function.RESIZE),
+            is_argmax.eq(fields.function == Function.ARGMAX),
+            reduces.eq((fields.function == Function.MAX) | (fields.function == Function.SUM)),
+            single.eq(_is_single(fields)),
+        ]
+        fractions = Signal(4, reset_less=True)
+        weights = Signal(len(isa.DEN_H_MAX) - 1, reset_less=True)
+        bad_lane, many_chunks = Signal(reset_less=True), Signal(reset_less=True)
         checks = Signal(6, reset_less=True)
         m.d.sync += [
-            # The lanes of argmax follow from the output column.
-            checks[0].eq(
-                ~is_argmax
-                & ((fields.lane & (config.drain_lanes - 1)).any() | (fields.lane >= config.R))
-            ),
-            checks[1].eq(is_drain & (fields.chunks > config.K // config.drain_lanes)),
-            checks[2].eq(fields.residual[0] & ~is_drain & (fields.function != Function.SUM)),
-            checks[3].eq(
-                is_resize
-                & (
-                    (fields.frac_h >= fields.den_h)
-                    | (fields.frac_w >= fields.den_w)
-                    | (fields.step_h > fields.den_h)
-                    | (fields.step_w > fields.den_w)
+            fractions.eq(
+                Cat(
+                    fields.frac_h >= fields.den_h,
+                    fields.frac_w >= fields.den_w,
+                    fields.step_h > fields.den_h,
+                    fields.step_w > fields.den_w,
                 )
             ),
-            checks[4].eq(
-                is_resize
-                & Cat(
+            weights.eq(
+                Cat(
                     (fields.den_h > largest) & (fields.den_w > bound)
                     for (bound, _), (_, largest) in itertools.pairwise(isa.DEN_H_MAX)
-                ).any()
-            ),
-            checks[5].eq(
-                fields.accumulate[0]
-                & ~(
-                    self.continued
-                    & _is_single(fields)
-                    & ((fields.function == Function.MAX) | (fields.function == Function.SUM))
                 )
             ),
+            bad_lane.eq((fields.lane & (config.drain_lanes - 1)).any() | (fields.lane >= config.R)),
+            many_chunks.eq(fields.chunks > config.K // config.drain_lanes),
+            # The lanes of argmax follow from the output column.
+            checks[0].eq(~is_argmax & bad_lane),
+            checks[1].eq(is_drain & many_chunks),
+            checks[2].eq(fields.residual[0] & ~is_drain & (fields.function != Function.SUM)),
+            checks[3].eq(is_resize & fractions.any()),
+            checks[4].eq(is_resize & weights.any()),
+            checks[5].eq(fields.accumulate[0] & ~(self.continued & single & reduces)),
             self.bad.eq(checks.any()),
         ]
         return m
@@ -144,14 +145,15 @@ class VectorUnit(wiring.Component):
     """The unit that runs ``vector`` instructions (:data:`intaglio.spec.isa.VECTOR`).
 
     Every beat that the :class:`~intaglio_hw.vector.walker.Walker` steps through goes down one
-    pipeline that never stalls. Cycles after the beat, with V = 7 + log2(R):
+    pipeline that never stalls. Cycles after the beat, with V = 15:
 
     ====== ========================================================================
-    0      position
-    1 - 3  inside or outside, weight, address: VEC is addressed in cycle 3
-    4      checked: a beat that may not be performed is dropped
-    5, 6   VEC data; lanes selected
-    6 - V  products, reduction, arg max; ACC is addressed in cycle V - 3
+    0      counted
+    1      position
+    2 - 5  inside or outside, clamped, weight, address: VEC is addressed in cycle 5
+    7      checked: a beat that may not be performed is dropped; VEC data
+    8      lanes selected
+    9 - 14 products, reduction, arg max; ACC is addressed in cycle V - 6
     V      :class:`~intaglio_hw.requantizer.Requantizer` takes the value
     V + 10 codes
     V + 11 OFM is written
@@ -186,8 +188,9 @@ class VectorUnit(wiring.Component):
     def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
         self.config, self.family = config, family
         R, K = config.R, config.K
-        #: Cycles from a beat to the value that the requantiser takes, V.
-        self.value_latency = 6 + max(Reducer.LATENCY, config.R.bit_length())
+        #: Cycles from a beat to the value that the requantiser takes, V: to the lanes of VEC, one
+        #: for the multipliers' inputs, the reduction, one for the choice of the value.
+        self.value_latency = Walker.LATENCY + AddressPipeline.LATENCY + 1 + 1 + Reducer.LATENCY + 1
         #: Cycles from an instruction's last beat to ``done``.
         self.latency = self.value_latency + Requantizer.LATENCY + OutputWriter.LATENCY + 1
         super().__init__(
@@ -248,77 +251,108 @@ class VectorUnit(wiring.Component):
             addresses.last_row.eq(setup.step),
             parameters.base.eq(fields.prm_base),
             parameters.fixed.eq(fields.uniform[0]),
-            parameters.neutral.eq(
-                (fields.function == Function.MAX) | (fields.function == Function.ARGMAX)
-            ),
+            parameters.neutral.eq(is_max | is_argmax),
         ]
         connect(m, parameters.prm, flipped(self.prm))
 
-        with m.If(self.unit.stop):
-            m.d.sync += has_run.eq(0)
-
-        # Control: accept, set up, issue the beats, wait until the last is out of the way.
+        # Control: accept, set up, issue the beats, wait until the last is out of the way. What the
+        # states tell the others comes from registers beside the state.
         issue, issue_last, issue_field_error = Signal(), Signal(), Signal()
         last_at_value = Signal()
         # A chunk has begun and its successor's parameters are not being read yet.
         taken = Signal()
-        count = Signal(range(5))
-        position = walker.position
+        open_ = Signal(init=1)
+        running = Signal()
+        hold = Signal()
+        stop, cancel = Signal(), Signal()
+        phase = Signal(1 + setup.LATENCY)  # of the set-up, one-hot
+        m.d.sync += [
+            phase.eq((phase << 1)[: len(phase)]),
+            stop.eq(self.unit.stop),
+            cancel.eq(addresses.aborted | stop),
+        ]
+        m.d.comb += [
+            self.unit.instruction.ready.eq(open_ & ~stop),
+            setup.start.eq(phase[0]),
+            parameters.start.eq(phase[0]),
+            walker.load.eq(phase[-1]),
+            issue.eq(running & ~cancel & ~hold),
+            walker.step.eq(issue),
+        ]
+        # A chunk begins when its parameters are there; formed one step ahead.
+        with m.If(walker.load):
+            m.d.sync += hold.eq(~parameters.soon)
+        with m.Elif(issue):
+            m.d.sync += hold.eq(
+                walker.chunk_last & reloads & (walker.chunk_first | taken | ~parameters.soon)
+            )
+        with m.Elif(hold):
+            m.d.sync += hold.eq(taken | ~parameters.soon)
+        with m.If(stop):
+            m.d.sync += has_run.eq(0)
         with m.FSM():
             with m.State("idle"):
-                m.d.comb += self.unit.instruction.ready.eq(~self.unit.stop)
-                with m.If(self.unit.instruction.valid & ~self.unit.stop):
-                    m.d.sync += [fields.eq(self.unit.instruction.payload), count.eq(0)]
+                m.d.sync += fields.eq(self.unit.instruction.payload)
+                with m.If(self.unit.instruction.valid & self.unit.instruction.ready):
+                    m.d.sync += [open_.eq(0), phase.eq(1)]
                     m.d.sync += [before.eq(fields.function), has_before.eq(single & has_run)]
                     m.d.sync += has_run.eq(1)
                     m.next = "set up"
             with m.State("set up"):
-                m.d.comb += [setup.start.eq(count == 0), parameters.start.eq(count == 0)]
-                m.d.comb += walker.load.eq(count == 4)
-                m.d.sync += count.eq(count + 1)
-                with m.If(count == 4):
+                with m.If(phase[-1]):
+                    m.d.sync += running.eq(1)
                     m.next = "run"
-                    with m.If(setup.bad | self.unit.stop):
+                    with m.If(setup.bad | cancel):
                         m.d.comb += [issue_last.eq(1), issue_field_error.eq(setup.bad)]
+                        m.d.sync += running.eq(0)
                         m.next = "flush"
             with m.State("run"):
-                with m.If(addresses.aborted | self.unit.stop):
-                    m.d.comb += issue_last.eq(1)
+                m.d.comb += issue_last.eq(cancel | (issue & walker.last))
+                with m.If(issue_last):
+                    m.d.sync += running.eq(0)
                     m.next = "flush"
-                with m.Elif(~position.chunk_first | (parameters.ready & ~taken)):
-                    m.d.comb += [issue.eq(1), issue_last.eq(position.last)]
-                    with m.If(position.last):
-                        m.next = "flush"
             with m.State("flush"):
                 with m.If(last_at_value):
+                    m.d.sync += open_.eq(1)
                     m.next = "idle"
 
-        with m.If(issue & position.chunk_first):
+        with m.If(issue & walker.chunk_first):
             m.d.sync += taken.eq(reloads)
         with m.Elif(parameters.more | setup.start):
             m.d.sync += taken.eq(0)
-        m.d.comb += [
-            walker.step.eq(issue),
-            addresses.position.eq(position),
-            addresses.valid.eq(issue),
-            addresses.last.eq(issue_last),
-        ]
-        with m.If(issue_field_error):
-            m.d.comb += addresses.error.eq(Error.FIELD)
-        with m.Elif(issue & position.chunk_first & parameters.outside):
-            m.d.comb += addresses.error.eq(Error.BUFFER)
 
-        # Cycles 3 to 6: VEC, the lanes of the source, what replaces them.
+        # Cycle 1: the position.
+        error_1 = Signal(ERROR_BITS, reset_less=True)
+        m.d.sync += error_1.eq(Error.NONE)
+        with m.If(issue_field_error):
+            m.d.sync += error_1.eq(Error.FIELD)
+        with m.Elif(issue & walker.chunk_first & parameters.outside):
+            m.d.sync += error_1.eq(Error.BUFFER)
+        m.d.comb += [
+            addresses.position.eq(walker.position),
+            addresses.valid.eq(delay(m, issue, 1, name="valid", reset_less=False)),
+            addresses.last.eq(delay(m, issue_last, 1, name="last", reset_less=False)),
+            addresses.error.eq(error_1),
+        ]
+
+        # Cycles 5 to 8: VEC, the lanes of the source, what replaces them.
+        checked = Walker.LATENCY + AddressPipeline.LATENCY
+        assert checked == Walker.LATENCY + AddressPipeline.ADDRESS_LATENCY + READ_LATENCY
+        chosen = checked + 1
+        reduced_from = chosen + 1
+        reduced = reduced_from + Reducer.LATENCY
+        summed_from = value - DRAIN_LATENCY - 2
+        assert reduced == value - 1
         m.d.comb += self.vec.addr.eq(addresses.vec_addr)
-        beats = {4: addresses.beat}
+        beats = {checked: addresses.beat}
         validity = ("valid", "take", "write", "last")
         # Each stage keeps what is still needed behind it.
         layout = beat_layout(config)
         everything = tuple(name for name, _ in layout)
         to_write = ("write", "last", "error", "ofm", "ofm_lane")
-        for stage in range(5, value + 1):
-            members = everything if stage <= value - 3 else (*to_write, "first", "valid")
-            if value - 3 < stage < value:
+        for stage in range(chosen, value + 1):
+            members = everything if stage <= summed_from else to_write
+            if summed_from < stage < value:
                 members = (*members, "take", "chunk")
             beat = Signal(layout, name=f"beat_{stage}")
             for name in members:
@@ -331,34 +365,34 @@ class VectorUnit(wiring.Component):
                 m.d.comb += beat[name].eq(register)
             beats[stage] = beat
         m.d.comb += [
-            parameters.more.eq(beats[value - 5].take & reloads),
+            parameters.more.eq(beats[value - ParameterLoader.CHANGE].take & reloads),
             last_at_value.eq(beats[value].last),
         ]
 
-        codes = {6: Signal(data.ArrayLayout(signed(8), L), name="codes_6", reset_less=True)}
-        codes_5 = Signal(data.ArrayLayout(signed(8), L))
+        codes = {
+            stage: Signal(data.ArrayLayout(signed(8), L), name=f"codes_{stage}", reset_less=True)
+            for stage in range(chosen, value)
+        }
         groups = Array(self.vec.data[8 * L * n : 8 * L * (n + 1)] for n in range(R // L))
         selected = Signal(data.ArrayLayout(signed(8), L))
-        m.d.comb += selected.eq(groups[beats[5].group])
+        m.d.comb += selected.eq(groups[beats[checked].group])
         for j in range(L):
-            m.d.comb += codes_5[j].eq(Mux(beats[5].padded, fields.pad_code, selected[j]))
-        m.d.sync += codes[6].eq(codes_5)
+            m.d.sync += codes[chosen][j].eq(
+                Mux(beats[checked].padded, fields.pad_code, selected[j])
+            )
         # All lanes, for the arg max. Channels beyond the last are never larger, and lose a tie.
         row = Signal(data.ArrayLayout(signed(8), R), reset_less=True)
         for j in range(R):
             code = self.vec.data[8 * j : 8 * j + 8]
-            m.d.sync += row[j].eq(Mux(beats[5].unused[j], CODE_MIN, code.as_signed()))
-        for stage in range(7, value):
-            codes[stage] = Signal(codes[6].shape(), name=f"codes_{stage}", reset_less=True)
+            m.d.sync += row[j].eq(Mux(beats[checked].unused[j], CODE_MIN, code.as_signed()))
+        for stage in range(chosen + 1, value):
             m.d.sync += codes[stage].eq(codes[stage - 1])
 
-        # Up to cycle V: reduction, arg max, and the accumulators beside them.
-        reduced_from = value - Reducer.LATENCY
-        assert value - argmax.latency == 6
-        summed_from = value - READ_LATENCY - 1
+        # Up to cycle V - 1: reduction, arg max, and the accumulators beside them.
+        index = delay(m, argmax.index, reduced - chosen - argmax.latency, name="index")
         m.d.comb += [
             reducer.codes.eq(codes[reduced_from]),
-            reducer.codes_ahead.eq(codes_5 if reduced_from == 6 else codes[reduced_from - 1]),
+            reducer.codes_ahead.eq(codes[reduced_from - 1]),
             reducer.weight_ahead.eq(beats[reduced_from - 1].weight),
             reducer.first.eq(beats[reduced_from].first & ~fields.accumulate[0]),
             reducer.valid.eq(beats[reduced_from].valid),
@@ -368,8 +402,8 @@ class VectorUnit(wiring.Component):
             reducer.steps.eq(beats[reduced_from].steps),
             reducer.maximum.eq(is_max),
             argmax.codes.eq(row),
-            argmax.first.eq(beats[6].first),
-            argmax.valid.eq(beats[6].valid),
+            argmax.first.eq(beats[chosen].first),
+            argmax.valid.eq(beats[chosen].valid),
             argmax.high_byte.eq(fields.high_byte[0]),
         ]
         bank_offset = address_width(config.acc_depth)
@@ -379,7 +413,7 @@ class VectorUnit(wiring.Component):
         ]
         sums = Array(self.acc.data[32 * L * n : 32 * L * (n + 1)] for n in range(K // L))
         acc_lanes = Signal(data.ArrayLayout(signed(32), L), reset_less=True)
-        m.d.sync += acc_lanes.eq(sums[beats[value - 1].chunk])
+        m.d.sync += acc_lanes.eq(sums[beats[value - 2].chunk])
         residuals = Signal(data.ArrayLayout(signed(8), L), reset_less=True)
         m.d.sync += residuals.eq(Mux(fields.residual[0], codes[value - 1].as_value(), 0))
 
@@ -399,11 +433,13 @@ class VectorUnit(wiring.Component):
         ]
         payload = requantizer.i.payload
         for j in range(L):
-            reduced = reducer.values[j]
+            result = Signal(signed(32), name=f"value_{j}", reset_less=True)
+            m.d.sync += result.eq(Mux(is_drain, acc_lanes[j], reducer.values[j]))
             if j == 0:  # an index goes through as a code with the same bits
-                reduced = Mux(is_argmax, argmax.index.as_signed(), reduced)
+                with m.If(is_argmax):
+                    m.d.sync += result.eq(index.as_signed())
             m.d.comb += [
-                payload.value[j].eq(Mux(is_drain, acc_lanes[j], reduced)),
+                payload.value[j].eq(result),
                 payload.multiplier[j].eq(pairs[j].multiplier),
                 payload.bias[j].eq(pairs[j].bias),
                 payload.residual[j].eq(residuals[j]),

@@ -24,16 +24,15 @@ class ArrayTiming:
 
     #: Cycles in which the products of the strides and the tile width are formed, two bits a cycle.
     SETUP = 9
-    #: From accepting an instruction to the first cycle in which set-up has finished or the first
-    #: weight is issued.
+    #: From accepting an instruction to the first cycle in which set-up has finished.
     ACCEPT = 2
-    #: From issuing an address to the vector in the first lane: address, scratchpad (2), pixel
-    #: register.
-    FETCH = 4
+    #: From issuing a pixel to the vector in the first lane: position, address, scratchpad (2),
+    #: pixel register. The weights need one less.
+    FETCH = 5
     #: From a vector in a lane to its products.
     MULTIPLY = 3
-    #: From an accumulator's address to the same address showing the new sum: read (2), operand, add
-    #: (2), write.
+    #: From an accumulator's address to the same address showing the new sum: address, read (2),
+    #: operand, add (2).
     ACCUMULATE = 6
 
     @property
@@ -44,7 +43,7 @@ class ArrayTiming:
     @property
     def startup(self) -> int:
         """Value of the cycles from accepting an instruction, unit idle, to its first pixel."""
-        return self.ACCEPT + max(self.config.K, self.SETUP)
+        return self.ACCEPT + max(self.config.K - 1, self.SETUP)
 
     @property
     def min_pass(self) -> int:
@@ -54,8 +53,8 @@ class ArrayTiming:
     @property
     def drain(self) -> int:
         """Value of the cycles from issuing a pixel to ``done``: the last lane's sum is readable."""
-        # An accumulator is read when three of the multiplier's and tree's cycles are left.
-        return self.FETCH + (self.MULTIPLY + self.tree - 3) + self.ACCUMULATE + self.config.K - 1
+        # An accumulator is read when four of the multiplier's and tree's cycles are left.
+        return self.FETCH + (self.MULTIPLY + self.tree - 4) + self.ACCUMULATE + self.config.K - 1
 
     def latency(self, fields: Mapping[str, int]) -> int:
         """Return the cycles from accepting an instruction to its ``done``, both units idle before
@@ -102,7 +101,7 @@ class ArraySchedule:
         timing = self.timing
         passes, pixels = timing.work(fields)
         accepted = max(available, self._first, self._dones[0] + 1)
-        weights = max(accepted + timing.ACCEPT, self._last_pass)
+        weights = max(accepted + timing.ACCEPT - 1, self._last_pass)
         first = max(weights + timing.config.K, accepted + timing.ACCEPT + timing.SETUP, self._free)
         last_pass = first + (passes - 1) * max(pixels, timing.min_pass)
         last = last_pass + pixels - 1

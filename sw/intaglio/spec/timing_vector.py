@@ -15,8 +15,10 @@ from intaglio.spec.isa import Function
 __all__ = ["vector_beats", "vector_cycles", "vector_interval"]
 
 #: Cycles from acceptance to the first beat, besides the L cycles that read its parameters.
-SETUP = 5
-#: Cycles from the value that a beat gave (V) to ``done``: requantisation, write, report.
+SETUP = 6
+#: Cycles from a beat to the value that it gives, V.
+VALUE = 15
+#: Cycles from that value to ``done``: requantisation, write, report.
 FINISH = 12
 
 
@@ -39,25 +41,20 @@ def vector_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> tuple[
     return chunks, fields["out_rows"] * fields["out_cols"] * taps
 
 
-def _value(config: AcceleratorConfig) -> int:
-    """Return V, the cycles from a beat to its value: a level of the arg max is one."""
-    return 6 + config.R.bit_length()
-
-
 def _last_beat(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     """Return the cycles from acceptance to the last beat."""
     lanes = config.drain_lanes
     chunks, beats = vector_beats(config, fields)
     reloads = fields["function"] not in (Function.MAX, Function.ARGMAX) and not fields["uniform"]
-    period = max(beats, lanes + _value(config) - 1) if reloads else beats
+    period = max(beats, lanes + VALUE - 1) if reloads else beats
     return SETUP + lanes + (chunks - 1) * period + beats - 1
 
 
 def vector_cycles(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     """Return the cycles from acceptance to ``done``, for an instruction without errors."""
-    return _last_beat(config, fields) + _value(config) + FINISH
+    return _last_beat(config, fields) + VALUE + FINISH
 
 
 def vector_interval(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     """Return the cycles from acceptance to the earliest acceptance of the next instruction."""
-    return _last_beat(config, fields) + _value(config) + 1
+    return _last_beat(config, fields) + VALUE + 1
