@@ -141,8 +141,10 @@ class RowWalker(wiring.Component):
                     last_row.eq(rows_left == 2),
                 ]
         with m.If(self.start):
+            m.d.sync += self.busy.eq(1)
+        # Whatever they are: ``start`` comes late in a cycle.
+        with m.If(~self.busy):
             m.d.sync += [
-                self.busy.eq(1),
                 row.eq(self.address),
                 plane.eq(self.address),
                 plane_step.eq(self.plane_step),
@@ -174,8 +176,9 @@ class RowBursts(wiring.Component):
     4. ``halt`` drops all rows, one that it takes too, and may withdraw ``info``; a burst that is
        offered stays. ``idle``: nothing inside.
 
-    At most one burst in three cycles and one row in three. ``memory_base``, ``memory_bytes`` (a
-    multiple of the beat) are constant while not idle.
+    At most one burst in three cycles and one row in three; a burst is offered GAP cycles after the
+    one before was taken at the earliest. ``memory_base``, ``memory_bytes`` (a multiple of the beat)
+    are constant from the cycle before the first row on while not idle.
 
     Parameters
     ----------
@@ -185,6 +188,8 @@ class RowBursts(wiring.Component):
 
     #: Cycles from a row to its burst, when nothing waits.
     LATENCY = 5
+    #: Cycles from the transfer of a burst to the offer of the next one.
+    GAP = 2
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
@@ -247,11 +252,15 @@ class RowBursts(wiring.Component):
         ]
         # The sign of a difference is one carry chain; a comparison would become a tree of tables.
         room_behind = Signal(OFFSET_BITS + 2)
-        m.d.comb += room_behind.eq((self.memory_bytes - end)[: OFFSET_BITS + 2])
+        memory_bytes = Signal(32, reset_less=True)
+        memory_page = Signal(20, reset_less=True)
+        m.d.sync += [memory_bytes.eq(self.memory_bytes), memory_page.eq(self.memory_base[12:])]
+        m.d.comb += room_behind.eq((memory_bytes - end)[: OFFSET_BITS + 2])
 
-        with m.FSM(name="check") as check:
+        takes = Signal(init=1)  # TAKE, from a register of its own
+        m.d.comb += self.row.ready.eq(takes)
+        with m.FSM(name="check"):
             with m.State("TAKE"):
-                m.d.comb += self.row.ready.eq(1)
                 m.d.sync += [
                     row.eq(self.row.payload),
                     end.eq(self.row.payload.offset + self.row.payload.bytes),
@@ -259,6 +268,7 @@ class RowBursts(wiring.Component):
                     empty.eq(self.row.payload.used == 0),
                 ]
                 with m.If(self.row.valid & ~self.halt):
+                    m.d.sync += takes.eq(0)
                     m.next = "COMPARE"
             with m.State("COMPARE"):
                 m.d.sync += [
@@ -268,17 +278,22 @@ class RowBursts(wiring.Component):
                 ]
                 m.next = "HAND"
                 with m.If(self.halt):
+                    m.d.sync += takes.eq(1)
                     m.next = "TAKE"
             with m.State("HAND"):
                 m.d.comb += self.info.valid.eq(free & ~self.halt)
                 with m.If(self.info.valid & self.info.ready):
+                    m.d.sync += takes.eq(1)
                     m.next = "TAKE"
                     with m.If(error != Error.NONE):
+                        m.d.sync += takes.eq(0)
                         m.next = "FAILED"
                 with m.If(self.halt):
+                    m.d.sync += takes.eq(1)
                     m.next = "TAKE"
             with m.State("FAILED"):
                 with m.If(self.halt):
+                    m.d.sync += takes.eq(1)
                     m.next = "TAKE"
 
         with m.FSM(name="split"):
@@ -296,7 +311,7 @@ class RowBursts(wiring.Component):
                 m.d.sync += [
                     count.eq(Mux(left <= limit, left, limit)[: len(count)]),
                     is_final.eq(left <= limit),
-                    page.eq((self.memory_base[12:] + at[page_bits:])[:20]),
+                    page.eq((memory_page + at[page_bits:])[:20]),
                 ]
                 m.next = "EMIT"
                 with m.If(self.halt):
@@ -304,7 +319,7 @@ class RowBursts(wiring.Component):
             with m.State("EMIT"):
                 with m.If(self.halt):
                     m.next = "FREE"
-                with m.Elif(~self.burst.valid | self.burst.ready):
+                with m.Elif(~self.burst.valid):
                     m.d.comb += emit.eq(1)
                     m.d.sync += [
                         at.eq((at + count)[:beat_bits]),
@@ -314,15 +329,16 @@ class RowBursts(wiring.Component):
                     with m.If(is_final):
                         m.next = "FREE"
 
-        # The burst that is offered.
+        # The burst that is offered; the next one follows when it has gone, so that ``ready``, which
+        # comes from far away, ends here.
         address = Cat(Signal(lane_bits), at[:page_bits], page)
-        with m.If(~self.burst.valid | self.burst.ready):
+        m.d.sync += self.burst.valid.eq(emit | (self.burst.valid & ~self.burst.ready))
+        with m.If(~self.burst.valid):
             m.d.sync += [
-                self.burst.valid.eq(emit),
                 self.burst.payload.addr.eq(address),
                 self.burst.payload.len.eq((count - 1)[:8]),
             ]
-        m.d.comb += self.idle.eq(check.ongoing("TAKE") & free & ~self.burst.valid)
+        m.d.comb += self.idle.eq(takes & free & ~self.burst.valid)
         return m
 
 
@@ -331,7 +347,8 @@ class AxiReadArbiter(wiring.Component):
 
     1. Bursts of ``fetch`` go before those of ``load``; a burst that is offered at ``memory`` stays.
     2. Beats arrive in the order of the bursts; each goes to the reader that asked for it.
-    3. At most ``max_outstanding`` bursts are on their way.
+    3. At most ``max_outstanding`` bursts are on their way; one is until its last beat leaves the
+       memory.
     4. A reader that does not take its beats holds up the other: each takes what it asked for after
        a finite time.
 
@@ -383,16 +400,34 @@ class AxiReadArbiter(wiring.Component):
             self.fetch.ar.ready.eq(may),
             self.load.ar.ready.eq(may & ~self.fetch.ar.valid),
         ]
-        # Beats.
-        m.submodules.beats = beats = SkidBuffer(shape=self.memory.r.payload.shape())
-        wiring.connect(m, wiring.flipped(self.memory.r), beats.i)
-        to_load = owners.o.payload
+        # Beats: two places, as in a SkidBuffer, each with a bit for each reader that says that its
+        # beat is there. A beat never comes before its burst was at the memory, by then its owner is
+        # known.
+        beat, spare = (
+            Signal(self.memory.r.payload.shape(), name=name, reset_less=True)
+            for name in ("beat", "spare")
+        )
+        valid, spare_valid, arriving = Signal(2), Signal(2), Signal(2)
+        moves, full = Signal(), Signal()
+        r = self.memory.r
         m.d.comb += [
-            self.fetch.r.payload.eq(beats.o.payload),
-            self.load.r.payload.eq(beats.o.payload),
-            self.fetch.r.valid.eq(beats.o.valid & owners.o.valid & ~to_load),
-            self.load.r.valid.eq(beats.o.valid & owners.o.valid & to_load),
-            beats.o.ready.eq(owners.o.valid & Mux(to_load, self.load.r.ready, self.fetch.r.ready)),
-            owners.o.ready.eq(beats.o.valid & beats.o.ready & beats.o.payload.last),
+            full.eq(spare_valid.any()),
+            r.ready.eq(~full),
+            arriving.eq(Mux(r.valid, Mux(owners.o.payload, 0b10, 0b01), 0)),
+            moves.eq(~(valid & ~Cat(self.fetch.r.ready, self.load.r.ready)).any()),
+            Cat(self.fetch.r.valid, self.load.r.valid).eq(valid),
+            self.fetch.r.payload.eq(beat),
+            self.load.r.payload.eq(beat),
+            owners.o.ready.eq(r.valid & r.ready & r.payload.last),
         ]
+        with m.If(~full):
+            m.d.sync += spare.eq(r.payload)
+        with m.If(moves):
+            m.d.sync += [valid.eq(Mux(full, spare_valid, arriving)), spare_valid.eq(0)]
+            with m.If(full):
+                m.d.sync += beat.eq(spare)
+            with m.Else():
+                m.d.sync += beat.eq(r.payload)
+        with m.Elif(~full):
+            m.d.sync += spare_valid.eq(arriving)
         return m

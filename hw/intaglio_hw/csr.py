@@ -1,6 +1,6 @@
 """The registers: an AXI4-Lite subordinate that is generated from :mod:`intaglio.spec.regs`."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -63,14 +63,13 @@ class CsrBank(wiring.Component):
     ``interrupt_enable`` selects.
 
     ``events`` (:func:`events_layout`): what each counter adds in this cycle, while ``busy``.
-    Counters wrap.
+    Counters wrap; they follow three cycles behind.
 
-    From the later of address and data to ``bvalid``: 2 cycles, from the address to ``rvalid``: 3
-    cycles.
+    From the later of address and data to ``bvalid``: 3 cycles, from the address to ``rvalid``: 4.
     """
 
     #: Cycles from the later of address and data to the answer of a write; a read takes one more.
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
@@ -125,10 +124,16 @@ class CsrBank(wiring.Component):
                     m.d.comb += getattr(self, register.name).eq(storage)
 
         # Counters. The event is registered first: it may come from far away.
+        was_busy = Signal()
+        m.d.sync += was_busy.eq(self.busy)
         for name, _ in regs.COUNTERS:
+            happened_before = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_before")
             event = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_event")
             counter = Signal(DATA_BITS, name=f"{name}_counter")
-            m.d.sync += event.eq(Mux(self.busy, self.events[name], 0))
+            m.d.sync += [
+                happened_before.eq(self.events[name]),
+                event.eq(Mux(was_busy, happened_before, 0)),
+            ]
             with m.If(self.start):
                 m.d.sync += counter.eq(0)
             with m.Else():
@@ -157,85 +162,89 @@ class CsrBank(wiring.Component):
             m.d.sync += [has_address.eq(1), address.eq(self.s_axil_awaddr[2:])]
         with m.If(self.s_axil_wvalid & self.s_axil_wready):
             m.d.sync += [has_data.eq(1), data_.eq(self.s_axil_wdata), strobes.eq(self.s_axil_wstrb)]
+        # The register that is meant is found while address and data are looked for.
         write = Signal()
-        m.d.comb += write.eq(has_address & has_data & ~self.s_axil_bvalid)
+        m.d.sync += write.eq(has_address & has_data & ~self.s_axil_bvalid & ~write)
+        meant = {}
+        for register in regs.REGISTERS:
+            if register.access != "ro":
+                meant[register.name] = Signal(name=f"{register.name}_meant", reset_less=True)
+                m.d.sync += meant[register.name].eq(address == register.address // 4)
         with m.If(self.s_axil_bready):
             m.d.sync += self.s_axil_bvalid.eq(0)
         with m.If(write):
             m.d.sync += [has_address.eq(0), has_data.eq(0), self.s_axil_bvalid.eq(1)]
 
-        mask = Cat(strobe.replicate(8) for strobe in strobes)
+        masked = Cat(Mux(strobe, data_.word_select(i, 8), 0) for i, strobe in enumerate(strobes))
         m.d.sync += [self.start.eq(0), self.stop.eq(0)]
         # A start that is on its way counts: nothing may change between it and the first busy cycle.
         locked = Signal()
         m.d.comb += locked.eq(self.busy | self.start)
-        with m.If(write):
-            m.d.sync += self.s_axil_bresp.eq(SLVERR)
-            with m.Switch(address):
-                for register in regs.REGISTERS:
-                    if register.access == "ro":
-                        continue
-                    with m.Case(register.address // 4):
-                        if register.access == "w1":
-                            m.d.sync += self.s_axil_bresp.eq(OKAY)
-                            bits = {
-                                name: (data_ & mask)[offset]
-                                for offset, name in enumerate(f.name for f in register.fields)
-                            }
-                            m.d.sync += [
-                                self.start.eq(bits["start"] & ~locked),
-                                self.stop.eq(bits["stop"]),
-                            ]
-                        elif register.access == "w1c":
-                            m.d.sync += self.s_axil_bresp.eq(OKAY)
-                            m.d.comb += cleared.eq((data_ & mask)[: len(cleared)])
-                        else:
-                            storage = writable[register.name]
-                            may = 1 if register.name == "interrupt_enable" else ~locked
-                            with m.If(may):
-                                m.d.sync += [
-                                    self.s_axil_bresp.eq(OKAY),
-                                    storage.eq(
-                                        ((storage & ~mask) | (data_ & mask))[: len(storage)]
-                                    ),
-                                ]
-
-        # Read channels: address, the word of each group of four, the word.
-        read_address = Signal(word_bits)
-        reading, choosing = Signal(), Signal()
-        m.d.comb += self.s_axil_arready.eq(~reading & ~choosing & ~self.s_axil_rvalid)
-        m.d.sync += choosing.eq(reading)
-        with m.If(reading):
-            m.d.sync += reading.eq(0)
-        with m.If(self.s_axil_arvalid & self.s_axil_arready):
-            m.d.sync += [reading.eq(1), read_address.eq(self.s_axil_araddr[2:])]
-        groups: dict[int, list] = {}
+        good = []  # writes that are answered with OKAY
         for register in regs.REGISTERS:
-            groups.setdefault(register.address // 16, []).append(register)
+            if register.access == "ro":
+                continue
+            its = meant[register.name]
+            if register.access == "w1":
+                good.append(its)
+                bits = dict(zip((f.name for f in register.fields), masked, strict=False))
+                with m.If(write & its):
+                    m.d.sync += [
+                        self.start.eq(bits["start"] & ~locked),
+                        self.stop.eq(bits["stop"]),
+                    ]
+            elif register.access == "w1c":
+                good.append(its)
+                with m.If(write & its):
+                    m.d.comb += cleared.eq(masked[: len(cleared)])
+            else:
+                storage = writable[register.name]
+                may = its if register.name == "interrupt_enable" else its & ~locked
+                good.append(may)
+                for low in range(0, len(storage), 8):
+                    byte = slice(low, min(low + 8, len(storage)))
+                    with m.If(write & may & strobes[low // 8]):
+                        m.d.sync += storage[byte].eq(data_[byte])
+        with m.If(write):
+            m.d.sync += self.s_axil_bresp.eq(Mux(Cat(good).any(), OKAY, SLVERR))
+
+        # Read channels: the address; then, a digit of it in each cycle, one word of up to four that
+        # differ in the digit, each with a bit that says that it is in the map.
+        read_address = Signal(word_bits)
+        digits = 3
+        looking = Signal(digits)
+        m.d.comb += self.s_axil_arready.eq(~looking.any() & ~self.s_axil_rvalid)
+        m.d.sync += looking.eq((looking << 1)[:digits])
+        with m.If(self.s_axil_arvalid & self.s_axil_arready):
+            m.d.sync += [looking[0].eq(1), read_address.eq(self.s_axil_araddr[2:])]
         words = {}
-        for group, registers in groups.items():
-            words[group] = Signal(DATA_BITS, name=f"word_{group}", reset_less=True)
-            known = Signal(name=f"known_{group}", reset_less=True)
-            m.d.sync += [words[group].eq(0), known.eq(0)]
-            with m.Switch(read_address[:2]):
-                for register in registers:
-                    with m.Case(register.address // 4 % 4):
-                        m.d.sync += [
-                            words[group].eq(Value.cast(values[register.name])),
-                            known.eq(1),
-                        ]
-            words[group] = Cat(words[group], known)
+        for register in regs.REGISTERS:
+            value = Value.cast(values[register.name])
+            words[register.address // 4] = Cat(value, Const(0, DATA_BITS - len(value)), Const(1, 1))
+        for digit in range(digits):
+            low = 2 * digit
+            bits = read_address[low:] if digit == digits - 1 else read_address[low : low + 2]
+            groups: dict[int, dict[int, Value]] = {}
+            for place, word in words.items():
+                group = 0 if digit == digits - 1 else place >> 2
+                groups.setdefault(group, {})[place - (group << 2)] = word
+            words = {}
+            for group, members in groups.items():
+                word = Signal(DATA_BITS + 1, name=f"word_{digit}_{group}", reset_less=True)
+                # What is read changes; the answer must not while it waits.
+                with m.If(looking[digit]):
+                    m.d.sync += word.eq(0)
+                    with m.Switch(bits):
+                        for place, member in members.items():
+                            with m.Case(place):
+                                m.d.sync += word.eq(member)
+                words[group] = word
+        m.d.comb += [
+            self.s_axil_rdata.eq(words[0][:DATA_BITS]),
+            self.s_axil_rresp.eq(Mux(words[0][DATA_BITS], OKAY, SLVERR)),
+        ]
         with m.If(self.s_axil_rready):
             m.d.sync += self.s_axil_rvalid.eq(0)
-        with m.If(choosing):
+        with m.If(looking[-1]):
             m.d.sync += self.s_axil_rvalid.eq(1)
-            found = Signal()
-            with m.Switch(read_address[2:]):
-                for group, word in words.items():
-                    with m.Case(group):
-                        m.d.sync += self.s_axil_rdata.eq(word[:DATA_BITS])
-                        m.d.comb += found.eq(word[DATA_BITS])
-                with m.Default():
-                    m.d.sync += self.s_axil_rdata.eq(0)
-            m.d.sync += self.s_axil_rresp.eq(Mux(found, OKAY, SLVERR))
         return m

@@ -17,7 +17,7 @@ from intaglio_hw.interfaces import (
     WritePortSignature,
     instruction_layout,
 )
-from intaglio_hw.streams import Queue
+from intaglio_hw.streams import Queue, SkidBuffer
 
 __all__ = ["LoadUnit"]
 
@@ -53,7 +53,9 @@ class LoadUnit(wiring.Component):
     #: row and burst.
     ISSUE_CYCLES = {8: 13, 16: 14, 32: 15}
     #: Cycles from a beat to the write of the vector that it completes.
-    LATENCY = 2
+    LATENCY = 3
+    #: Cycles from the hand-over of a row to when the writing side may begin with it.
+    ROW = Queue.LATENCY + SkidBuffer.LATENCY
 
     def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
         self.config = config
@@ -88,7 +90,22 @@ class LoadUnit(wiring.Component):
 
         m.submodules.walker = walker = RowWalker()
         m.submodules.bursts = bursts = RowBursts(config=self.config)
-        m.submodules.infos = infos = Queue(shape=row_info_layout(self.config), depth=16)
+        # What the writing side has to know about a row is formed in front of its queue.
+        info_layout = row_info_layout(self.config)
+        row_shape = data.StructLayout(
+            {
+                **info_layout.members,
+                "some": 1,  # it has beats, one beat
+                "one": 1,
+                "skip": 1,  # the first vector also needs the second beat
+                "lead": 3,  # whole beats of padding in front
+                "shift": lane_bits,
+                "over": 1,
+            }
+        )
+        m.submodules.infos = infos = Queue(shape=row_shape, depth=16)
+        m.submodules.next_row = next_row = SkidBuffer(shape=row_shape)
+        wiring.connect(m, infos.o, next_row.i)
 
         # ``abort`` throws away all that is on its way: rows, bursts not yet offered, beats.
         abort = Signal()
@@ -108,7 +125,7 @@ class LoadUnit(wiring.Component):
             room.eq(finish | ~((in_flight == IN_FLIGHT) | (accept & (in_flight == IN_FLIGHT - 1)))),
         ]
         m.d.comb += [
-            self.unit.instruction.ready.eq(idle & room & ~self.unit.stop & ~stopping),
+            self.unit.instruction.ready.eq(idle & room & ~stopping),
             accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
         ]
 
@@ -145,7 +162,28 @@ class LoadUnit(wiring.Component):
             bursts.row.payload.last.eq(walker.o.payload.last),
             walker.o.ready.eq(bursts.row.ready),
         ]
-        wiring.connect(m, bursts.info, infos.i)
+        # lead - head, in beats and bytes.
+        ahead = Signal(
+            data.StructLayout({"bytes": lane_bits, "beats": 8 - lane_bits, "negative": 1})
+        )
+        # The instruction of the row, which may have gone when the row is handed over.
+        lead = Signal(8, reset_less=True)
+        stride = Signal(lane_bits + 1, reset_less=True)
+        with m.If(bursts.row.ready):
+            m.d.sync += [lead.eq(ask.lead), stride.eq(ask.vector_step)]
+        shape = infos.i.payload
+        m.d.comb += [
+            infos.i.valid.eq(bursts.info.valid),
+            bursts.info.ready.eq(infos.i.ready),
+            ahead.eq((lead - bursts.info.payload.head)[:9]),
+            shape.some.eq(bursts.info.payload.beats != 0),
+            shape.one.eq(bursts.info.payload.beats == 1),
+            shape.skip.eq(ahead.negative),
+            shape.lead.eq(Mux(ahead.negative, 0, ahead.beats)[:3]),
+            shape.shift.eq(~ahead.bytes),
+            shape.over.eq(((~ahead.bytes)[:lane_bits] + stride)[lane_bits]),
+        ]
+        m.d.comb += [shape[name].eq(bursts.info.payload[name]) for name in info_layout.members]
 
         with m.FSM(name="asking"):
             with m.State("IDLE"):
@@ -205,12 +243,11 @@ class LoadUnit(wiring.Component):
 
         # Bursts on their way.
         outstanding = Signal(range(self.max_outstanding + 1))
-        may_ask = Signal()
+        may_ask = Signal(init=1)  # fewer than max_outstanding; formed one step ahead
         asked = Signal()
         answered = Signal()
         ar, r = self.memory.ar, self.memory.r
         m.d.comb += [
-            may_ask.eq(outstanding != self.max_outstanding),
             ar.payload.eq(bursts.burst.payload),
             ar.valid.eq(bursts.burst.valid & may_ask),
             bursts.burst.ready.eq(ar.ready & may_ask),
@@ -218,7 +255,16 @@ class LoadUnit(wiring.Component):
             answered.eq(r.valid & r.ready & r.payload.last),
             self.beat.eq(r.valid & r.ready),
         ]
-        m.d.sync += outstanding.eq((outstanding + asked - answered)[: len(outstanding)])
+        m.d.sync += [
+            outstanding.eq((outstanding + asked - answered)[: len(outstanding)]),
+            may_ask.eq(
+                answered
+                | ~(
+                    (outstanding == self.max_outstanding)
+                    | (asked & (outstanding == self.max_outstanding - 1))
+                )
+            ),
+        ]
 
         # The writing side. Stage 1: beats and padding become pairs of neighbouring beats and a
         # position in them. Vector i of a row starts at byte s = head - lead + i * vector_step after
@@ -228,14 +274,17 @@ class LoadUnit(wiring.Component):
         buffer = Signal(2, reset_less=True)
         pad = Signal(8, reset_less=True)
         step = Signal(lane_bits + 1, reset_less=True)
-        lead = Signal(8, reset_less=True)
+        double_step = Signal(lane_bits + 2, reset_less=True)
         vectors = Signal(16, reset_less=True)
         single = Signal(reset_less=True)
         address = Signal(row_bits, reset_less=True)
         outside = Signal(reset_less=True)
         error = Signal(ERROR_BITS)
 
+        # Of the next three each is high only while the one before is.
+        running = Signal()
         row_held = Signal()
+        is_data = Signal()  # the current beat comes from memory
         row_last = Signal(reset_less=True)
         head_keep = Signal(R, reset_less=True)
         tail_keep = Signal(R, reset_less=True)
@@ -252,7 +301,6 @@ class LoadUnit(wiring.Component):
         fresh = Signal(reset_less=True)
         earlier = Signal(8 * R, reset_less=True)
 
-        is_data = Signal(reset_less=True)  # the current beat comes from memory
         have = Signal()
         onward = Signal()
         move = Signal()
@@ -260,34 +308,28 @@ class LoadUnit(wiring.Component):
         emitted = Signal()
         row_end = Signal()
         row_load = Signal()
-        running = Signal()
         current = Signal(8 * R)
         previous = Signal(8 * R)
         keep = Signal(R)
-        position = Signal(lane_bits + 1)
+        farther = Signal(lane_bits + 2)
         bus_error = Signal()
 
-        info = infos.o.payload
-        # lead - head, in beats and bytes; negative: the first vector also needs the second beat.
-        ahead = Signal(
-            data.StructLayout({"bytes": lane_bits, "beats": 8 - lane_bits, "negative": 1})
-        )
+        info = next_row.o.payload
         m.d.comb += [
-            ahead.eq((lead - info.head)[:9]),
-            have.eq(running & row_held & (~is_data | r.valid)),
+            have.eq(row_held & (~is_data | r.valid)),
             bus_error.eq(have & is_data & r.payload.resp[1]),
             keep.eq(
                 is_data.replicate(R)
                 & (head_keep | (~beat_first).replicate(R))
                 & (tail_keep | (~beat_final).replicate(R))
             ),
-            position.eq(shift + step),
+            farther.eq(shift + double_step),
             onward.eq(skip | vector_last | over),
             move.eq(have & onward),
             emit.eq(have & ~skip),
             emitted.eq(emit & ~bus_error & ~outside),
             row_end.eq(emit & vector_last),
-            r.ready.eq(abort | (running & row_held & is_data & onward)),
+            r.ready.eq(abort | (is_data & onward)),
         ]
         for lane in range(R):
             byte = slice(8 * lane, 8 * lane + 8)
@@ -304,15 +346,15 @@ class LoadUnit(wiring.Component):
                         m.d.comb += result.eq(row[(depth - 1).bit_length() :].any())
             return result
 
-        next_address = Signal(row_bits)
-        m.d.comb += next_address.eq((address + 1)[:row_bits])
-        next_outside = is_outside(next_address, buffer)
+        # Once outside, an address stays there. The mask has the bits above an address inside.
+        above = Signal(16, reset_less=True)
         with m.If(emit):
             m.d.sync += [
-                address.eq(next_address),
-                outside.eq(next_outside),
-                shift.eq(position[:lane_bits]),
-                over.eq((position[:lane_bits] + step)[lane_bits]),
+                address.eq((address + 1)[:row_bits]),
+                outside.eq(outside | (address[:16] | above).all()),
+                shift.eq((shift + step)[:lane_bits]),
+                # Two steps on, less the one that ``over`` has counted.
+                over.eq(Mux(over, farther[lane_bits + 1], farther[lane_bits])),
                 vectors_left.eq((vectors_left - 1)[:16]),
                 vector_last.eq(vectors_left == 2),
             ]
@@ -333,11 +375,11 @@ class LoadUnit(wiring.Component):
 
         # The next row, in the cycle in which the one before ends.
         m.d.comb += [
-            row_load.eq(running & infos.o.valid & (~row_held | (row_end & ~row_last))),
-            infos.o.ready.eq(row_load | abort),
+            row_load.eq(running & next_row.o.valid & (~row_held | (row_end & ~row_last))),
+            next_row.o.ready.eq(row_load | abort),
         ]
         with m.If(row_end):
-            m.d.sync += row_held.eq(0)
+            m.d.sync += [row_held.eq(0), is_data.eq(0)]
         with m.If(row_load):
             m.d.sync += [
                 row_held.eq(1),
@@ -345,18 +387,24 @@ class LoadUnit(wiring.Component):
                 head_keep.eq((Const((1 << R) - 1, R) << info.head)[:R]),
                 tail_keep.eq(~(((Const((1 << R) - 2, R)) << (info.tail - 1)[:lane_bits])[:R])),
                 beats_left.eq(info.beats),
-                beats_any.eq(info.beats != 0),
+                beats_any.eq(info.some),
                 beat_first.eq(1),
-                beat_final.eq(info.beats == 1),
-                lead_left.eq(Mux(ahead.negative, 0, ahead.beats)[:3]),
-                is_data.eq((info.beats != 0) & (ahead.negative | (ahead.beats == 0))),
-                skip.eq(ahead.negative),
-                shift.eq(~ahead.bytes),
-                over.eq(((~ahead.bytes)[:lane_bits] + step)[lane_bits]),
+                beat_final.eq(info.one),
+                lead_left.eq(info.lead),
+                is_data.eq(info.some & (info.lead == 0)),
+                skip.eq(info.skip),
+                shift.eq(info.shift),
+                over.eq(info.over),
                 vectors_left.eq(vectors),
                 vector_last.eq(single),
                 fresh.eq(1),
             ]
+
+        # Nothing is on its way any more; during an abort nothing new comes.
+        quiet = Signal()
+        m.d.sync += quiet.eq(
+            bursts.idle & (outstanding == 0) & (infos.level == 0) & ~next_row.o.valid & abort
+        )
 
         # Stage 1 control. ``flush``: the instruction ends, its place in the pipeline follows the
         # last vector.
@@ -364,7 +412,8 @@ class LoadUnit(wiring.Component):
         base = Signal(row_bits)
         m.d.comb += base.eq(Mux(ask.buffer == Buffer.PRM, ask.base >> pair_bits, ask.base))
         # ``running`` and ``abort`` are states, told by registers of their own.
-        to_abort = [running.eq(0), abort.eq(1)]
+        to_rest = [running.eq(0), row_held.eq(0), is_data.eq(0)]
+        to_abort = [*to_rest, abort.eq(1)]
         with m.FSM(name="writing"):
             with m.State("IDLE"):
                 m.d.comb += take.eq(held & ~taken & (prepared | stopping))
@@ -373,14 +422,17 @@ class LoadUnit(wiring.Component):
                     buffer.eq(ask.buffer[:2]),
                     pad.eq(ask.pad_code.as_unsigned()),
                     step.eq(ask.vector_step[: lane_bits + 1]),
-                    lead.eq(ask.lead),
+                    double_step.eq(ask.vector_step[: lane_bits + 1] << 1),
                     vectors.eq(ask.vectors),
                     single.eq(ask.vectors == 1),
                     address.eq(base),
                     outside.eq(base_outside),
                     error.eq(Error.NONE),
-                    row_held.eq(0),
                 ]
+                with m.Switch(ask.buffer[:2]):
+                    for key, depth in self._depths.items():
+                        with m.Case(key):
+                            m.d.sync += above.eq((1 << 16) - depth)
                 with m.If(take):
                     m.d.sync += running.eq(1)
                     m.next = "RUN"
@@ -402,55 +454,61 @@ class LoadUnit(wiring.Component):
                     m.next = "ABORT"
                 with m.Elif(row_end & row_last):
                     m.d.comb += flush.eq(1)
-                    m.d.sync += running.eq(0)
+                    m.d.sync += to_rest
                     m.next = "IDLE"
                 with m.Elif(row_load & (info.error != Error.NONE)):
                     m.d.sync += [error.eq(info.error), *to_abort]
                     m.next = "ABORT"
             with m.State("ABORT"):
-                quiet = bursts.idle & (outstanding == 0) & (infos.level == 0)
                 with m.If(quiet & ~(held & taken)):
                     m.d.comb += flush.eq(1)
                     m.d.sync += abort.eq(0)
                     m.next = "IDLE"
 
-        # Stage 2: the pair. Stage 3: its vector, at the write ports.
+        # Stage 2: the pair. Stage 3: shifted by whole fours of bytes. Stage 4: its vector, at the
+        # write ports.
+        carried = data.StructLayout(
+            {
+                "shift": lane_bits,
+                "address": row_bits,
+                "buffer": 2,
+                "error": ERROR_BITS,
+            }
+        )
         pair = Signal(16 * R, reset_less=True)
-        pair_shift = Signal(lane_bits, reset_less=True)
-        pair_address = Signal(row_bits, reset_less=True)
-        pair_buffer = Signal(2, reset_less=True)
-        pair_valid = Signal()
-        pair_flush = Signal()
-        pair_error = Signal(ERROR_BITS, reset_less=True)
-        write_data = Signal(8 * R, reset_less=True)
-        write_address = Signal(row_bits, reset_less=True)
-        write_enable = Signal(len(Buffer))
+        pair_info = Signal(carried, reset_less=True)
+        pair_valid, pair_flush = Signal(), Signal()
+        coarse = Signal(8 * (R + 3), reset_less=True)
+        coarse_info = Signal(carried, reset_less=True)
+        coarse_valid, coarse_flush = Signal(), Signal()
         write_flush = Signal()
         write_error = Signal(ERROR_BITS, reset_less=True)
         m.d.sync += [
             pair.eq(Cat(previous, current)),
-            pair_shift.eq(shift),
-            pair_address.eq(address),
-            pair_buffer.eq(buffer),
+            pair_info.shift.eq(shift),
+            pair_info.address.eq(address),
+            pair_info.buffer.eq(buffer),
+            pair_info.error.eq(error),
             pair_valid.eq(emitted),
             pair_flush.eq(flush),
-            pair_error.eq(error),
-            write_data.eq((pair[8:] >> (pair_shift << 3))[: 8 * R]),
-            write_address.eq(pair_address),
-            write_enable.eq(
-                Mux(pair_valid, Const(1, len(Buffer)) << pair_buffer, 0)[: len(Buffer)]
-            ),
-            write_flush.eq(pair_flush),
-            write_error.eq(pair_error),
+            coarse.eq((pair[8:] >> (pair_info.shift[2:] << 5))[: len(coarse)]),
+            coarse_info.eq(pair_info),
+            coarse_valid.eq(pair_valid),
+            coarse_flush.eq(pair_flush),
+            write_flush.eq(coarse_flush),
+            write_error.eq(coarse_info.error),
             finish.eq(write_flush),
             self.unit.error.eq(Mux(write_flush, write_error, Error.NONE)),
         ]
         m.d.comb += self.unit.done.eq(finish)
+        # Registers for each scratchpad: their blocks lie all over the chip.
         for key in self._depths:
             port = getattr(self, key.name.lower())
-            m.d.comb += [
-                port.addr.eq(write_address[: len(port.addr)]),
-                port.data.eq(write_data),
-                port.en.eq(write_enable[key]),
-            ]
+            chosen = coarse_info.buffer == key
+            m.d.sync += port.en.eq(coarse_valid & chosen)
+            with m.If(chosen):
+                m.d.sync += [
+                    port.addr.eq(coarse_info.address[: len(port.addr)]),
+                    port.data.eq((coarse >> (coarse_info.shift[:2] << 3))[: 8 * R]),
+                ]
         return m

@@ -133,7 +133,10 @@ class Fetch(wiring.Component):
         part = Signal(range(max(bursts, 2)))
         outstanding = Signal(range(depth + 1))
         take = Signal()
-        m.d.sync += more.eq(remaining != 0)
+        counted = Signal()  # one is taken from ``remaining`` in this cycle
+        m.d.sync += more.eq(remaining[1:].any() | (remaining[0] & ~counted))
+        with m.If(counted):
+            m.d.sync += remaining.eq(remaining - 1)
         m.d.comb += [ar.payload.addr.eq(address), ar.payload.len.eq(burst - 1)]
 
         with m.FSM():
@@ -147,11 +150,12 @@ class Fetch(wiring.Component):
                 with m.If(ar.ready):
                     m.d.sync += address.eq(address + burst * config.bus_bytes)
                     with m.If((part == bursts - 1) | self.stop):
-                        m.d.sync += [part.eq(0), remaining.eq(remaining - 1)]
+                        m.d.sync += part.eq(0)
                         m.next = "SETTLE"
                     with m.Else():
                         m.d.sync += part.eq(part + 1)
             with m.State("SETTLE"):
+                m.d.comb += counted.eq(1)
                 m.next = "WAIT"
 
         m.d.sync += slots.eq(slots + self.release - take)
@@ -192,10 +196,11 @@ class Decoder(wiring.Component):
     pulses with the last beat. While ``clear`` is high nothing is taken, and what was taken is
     forgotten.
 
-    LATENCY cycles from the last beat to ``decoded``; an instruction takes ``64 / R + LATENCY``.
+    LATENCY cycles from the last beat to ``decoded``; an instruction takes ``64 / R + LATENCY``. The
+    word stays for a cycle behind the transfer.
     """
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
@@ -282,15 +287,21 @@ class Decoder(wiring.Component):
             if item.unit is not None:
                 m.d.sync += unit[item.unit].eq(match)
 
-        m.d.comb += [self.decoded.payload.word.eq(word), self.decoded.payload.unit.eq(unit)]
+        error = Signal(ERROR_BITS, reset_less=True)
+        m.d.sync += error.eq(isa.Error.NONE)
         with m.If(bus_error):
-            m.d.comb += self.decoded.payload.error.eq(isa.Error.BUS)
+            m.d.sync += error.eq(isa.Error.BUS)
         with m.Elif(~known | bad_reserved):
-            m.d.comb += self.decoded.payload.error.eq(isa.Error.OPCODE)
+            m.d.sync += error.eq(isa.Error.OPCODE)
         with m.Elif(bad_field):
-            m.d.comb += self.decoded.payload.error.eq(isa.Error.FIELD)
+            m.d.sync += error.eq(isa.Error.FIELD)
         with m.Elif(bad_token):
-            m.d.comb += self.decoded.payload.error.eq(isa.Error.TOKEN)
+            m.d.sync += error.eq(isa.Error.TOKEN)
+        m.d.comb += [
+            self.decoded.payload.word.eq(word),
+            self.decoded.payload.unit.eq(unit),
+            self.decoded.payload.error.eq(error),
+        ]
 
         with m.FSM():
             with m.State("COLLECT"):
@@ -304,7 +315,7 @@ class Decoder(wiring.Component):
                     with m.If(count == beats - 1):
                         m.d.comb += self.release.eq(1)
                         m.next = "CHECK0"
-            # match, partial ORs and ranges; ORs; then their sum: LATENCY - 1 registers.
+            # match, partial ORs and ranges; ORs; their sum; the error: LATENCY - 1 registers.
             for stage in range(self.LATENCY - 1):
                 with m.State(f"CHECK{stage}"):
                     m.next = f"CHECK{stage + 1}" if stage < self.LATENCY - 2 else "HOLD"
@@ -362,10 +373,10 @@ class UnitStage(wiring.Component):
 
     Takes the tokens for the instruction at the head of the queue as soon as all of them are
     ``available`` (bit u: unit u -> own unit; ``take`` pulses), and then offers its fields to the
-    unit while fewer than IN_FLIGHT are running. Remembers index and signals of those that run; with
-    the unit's ``done`` it pulses ``give`` (bit u: own unit -> unit u). While ``stop`` is high
-    nothing is started: an offer is taken back, and the unit accepts nothing then. ``clear`` (while
-    nothing is running) forgets that the head has its tokens.
+    unit while fewer than IN_FLIGHT are running. Remembers index and signals of those that run; one
+    cycle after the unit's ``done`` it pulses ``give`` (bit u: own unit -> unit u). While ``stop``
+    is high nothing is started: an offer is taken back. ``clear`` (while nothing is running) forgets
+    that the head has its tokens.
 
     ``head`` (stream of :func:`queue_layout`) is the queue, ``unit`` the unit's
     :class:`UnitSignature` from the other side. ``running``: something was started and is not done.
@@ -373,10 +384,14 @@ class UnitStage(wiring.Component):
     have (only while not granted). ``start``, ``start_index``, ``done``, ``done_index``, ``error``:
     what happens in this cycle.
 
-    LATENCY cycles from ``done`` of one unit to the start of another that waited for it.
+    LATENCY cycles from ``done`` of one unit to the start of another that waited for it. The next
+    head is looked at LEAVE cycles after a start at the earliest.
     """
 
-    LATENCY = 2
+    LATENCY = 4
+    LEAVE = 2
+    #: Cycles of them from ``done`` to ``available``.
+    TOKEN = 2
 
     def __init__(self, *, instruction: isa.Instruction) -> None:
         super().__init__(
@@ -406,10 +421,18 @@ class UnitStage(wiring.Component):
         entries = [Signal(entry, name=f"entry{i}", reset_less=True) for i in range(IN_FLIGHT)]
         count = Signal(range(IN_FLIGHT + 1))
         room = Signal(init=1)  # fewer than IN_FLIGHT are running; formed one step ahead
+        # The queue lets its head go one cycle after the start: it has many registers to move.
+        leaving = Signal()
+        m.d.sync += leaving.eq(self.start)
+        undecided = Signal()
+        m.d.comb += undecided.eq(head.valid & ~leaving & ~self.granted)
 
-        with m.If(head.valid & ~self.granted):
+        # A token that is there stays until this stage takes it.
+        satisfied = Signal()
+        m.d.sync += satisfied.eq(undecided & ~self.missing.any() & ~self.clear)
+        with m.If(undecided):
             m.d.comb += self.missing.eq(head.payload.wait & ~self.available)
-        with m.If(head.valid & ~self.granted & ~self.stop & ~self.missing.any()):
+        with m.If(undecided & satisfied & ~self.stop):
             m.d.comb += self.take.eq(head.payload.wait)
             m.d.sync += self.granted.eq(1)
 
@@ -418,14 +441,14 @@ class UnitStage(wiring.Component):
             unit.instruction.valid.eq(self.granted & room & ~self.stop),
             self.start.eq(unit.instruction.valid & unit.instruction.ready),
             self.start_index.eq(head.payload.index),
-            head.ready.eq(self.start),
+            head.ready.eq(leaving),
             unit.stop.eq(self.stop),
             self.running.eq(count != 0),
             self.done.eq(unit.done & self.running),
             self.done_index.eq(entries[0].index),
             self.error.eq(Mux(self.done, unit.error, isa.Error.NONE)),
-            self.give.eq(Mux(self.done, entries[0].signal, 0)),
         ]
+        m.d.sync += self.give.eq(Mux(self.done, entries[0].signal, 0))
         with m.If(self.start | self.clear):
             m.d.sync += self.granted.eq(0)
 
@@ -437,8 +460,9 @@ class UnitStage(wiring.Component):
         with m.If(self.done):
             for this, following in itertools.pairwise(entries):
                 m.d.sync += this.eq(following)
+        # It has been counted already.
         for position, this in enumerate(entries):
-            with m.If(self.start & (count - self.done == position)):
+            with m.If(leaving & (count - self.done == position + 1)):
                 m.d.sync += [this.signal.eq(head.payload.signal), this.index.eq(head.payload.index)]
         return m
 
@@ -451,8 +475,8 @@ class Sequencer(wiring.Component):
     machine is ``busy`` until it has finished: then ``done`` (the program reached ``end`` and every
     unit is idle) or ``failed`` (because of ``error`` at ``error_instruction``) is high until the
     next start, and ``finished`` is high in the first cycle of it. The first error wins; within one
-    cycle the unit with the lowest number, then the sequencer's own; a counter's overflow counts one
-    cycle later. After an error every unit gets ``stop``, and the machine finishes when all have
+    cycle the unit with the lowest number, then the sequencer's own; a counter's overflow counts two
+    cycles later. After an error every unit gets ``stop``, and the machine finishes when all have
     answered and no read is outstanding.
 
     The sequencer's own errors, and the index that each reports:
@@ -484,6 +508,10 @@ class Sequencer(wiring.Component):
 
     #: Cycles that a deadlock must last: longer than any pulse takes from one stage to the next.
     DEADLOCK_CYCLES = 16
+    #: Cycles from the acceptance of an instruction to the write into its queue; and from the pop of
+    #: a queue to the acceptance that it makes room for.
+    PUSH = 1
+    PLACE = 2
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
@@ -578,24 +606,33 @@ class Sequencer(wiring.Component):
                 flags.append(counter.overflow)
             m.d.sync += overflow[source].eq(Cat(flags).any())
 
-        # Dispatch: the decoded word to the queue of its unit.
+        # Dispatch: the decoded word to the queue of its unit, one cycle after it has been accepted.
+        # A queue's place is known a cycle late, which is no harm: only a dispatch takes it, and
+        # those are further apart.
         decoded = decoder.decoded
         index = Signal(INDEX_BITS)
+        pushed_index = Signal(INDEX_BITS, reset_less=True)
         exhausted = Signal()
-        m.d.sync += exhausted.eq(index == self.program_length)
         dispatching, at_end = Signal(), Signal()
         accepted = Signal()
-        m.d.comb += accepted.eq(
-            Cat(decoded.payload.unit[unit] & queues[unit].w_rdy for unit in isa.UNITS).any()
-        )
+        places = Signal(_UNIT_COUNT)
+        push = Signal(_UNIT_COUNT)
+        assert isa.INSTRUCTION_BYTES // config.bus_bytes + Decoder.LATENCY > self.PUSH + 2
+        m.d.comb += accepted.eq((decoded.payload.unit & places).any())
+        m.d.sync += [
+            exhausted.eq(index == self.program_length),
+            pushed_index.eq(index),
+            places.eq(Cat(queues[unit].w_rdy for unit in isa.UNITS)),
+            push.eq(Mux(dispatching, decoded.payload.unit & places, 0)),
+        ]
         for unit, queue in queues.items():
             instruction = UNIT_INSTRUCTIONS[unit]
             entry = Signal(queue_layout(instruction), name=f"entry_{_NAMES[unit]}")
             m.d.comb += [
                 entry.fields.as_value().eq(decoded.payload.word[_HEADER_BITS : instruction.width]),
-                entry.index.eq(index),
+                entry.index.eq(pushed_index),
                 queue.w_data.eq(entry),
-                queue.w_en.eq(dispatching & decoded.payload.unit[unit]),
+                queue.w_en.eq(push[unit]),
             ]
             for name in ("wait", "signal"):
                 field, offset = instruction.offsets()[name]
@@ -605,8 +642,6 @@ class Sequencer(wiring.Component):
         m.d.comb += running.eq(Cat(stage.running for stage in stages.values()).any())
         empty = Signal()
         m.d.comb += empty.eq(~Cat(queue.level.any() for queue in queues.values()).any())
-        finished_all = Signal()
-        m.d.comb += finished_all.eq(~running & empty)
 
         # Deadlock: nothing runs, nothing can start, and nothing can be added. In two steps, so that
         # patience begins with its second cycle.
@@ -635,56 +670,78 @@ class Sequencer(wiring.Component):
             with m.If(queues[unit].r_rdy):
                 m.d.sync += deadlock_index.eq(stages[unit].start_index)
 
-        # The first error of this cycle, registered; later statements win over earlier ones.
-        raised = Signal()
-        raised_error = Signal(ERROR_BITS)
-        raised_index = Signal(INDEX_BITS, reset_less=True)
-
-        def throw(code, at) -> list:
-            return [raised.eq(1), raised_error.eq(code), raised_index.eq(at)]
-
         expired = Signal()
         cycle = Signal(32)
         limited = Signal()
         stopping = Signal()
-        m.d.sync += limited.eq(self.cycle_limit != 0)
+        at_limit = Signal()
+        m.d.sync += [
+            limited.eq(self.cycle_limit != 0),
+            at_limit.eq(cycle == self.cycle_limit),
+        ]
         with m.If(begin):
-            m.d.sync += [cycle.eq(0), expired.eq(0), stopping.eq(0)]
+            m.d.sync += [cycle.eq(0), at_limit.eq(0), expired.eq(0), stopping.eq(0)]
         with m.Elif(self.busy):
             m.d.sync += cycle.eq(cycle + 1)
-            with m.If(limited & (cycle == self.cycle_limit)):
+            with m.If(limited & at_limit):
                 m.d.sync += expired.eq(1)
             with m.If(self.stop):
                 m.d.sync += stopping.eq(1)
 
-        active = Signal()  # an error would be the first
-        m.d.comb += active.eq(decoding & ~raised)
-        # A counter overflowed one cycle ago, because of what was done then.
-        done_index = {
-            unit: Signal(INDEX_BITS, name=f"done_index_{name}", reset_less=True)
-            for unit, name in _NAMES.items()
-        }
-        for unit, stage in stages.items():
-            m.d.sync += done_index[unit].eq(stage.done_index)
-        # Without an error their values matter to nobody: they need no enable.
-        m.d.sync += [raised.eq(0), raised_error.eq(isa.Error.NONE), raised_index.eq(index)]
-        with m.If(active):
-            with m.If(expired):
-                m.d.sync += throw(isa.Error.TIMEOUT, 0)
-            with m.If(stopping):
-                m.d.sync += throw(isa.Error.NONE, 0)
-            with m.If(deadlock):
-                m.d.sync += throw(isa.Error.DEADLOCK, deadlock_index)
-            with m.If(exhausted & ~at_end):
-                m.d.sync += throw(isa.Error.PROGRAM, index)
-            with m.If(decoded.valid & (decoded.payload.error != isa.Error.NONE) & ~at_end):
-                m.d.sync += throw(decoded.payload.error, index)
-            for unit in reversed(isa.UNITS):
-                stage = stages[unit]
-                with m.If(overflow[unit]):
-                    m.d.sync += throw(isa.Error.TOKEN, done_index[unit])
-                with m.If(stage.error != isa.Error.NONE):
-                    m.d.sync += throw(stage.error, stage.done_index)
+        # The first error, in three registers: those of each unit and the sequencer's own; which of
+        # them counts, for each unit and the sequencer; the first. Later statements win over earlier
+        # ones. Without an error codes and indices matter to nobody: they need no enable.
+        raw, chosen = [], []
+
+        def register(value, name, **options) -> Signal:
+            result = Signal(len(value), name=name, **options)
+            m.d.sync += result.eq(value)
+            return result
+
+        def choose(name, *sources) -> None:
+            """Add the error of the last of ``sources`` (flag, code, index) that has its flag."""
+            flag = Signal(name=f"{name}_raised")
+            code = Signal(ERROR_BITS, name=f"{name}_code", reset_less=True)
+            at = Signal(INDEX_BITS, name=f"{name}_index", reset_less=True)
+            m.d.sync += flag.eq(0)
+            for given, error, index_ in sources:
+                with m.If(given):
+                    m.d.sync += [flag.eq(1), code.eq(error), at.eq(index_)]
+            raw.append(Cat(given for given, _, _ in sources).any())
+            chosen.append((flag, code, at))
+
+        bad_word = Mux(decoded.valid & ~at_end, decoded.payload.error, 0)
+        word_error = register(bad_word, "word_error")
+        own_index = register(index, "own_index", reset_less=True)
+        choose(
+            "own",
+            (expired, isa.Error.TIMEOUT, 0),
+            (stopping, isa.Error.NONE, 0),
+            (deadlock, isa.Error.DEADLOCK, deadlock_index),
+            (exhausted & ~at_end, isa.Error.PROGRAM, own_index),
+            (word_error.any(), word_error, own_index),
+        )
+        for unit, name in _NAMES.items():
+            error = register(stages[unit].error, f"{name}_error")
+            at = register(stages[unit].done_index, f"{name}_done_index", reset_less=True)
+            # A counter overflows two cycles after what was done.
+            lost = register(overflow[unit], f"{name}_overflow")
+            given_at = register(at, f"{name}_given_index", reset_less=True)
+            lost_at = register(given_at, f"{name}_overflow_index", reset_less=True)
+            choose(name, (lost, isa.Error.TOKEN, lost_at), (error.any(), error, at))
+        raised = Signal()
+        raised_error = Signal(ERROR_BITS)
+        raised_index = Signal(INDEX_BITS, reset_less=True)
+        m.d.sync += raised.eq(decoding & ~raised & Cat(flag for flag, _, _ in chosen).any())
+        own, *of_units = chosen
+        for flag, code, at in (own, *reversed(of_units)):
+            with m.If(flag):
+                m.d.sync += [raised_error.eq(code), raised_index.eq(at)]
+
+        # Everything has been done well: not before the last tokens have been counted.
+        at_peace, finished_all = Signal(), Signal()
+        unclear = overflow.any() | Cat(raw).any() | Cat(flag for flag, _, _ in chosen).any()
+        m.d.sync += [at_peace.eq(~running & empty), finished_all.eq(at_peace & ~unclear)]
 
         # Before the start: registers to sums, sums to flags, flags to a decision.
         stop_bits = ADDRESS_BITS + isa.INSTRUCTION_BYTES.bit_length()
@@ -766,7 +823,7 @@ class Sequencer(wiring.Component):
                 with m.If(raised):
                     m.d.sync += [*fail(raised_error, raised_index), *rest]
                     m.next = "HALT"
-                with m.Elif(finished_all & ~overflow.any()):
+                with m.Elif(finished_all):
                     m.d.sync += rest
                     m.next = "HALT"
             with m.State("HALT"):

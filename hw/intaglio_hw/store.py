@@ -178,7 +178,7 @@ class StoreUnit(wiring.Component):
         open_ = Signal(init=1)
         accept = Signal()
         m.d.comb += [
-            self.unit.instruction.ready.eq(open_ & ~self.unit.stop),
+            self.unit.instruction.ready.eq(open_ & ~stop),
             accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
         ]
         with m.If(b.valid & b.payload.resp[1]):

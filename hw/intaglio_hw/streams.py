@@ -39,6 +39,9 @@ class SkidBuffer(wiring.Component):
             self.o.valid.eq(front_full),
             self.o.payload.eq(front),
         ]
+        # While it is free it takes whatever comes: its enable needs nothing from either side.
+        with m.If(~spare_full):
+            m.d.sync += spare.eq(self.i.payload)
         with m.If(self.o.ready | ~front_full):
             m.d.sync += [front_full.eq(spare_full | self.i.valid), spare_full.eq(0)]
             with m.If(spare_full):
@@ -46,7 +49,7 @@ class SkidBuffer(wiring.Component):
             with m.Else():
                 m.d.sync += front.eq(self.i.payload)
         with m.Elif(self.i.valid & self.i.ready):
-            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+            m.d.sync += spare_full.eq(1)
         return m
 
 

@@ -1,6 +1,6 @@
 """The accelerator: units, scratchpads, sequencer and registers behind AXI4 and AXI4-Lite."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -151,24 +151,27 @@ class Accelerator(wiring.Component):
 
         # Counters.
         LOAD, ARRAY, VECTOR, STORE = isa.UNITS
-        waiting, running = sequencer.waiting, sequencer.running
-        from_load = [getattr(sequencer, f"missing_{name}")[LOAD] for name in _NAMES]
+        # What the units wait for, from registers: nothing of it happens near a program's ends.
+        waiting, running = Signal(len(_NAMES)), Signal(len(_NAMES))
+        missing = [Signal(len(_NAMES), name=f"missing_{name}") for name in _NAMES]
+        m.d.sync += [waiting.eq(sequencer.waiting), running.eq(sequencer.running)]
+        m.d.sync += [
+            signal.eq(getattr(sequencer, f"missing_{name}"))
+            for signal, name in zip(missing, _NAMES, strict=True)
+        ]
+        from_load = [signal[LOAD] for signal in missing]
         events = {
             "cycles": sequencer.busy,
             "array_busy": array.busy_pixel,
             "array_wait_load": waiting[ARRAY] & from_load[ARRAY],
-            "array_wait_vector": waiting[ARRAY]
-            & ~from_load[ARRAY]
-            & sequencer.missing_array[VECTOR],
+            "array_wait_vector": waiting[ARRAY] & ~from_load[ARRAY] & missing[ARRAY][VECTOR],
             "vector_busy": running[VECTOR],
             "vector_wait_load": waiting[VECTOR] & from_load[VECTOR],
-            "vector_wait_array": waiting[VECTOR]
-            & ~from_load[VECTOR]
-            & sequencer.missing_vector[ARRAY],
+            "vector_wait_array": waiting[VECTOR] & ~from_load[VECTOR] & missing[VECTOR][ARRAY],
             "vector_wait_store": waiting[VECTOR]
             & ~from_load[VECTOR]
-            & ~sequencer.missing_vector[ARRAY]
-            & sequencer.missing_vector[STORE],
+            & ~missing[VECTOR][ARRAY]
+            & missing[VECTOR][STORE],
             "load_busy": running[LOAD],
             "load_wait": waiting[LOAD],
             "store_busy": running[STORE],

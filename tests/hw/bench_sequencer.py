@@ -117,6 +117,7 @@ class Machine:
             if item is not None and item.unit is not None:
                 self.queues[item.unit].append(index)
         self.tokens = {(a, b): 0 for a in isa.UNITS for b in isa.UNITS}
+        self.given: list[tuple[Unit, Unit]] = []  # by what was done in the cycle before
         self.running = {unit: deque() for unit in isa.UNITS}
         self.started: list[int] = []
         self.done: list[int] = []
@@ -204,12 +205,13 @@ class Machine:
             self.counted += finished
             for unit in isa.UNITS:
                 self._accept(unit, starts >> unit & 1, ready[unit])
+            for pair in self.given:
+                self.tokens[pair] += 1
+            self.given = []
             for unit, item in done:
                 self.running[unit].popleft()
                 self.done.append(item.index)
-                for other in isa.UNITS:
-                    if item.signal >> other & 1:
-                        self.tokens[unit, other] += 1
+                self.given += [(unit, other) for other in isa.UNITS if item.signal >> other & 1]
             for unit, name in NAMES.items():
                 offered[unit] = False
                 if self.running[unit]:

@@ -268,7 +268,7 @@ class BeatByBeat(ReadBus):
             self.shown = max(due, self.left + 1, self.shown + self.interval)
             self.left = max(self.shown, self.before + 1)
             self.before, self.taken = self.taken, max(wish, max(self.left, self.taken) + 1)
-        self.releases.append(self.taken + 1)
+        self.releases.append(self.left + 1)
         return self.taken
 
 

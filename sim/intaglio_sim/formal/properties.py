@@ -6,7 +6,7 @@ Each takes what it is about as an argument, so that a faulty copy can be put in 
 from collections.abc import Callable
 from typing import Any
 
-from amaranth.hdl import Assert, Assume, Cat, Module, Signal, signed, unsigned
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -166,7 +166,12 @@ class UnitStageProperties(wiring.Component):
     ``stage``: a :class:`intaglio_hw.sequencer.UnitStage` of ``load``.
     """
 
-    INVARIANTS = ("(= ((_ zero_extend 2) [dut.count]) [flying])",)
+    INVARIANTS = (
+        "(= ((_ zero_extend 2) [dut.count]) [flying])",
+        "(= [dut.leaving] [leaving])",
+        "(= [dut.satisfied] [satisfied])",
+        "(=> [leaving] (not [taken]))",
+    )
 
     def __init__(self, stage: Any) -> None:
         self._stage = stage
@@ -205,13 +210,26 @@ class UnitStageProperties(wiring.Component):
             # The sequencer clears while nothing runs, and everything is stopped then.
             Assume(~self.clear | (self.stop & ~dut.running)),
         ]
+        # A token stays until it is taken; a clear takes them all.
+        kept = Signal(4)
+        m.d.sync += kept.eq(Mux(self.clear, 0, self.available & ~dut.take))
+        m.d.comb += Assume((kept & ~self.available) == 0)
         flying = Signal(signed(4))
         m.d.sync += flying.eq(flying + dut.start - dut.done)
+        leaving = Signal()  # the head has been started
         taken = Signal()  # the head has its tokens
-        took = Signal()
-        m.d.comb += took.eq(
-            self.head_valid & ~taken & ~self.stop & ((self.wait & ~self.available) == 0)
-        )
+        satisfied = Signal()  # they were all there
+        undecided, took = Signal(), Signal()
+        m.d.sync += [
+            leaving.eq(dut.start),
+            satisfied.eq(undecided & ~self.clear & ((self.wait & ~self.available) == 0)),
+        ]
+        m.d.comb += [
+            undecided.eq(self.head_valid & ~leaving & ~taken),
+            took.eq(undecided & satisfied & ~self.stop),
+        ]
+        gives = Signal()
+        m.d.sync += gives.eq(self.unit_done & (flying > 0))
         with m.If(dut.start | self.clear):
             m.d.sync += taken.eq(0)
         with m.Elif(took):
@@ -225,7 +243,7 @@ class UnitStageProperties(wiring.Component):
             Assert(dut.take.any() == (took & self.wait.any())),
             Assert((flying >= 0) & (flying <= IN_FLIGHT)),
             Assert(dut.running == (flying > 0)),
-            Assert(~dut.give.any() | (self.unit_done & (flying > 0))),
+            Assert(~dut.give.any() | gives),
             Assert(~self.stop | ~(dut.start | dut.take.any())),
         ]
         return m

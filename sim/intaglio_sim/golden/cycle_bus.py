@@ -72,7 +72,7 @@ class ReadBus:
                 shown, before = max(due, shown + interval), taken
             left, taken = shown, shown + 1
         self.shown, self.left, self.taken, self.before = shown, left, taken, before
-        self.releases.append(taken + 1)
+        self.releases.append(left + 1)
         return taken
 
     def pace(self, due: int, first: Sequence[int], last: Sequence[int], cycle: int, at: int) -> int:
@@ -88,7 +88,7 @@ class ReadBus:
             cycle = max(cycle + begin - at, left + 1, taken + 1) + end - begin
             before, taken, at = taken, cycle, end
         self.shown, self.left, self.taken, self.before = shown, left, taken, before
-        self.releases.append(taken + 1)
+        self.releases.append(left + 1)
         return taken
 
 

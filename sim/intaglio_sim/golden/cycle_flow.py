@@ -22,7 +22,7 @@ from intaglio.spec.timing_vector import vector_cycles, vector_interval
 from intaglio_hw.axi import BOUNDARY_BYTES, RowBursts
 from intaglio_hw.interfaces import IN_FLIGHT, READ_LATENCY
 from intaglio_hw.load import LoadUnit
-from intaglio_hw.sequencer import Decoder, Fetch, UnitStage
+from intaglio_hw.sequencer import Decoder, Fetch, Sequencer, UnitStage
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.streams import Queue
 from intaglio_sim.golden.cycle_bus import ReadBus, RowShape, bursts, row_shape
@@ -30,13 +30,14 @@ from intaglio_sim.golden.cycle_bus import ReadBus, RowShape, bursts, row_shape
 __all__ = ["Flow", "Stage"]
 
 #: From a done to its token at the other unit, and from a granted instruction to its offer.
-_TOKEN = 1
+_TOKEN = UnitStage.TOKEN
 _OFFER = UnitStage.LATENCY - _TOKEN
 #: From the offset of a row to its hand-over, and from there to the first burst.
 _ROW = 2
 _BURST = RowBursts.LATENCY - _ROW
-#: Between two bursts of a row.
+#: Between two bursts of a row, and from the grant of one to the emission of another.
 _NEXT_BURST = 3
+_EMIT = RowBursts.GAP - 1
 #: From the acceptance of a store to its first row, and from its last response to its done.
 _STORE_ROW, _STORE_DONE = 2, 2
 #: From a read of OFM to its beat.
@@ -100,8 +101,8 @@ class Stage:
             if not self._ready(index):
                 return index > begun
             visible = self.pushed[index] + Queue.LATENCY
-            if index and visible <= self.start[-1]:
-                visible = self.start[-1] + 1
+            if index and visible < self.start[-1] + UnitStage.LEAVE:
+                visible = self.start[-1] + UnitStage.LEAVE
             granted = max(visible, self._busy)
             if sources:
                 arrived = {source: max(visible, tokens.popleft()) for source, tokens in sources}
@@ -144,7 +145,7 @@ class Stage:
         """Note the instruction that is accepted in ``start`` and leaves the stage in ``left``."""
         self.start.append(start)
         self._busy = left
-        self.popped.append(max(start + 1, left))
+        self.popped.append(max(start + UnitStage.LEAVE - 1 + Sequencer.PLACE, left))
 
     def finish(self, done: int) -> None:
         """Note that the next instruction is done in cycle ``done``, and give its tokens."""
@@ -206,8 +207,8 @@ class _StoreStage(Stage):
                 sizes = bursts(config, address, vectors)
             for beats in sizes:
                 emit = max(emit, register)
-                register = max(emit, answers[0]) + 1
-                begin = max(register + StoreUnit.LATENCY - _STORE_READ, reading)
+                register = max(emit, answers[0]) + RowBursts.GAP
+                begin = max(register - _EMIT + StoreUnit.LATENCY - _STORE_READ, reading)
                 reading = begin + beats
                 # Beat j fires in max(begin + j + _STORE_READ, the one before + interval); as the
                 # interval is 1 at least, the first one decides.
@@ -344,7 +345,7 @@ class _LoadStage(Stage):
                 shown, check_free = listed + 1, hand + 1
                 number += 1
                 if not beats:
-                    self._empty.append((shape.steps, hand + Queue.LATENCY, now, final))
+                    self._empty.append((shape.steps, hand + LoadUnit.ROW, now, final))
                     if self._waiting is None:
                         self._pass(0)
                         if final:
@@ -365,10 +366,10 @@ class _LoadStage(Stage):
                         if ended:
                             yield False
                     now = max(now, self._granted)
-                    emit = max(emit, now)
+                    emit = max(emit, now, self._granted + _EMIT)
                     now = max(emit + 1, self._releases[0])
                     self._waiting = _Burst(
-                        now, shape, first, first + size, hand + Queue.LATENCY, final
+                        now, shape, first, first + size, hand + LoadUnit.ROW, final
                     )
                     self._emit = emit
                     emit += _NEXT_BURST
@@ -386,7 +387,12 @@ class _LoadStage(Stage):
         flowing = bus.left == bus.shown and bus.taken == bus.left + 1 == self._writer
         if not flowing or bus.granted != self._granted:
             return 0
-        interval, latency, releases = bus.interval, bus.latency, bus.releases
+        interval, latency, releases, places = (
+            bus.interval,
+            bus.latency,
+            self._releases,
+            bus.releases,
+        )
         request, rest = self.flow.request, (beats - 1) * bus.interval
         limit = BOUNDARY_BYTES - (beats - 1) * config.R  # rows from here on cross a boundary
         emit, granted, shown, before = self._emit, self._granted, bus.shown, bus.before
@@ -394,9 +400,11 @@ class _LoadStage(Stage):
         for address in addresses[number:stop]:
             # Comparisons instead of max(): most of the model's time is spent here.
             next_emit = emit + _NEXT_BURST
-            if granted > next_emit:
-                next_emit = granted
+            if granted + _EMIT > next_emit:
+                next_emit = granted + _EMIT
             next_granted = releases[0]
+            if places[0] > next_granted:
+                next_granted = places[0]
             if next_granted <= next_emit:
                 next_granted = next_emit + 1
             if next_granted >= request or address % BOUNDARY_BYTES >= limit:
@@ -407,6 +415,7 @@ class _LoadStage(Stage):
             if shown < granted + latency:
                 shown = granted + latency
             shown += rest
+            places.append(shown + 1)
             releases.append(shown + 2)
             done += 1
         if done:
@@ -414,7 +423,6 @@ class _LoadStage(Stage):
             bus.shown = bus.left = shown
             bus.taken = self._writer = shown + 1
             bus.before = before if beats == 1 else shown + 1 - interval
-            self._releases.extend(list(releases)[-min(done, OUTSTANDING) :])
         return done
 
     def _settle(self) -> bool:
@@ -603,7 +611,7 @@ class Flow:
                 if room >= len(stage.popped):
                     break
                 self._dispatch = max(self._dispatch, stage.popped[room])
-            stage.pushed.append(self._dispatch)
+            stage.pushed.append(self._dispatch + Sequencer.PUSH)
             stage.stirred = True
             self._ready = self._dispatch + 1
             self._dispatch = None

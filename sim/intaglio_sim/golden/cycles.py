@@ -29,7 +29,7 @@ from intaglio_sim.golden.cycle_flow import Flow
 
 __all__ = ["CycleModel", "LayerCycles", "Span", "Timeline"]
 
-#: From the last finished instruction to the last busy cycle.
+#: From the end of the program to the last busy cycle; from the last finished instruction two more.
 _FINISH = 2
 #: The units whose tokens the counters of waiting tell apart.
 _WAITS = {
@@ -164,7 +164,7 @@ class CycleModel:
             index = flow.index[owner]
             unit[index] = owner
             start[index], end[index], offered[index] = stage.start, stage.done, stage.offered
-        cycles = max(int(end.max(initial=-1)), flow.end) + 1 + _FINISH
+        cycles = max(int(end.max(initial=-3)) + 2, flow.end) + 1 + _FINISH
         counters["cycles"] = cycles
         counters["array_busy"] = 0
         for owner, sources in _WAITS.items():
