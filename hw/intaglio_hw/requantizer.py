@@ -163,10 +163,13 @@ class Requantizer(wiring.Component):
                 counts = range(min(3, SHIFT_MAX // step) + 1)
                 shifted = Signal(signed(len(value)), name=f"shifted_{stage}_{j}")
                 m.d.comb += shifted.eq(Array(value >> n * step for n in counts)[digit])
-                rest = shifted[width - 1 :]
-                beyond = register(
-                    beyond | (rest != sign.replicate(len(rest))), 1, f"beyond_{stage}_{j}"
+                # For each shift beside it, not behind it.
+                rests = [value[n * step + width - 1 :] for n in counts]
+                differ = Array(
+                    rest != sign.replicate(len(rest)) if len(rest) else Const(0, 1)
+                    for rest in rests
                 )
+                beyond = register(beyond | differ[digit], 1, f"beyond_{stage}_{j}")
                 sign = register(sign, 1, f"sign_{stage}_{j}")
                 value = register(shifted[:width].as_signed(), signed(width), f"value_{stage}_{j}")
 

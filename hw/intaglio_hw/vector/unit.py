@@ -225,8 +225,9 @@ class VectorUnit(wiring.Component):
         # The instruction, from its acceptance until its last beat has come to cycle V.
         fields = Signal(instruction_layout(isa.VECTOR), reset_less=True)
         is_drain, is_argmax, is_max = (Signal(reset_less=True) for _ in range(3))
-        reloads = Signal(reset_less=True)
+        is_neutral, reloads = Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [
+            is_neutral.eq((fields.function == Function.MAX) | (fields.function == Function.ARGMAX)),
             is_drain.eq(fields.function == Function.DRAIN),
             is_argmax.eq(fields.function == Function.ARGMAX),
             is_max.eq(fields.function == Function.MAX),
@@ -251,7 +252,7 @@ class VectorUnit(wiring.Component):
             addresses.last_row.eq(setup.step),
             parameters.base.eq(fields.prm_base),
             parameters.fixed.eq(fields.uniform[0]),
-            parameters.neutral.eq(is_max | is_argmax),
+            parameters.neutral.eq(is_neutral),
         ]
         connect(m, parameters.prm, flipped(self.prm))
 
