@@ -21,6 +21,8 @@ _CODE_BITS = 10
 # The shift is done in digits of base 4 and then 16: bits that can still matter after each.
 _AFTER_COARSE = _CODE_BITS + 15
 _AFTER_MIDDLE = _CODE_BITS + 3
+# Bits that are compared with the sign in one table or two.
+_GROUP = 8
 
 
 def requantizer_layout(lanes: int) -> data.StructLayout:
@@ -154,7 +156,7 @@ class Requantizer(wiring.Component):
 
             # Stages 5 to 7: shift by s // 16 * 16, s // 4 % 4 * 4, s % 4; each drops bits that can
             # no longer be part of a code, after noting whether they differ from the sign.
-            value, beyond, sign = doubled, Const(0, 1), doubled[-1]
+            value, beyond, sign = doubled, Const(0, 0), doubled[-1]
             for stage, step, digit, width in (
                 (5, 16, shift_4[4:], _AFTER_COARSE),
                 (6, 4, shift_5[2:], _AFTER_MIDDLE),
@@ -163,13 +165,13 @@ class Requantizer(wiring.Component):
                 counts = range(min(3, SHIFT_MAX // step) + 1)
                 shifted = Signal(signed(len(value)), name=f"shifted_{stage}_{j}")
                 m.d.comb += shifted.eq(Array(value >> n * step for n in counts)[digit])
-                # For each shift beside it, not behind it.
-                rests = [value[n * step + width - 1 :] for n in counts]
-                differ = Array(
-                    rest != sign.replicate(len(rest)) if len(rest) else Const(0, 1)
-                    for rest in rests
-                )
-                beyond = register(beyond | differ[digit], 1, f"beyond_{stage}_{j}")
+                # For each shift beside it, not behind it, and a few bits at a time.
+                differ = [beyond.any()]
+                for n in counts:
+                    for low in range(n * step + width - 1, len(value) - 1, _GROUP):
+                        rest = value[low : min(low + _GROUP, len(value) - 1)]
+                        differ.append((digit == n) & (rest != sign.replicate(len(rest))))
+                beyond = register(Cat(differ), len(differ), f"beyond_{stage}_{j}")
                 sign = register(sign, 1, f"sign_{stage}_{j}")
                 value = register(shifted[:width].as_signed(), signed(width), f"value_{stage}_{j}")
 
@@ -177,7 +179,7 @@ class Requantizer(wiring.Component):
             # bit.
             end = Cat(~sign.replicate(_CODE_BITS - 1), sign).as_signed()
             code_8 = register(
-                round_shift(Mux(beyond, end, value), 1), signed(_CODE_BITS), f"code_8_{j}"
+                round_shift(Mux(beyond.any(), end, value), 1), signed(_CODE_BITS), f"code_8_{j}"
             )
             # Stage 9: the bounds.
             code_9 = register(saturate(code_8, low_8, high_8), signed(8), f"code_9_{j}")

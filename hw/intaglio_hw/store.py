@@ -131,25 +131,34 @@ class StoreUnit(wiring.Component):
         vector = Signal(depth_bits, reset_less=True)
         reading = Signal()
         reads_left = Signal(8, reset_less=True)  # minus one
+        # Both are formed one step ahead.
+        read_last = Signal(reset_less=True)
+        place_free = Signal(init=1)
         read = Signal()
-        read_last = Signal()
         freed = Signal()
         m.d.comb += [
-            read.eq(reading & (places != 0)),
-            read_last.eq(reads_left == 0),
+            read.eq(reading & place_free),
             lengths.o.ready.eq(~reading | (read & read_last)),
             freed.eq(w.valid & w.ready),
             self.ofm.addr.eq(vector),
             self.beat.eq(freed),
         ]
-        m.d.sync += places.eq((places - read + freed)[: len(places)])
+        m.d.sync += [
+            places.eq((places - read + freed)[: len(places)]),
+            place_free.eq(freed | ~((places == 0) | (read & (places == 1)))),
+        ]
         with m.If(read):
             m.d.sync += [
                 vector.eq((vector + 1)[:depth_bits]),
                 reads_left.eq((reads_left - 1)[:8]),
+                read_last.eq(reads_left == 1),
             ]
         with m.If(lengths.o.ready):
-            m.d.sync += [reading.eq(lengths.o.valid), reads_left.eq(lengths.o.payload)]
+            m.d.sync += [
+                reading.eq(lengths.o.valid),
+                reads_left.eq(lengths.o.payload),
+                read_last.eq(lengths.o.payload == 0),
+            ]
         arrived = Signal(READ_LATENCY)
         arrived_last = Signal(READ_LATENCY, reset_less=True)
         m.d.sync += [

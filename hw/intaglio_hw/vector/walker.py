@@ -227,6 +227,7 @@ class Walker(wiring.Component):
         # The last beat of an output, formed one beat ahead.
         output_end = Signal(reset_less=True)
         one_beat = Signal(reset_less=True)
+        last_output = Signal(reset_less=True)  # cols.last & rows.last
         window_end, tap_end = Signal(), Signal()
         m.d.sync += one_beat.eq(
             Mux(
@@ -244,7 +245,7 @@ class Walker(wiring.Component):
                     window_cols.near & window_rows.last,
                 )
             ),
-            self.chunk_last.eq(output_end & cols.last & rows.last),
+            self.chunk_last.eq(output_end & last_output),
             self.last.eq(self.chunk_last & chunks.last),
         ]
 
@@ -266,7 +267,12 @@ class Walker(wiring.Component):
             still.eq(0),
             steps.eq(0),
         ]
-        begin_chunk = [begin_row, rows.reload(), self.chunk_first.eq(1)]
+        begin_chunk = [
+            begin_row,
+            rows.reload(),
+            last_output.eq(cols.single & rows.single),
+            self.chunk_first.eq(1),
+        ]
 
         went = Signal(_MOVE)
         m.d.sync += went.eq(0)
@@ -316,7 +322,11 @@ class Walker(wiring.Component):
                 with m.Else():
                     m.d.sync += [goes("tap_row"), window_cols.reload(), window_rows.advance()]
             with m.Elif(~cols.last):
-                m.d.sync += [begin_output, cols.advance()]
+                m.d.sync += [
+                    begin_output,
+                    cols.advance(),
+                    last_output.eq(cols.near & rows.last),
+                ]
                 with m.If(~is_resize):
                     m.d.sync += goes("col")
                 with m.Else():
@@ -332,8 +342,13 @@ class Walker(wiring.Component):
                         # A step is 2 / den_w at most: behind the new column it is 0 or 1.
                         steps.eq(fields.step_w[:2] - (leaves & next_w[0])),
                     ]
-            with m.Elif(~rows.last):
-                m.d.sync += [goes("row"), begin_row, rows.advance()]
+            with m.Elif(~last_output):
+                m.d.sync += [
+                    goes("row"),
+                    begin_row,
+                    rows.advance(),
+                    last_output.eq(cols.single & rows.near),
+                ]
             with m.Else():
                 last_group = group == groups - 1
                 with m.If(last_group):
