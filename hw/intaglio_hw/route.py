@@ -9,6 +9,7 @@ from pathlib import Path
 from intaglio.spec.errors import IntaglioError
 from intaglio_hw.elaborate import TOP
 from intaglio_hw.families import FAMILY_TOOLS
+from intaglio_hw.floorplan import fix_multipliers
 from intaglio_hw.tools import Progress, run_router
 
 __all__ = ["place_and_route"]
@@ -43,18 +44,28 @@ def _arguments(family: str, device: str, package: str, speed: int | None, pins: 
     return [*chip, *(["--pdc", constraints] if pins else [])]
 
 
-def _without_open_carries(netlist: bytes) -> bytes:
-    """Return a netlist of Nexus without the carry inputs that nothing drives.
+def _drop_open_carries(design: Mapping) -> None:
+    """Remove the carry inputs that nothing drives from a netlist of Nexus.
 
     The cell that feeds a carry chain has no carry input. Synthesis ties it to zero, and nextpnr
     takes nothing but another carry cell there.
     """
-    design = json.loads(netlist)
     for module in design["modules"].values():
         for cell in module["cells"].values():
             init = (cell["parameters"].get("INIT0"), cell["parameters"].get("INIT1"))
             if cell["type"] == "CCU2" and init == _CARRY_FEED:
                 del cell["connections"]["CIN"], cell["port_directions"]["CIN"]
+
+
+def _prepared(netlist: bytes, family: str, device: str) -> bytes:
+    """Return the netlist as the family's router takes it."""
+    if (family, device) != ("ecp5", "85k") and family != "nexus":
+        return netlist
+    design = json.loads(netlist)
+    if family == "nexus":
+        _drop_open_carries(design)
+    else:
+        fix_multipliers(design)
     return json.dumps(design).encode()
 
 
@@ -129,10 +140,7 @@ def place_and_route(
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="intaglio-route-") as folder:
         work = Path(folder)
-        data = netlist.read_bytes()
-        (work / "netlist.json").write_bytes(
-            _without_open_carries(data) if family == "nexus" else data
-        )
+        (work / "netlist.json").write_bytes(_prepared(netlist.read_bytes(), family, device))
         constraints, line = _CONSTRAINTS[family]
         (work / constraints).write_text(
             "".join(line.format(port=port, pin=pin) + "\n" for port, pin in (pins or {}).items()),

@@ -127,7 +127,7 @@ def test_boards_name_devices_that_exist():
         dsp = board.config.macs_per_cycle if board.config.multiplier == "dsp" else 0
         assert dsp <= devices[board.device]["dsp"]
         assert board.memory_mb_s > 0
-    assert load_board("ulx3s-85f").config == CONFIGS["wide-16x8"]
+    assert load_board("ulx3s-85f").config == CONFIGS["wide-8x16"]
     with pytest.raises(IntaglioError, match="unknown board 'ulx4s'; known: ulx3s-85f, ulx3s-25f"):
         load_board("ulx4s")
 

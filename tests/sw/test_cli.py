@@ -330,8 +330,8 @@ def tools(monkeypatch):
 
 
 def test_synth_is_the_median_of_the_seeds(monkeypatch, tools, tmp_path) -> None:
-    def network_rates(config, *, fmax_mhz, memory_mb_s):
-        assert (config.name, fmax_mhz, memory_mb_s) == ("wide-16x8", 95.0, 286)
+    def network_rates(config, *, fmax_mhz, memory_mb_s, progress):
+        assert (config.name, fmax_mhz, memory_mb_s) == ("wide-8x16", 95.0, 286)
         return {"fcn-mini": {"size": [8, 8], "error": "too large"}}
 
     monkeypatch.setattr("intaglio.cli.throughput.network_rates", network_rates)
@@ -387,14 +387,15 @@ def test_bench_synth_appends_to_the_record(tools, tmp_path) -> None:
 
 def test_network_rates_follow_clock_and_memory() -> None:
     pytest.importorskip("torch")
-    from intaglio.cli.throughput import NETWORKS, network_rates
+    from intaglio.cli.throughput import network_rates
     from intaglio.spec.config import CONFIGS
 
     config = CONFIGS["mini-8x8"]
-    fast = network_rates(config, fmax_mhz=100, memory_mb_s=800, size=(32, 32))
-    slow = network_rates(config, fmax_mhz=100, memory_mb_s=799, size=(32, 32))
-    assert list(fast) == list(slow) == list(NETWORKS)
-    for name in NETWORKS:
+    networks = {"deeplab-mini": ((32, 32), 11), "fcn-mini": ((32, 32), 3)}
+    fast = network_rates(config, fmax_mhz=100, memory_mb_s=800, networks=networks)
+    slow = network_rates(config, fmax_mhz=100, memory_mb_s=799, networks=networks)
+    assert list(fast) == list(slow) == list(networks)
+    for name in networks:
         assert fast[name]["memory_interval"] == 1 and slow[name]["memory_interval"] == 2
         assert fast[name]["cycles"] < slow[name]["cycles"]
         assert fast[name]["images_per_s"] == pytest.approx(1e8 / fast[name]["cycles"])

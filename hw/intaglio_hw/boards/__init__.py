@@ -74,7 +74,7 @@ _BOARDS = (
         device="85k",
         package="CABGA381",
         speed=6,
-        config=CONFIGS["wide-16x8"],
+        config=CONFIGS["wide-8x16"],
         memory_mb_s=286,  # SDRAM, 16 bits at 143 MHz
         clock="ulx3s:ULX3S_85F_Platform",
     ),

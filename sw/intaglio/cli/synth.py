@@ -82,7 +82,9 @@ def _rates(config: "AcceleratorConfig", fmax_mhz: float, memory_mb_s: float) -> 
     from intaglio.cli.throughput import network_rates
 
     try:
-        return network_rates(config, fmax_mhz=fmax_mhz, memory_mb_s=memory_mb_s)
+        return network_rates(
+            config, fmax_mhz=fmax_mhz, memory_mb_s=memory_mb_s, progress=progress
+        )
     except ModuleNotFoundError as error:
         progress(f"no images per second: {describe_error(error)}")
         return {}

@@ -1,6 +1,7 @@
-"""Images per second of the two small networks on a board, by the cycle model."""
+"""Images per second of the networks on a board, by the cycle model."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from intaglio.cli.networks import random_network
@@ -9,16 +10,25 @@ from intaglio.spec.errors import IntaglioError
 
 __all__ = ["NETWORKS", "network_rates"]
 
-#: The networks, and the size of their images (height, width).
-NETWORKS = ("deeplab-mini", "fcn-mini")
-SIZE = (120, 160)
-_CLASSES = 11
+#: The networks: name -> (size of the images (height, width), classes). Those of the paper as it
+#: runs them, the small ones as they are trained here.
+NETWORKS = {
+    "deeplabv3-resnet50": ((513, 513), 21),
+    "fcn-vgg16": ((513, 513), 21),
+    "deeplab-mini": ((120, 160), 11),
+    "fcn-mini": ((120, 160), 11),
+}
 
 
 def network_rates(
-    config: AcceleratorConfig, *, fmax_mhz: float, memory_mb_s: float, size: tuple[int, int] = SIZE
+    config: AcceleratorConfig,
+    *,
+    fmax_mhz: float,
+    memory_mb_s: float,
+    networks: Mapping[str, tuple[tuple[int, int], int]] = NETWORKS,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Return for each of NETWORKS what ``config`` does at ``fmax_mhz`` with the board's memory.
+    """Return for each of ``networks`` what ``config`` does at ``fmax_mhz`` with the board's memory.
 
     The memory gives one beat in as many cycles as its rate asks for, in each direction, and answers
     after :data:`intaglio.spec.memory.MEMORY_LATENCY` cycles; plans are chosen for that.
@@ -35,8 +45,9 @@ def network_rates(
 
     interval = max(1, math.ceil(config.bus_bytes * fmax_mhz / memory_mb_s))
     rates: dict[str, Any] = {}
-    for name in NETWORKS:
-        _, graph = random_network(name, size, "1", _CLASSES)
+    for name, (size, classes) in networks.items():
+        progress(f"cycle model: {name} at {size[0]}x{size[1]}")
+        _, graph = random_network(name, size, "1", classes)
         try:
             program = compile_graph(graph, config, interval=interval)
         except IntaglioError as error:

@@ -186,6 +186,19 @@ CONFIGS = _configs(
         prm_depth=512,
         acc_depth=512,
     ),
+    # As many multipliers behind half the bus: fewer wires, for a clock and memories like the ULX3S's.
+    AcceleratorConfig(
+        name="wide-8x16",
+        R=8,
+        K=16,
+        drain_lanes=4,
+        ifm_depth=4096,
+        wgt_depth=4096,
+        vec_depth=2048,
+        ofm_depth=1024,
+        prm_depth=512,
+        acc_depth=512,
+    ),
     # For chips of about twenty thousand LUTs.
     AcceleratorConfig(
         name="small-8x4",
