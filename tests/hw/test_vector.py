@@ -10,7 +10,7 @@ from intaglio_hw.vector import VectorUnit
 from intaglio_sim.runner import run_bench
 
 # wide-16x16 has as many lanes as a vector: a channel block is one chunk.
-NAMES = ("mini-8x8", "narrow-8x4", "wide-16x8", "wide-16x16")
+NAMES = ("mini-8x8", "narrow-8x4", "wide-16x8", "wide-8x16", "wide-16x16")
 
 
 def _cases() -> Iterator[Any]:

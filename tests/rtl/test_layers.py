@@ -24,7 +24,7 @@ def test_a_layer_keeps_its_size():
         assert graph.values[graph.nodes[-1].output].shape == (1, 5, 7, 7)
 
 
-@pytest.mark.parametrize("config", ["mini-8x8", "wide-16x8"])
+@pytest.mark.parametrize("config", ["mini-8x8", "wide-16x8", "wide-8x16"])
 def test_dilation_costs_nothing(config):
     """Within 2 % in the cycle model, although most taps lie in the padding at the end."""
     cycles = [

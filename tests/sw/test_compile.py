@@ -160,7 +160,7 @@ def assert_good(graph: Graph, config: str) -> None:
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("config", ["tiny-8x8", "narrow-8x4", "wide-16x8"])
+@pytest.mark.parametrize("config", ["tiny-8x8", "narrow-8x4", "wide-16x8", "wide-8x16"])
 @pytest.mark.parametrize(
     ("size", "kernel", "window"),
     [

@@ -10,7 +10,7 @@ from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.isa import Error, Unit
 from intaglio_sim.golden.machine import GoldenMachine, MachineError, Result
 
-CONFIG_NAMES = ("tiny-8x8", "narrow-8x4", "wide-16x8")
+CONFIG_NAMES = ("tiny-8x8", "narrow-8x4", "wide-16x8", "wide-8x16")
 MEMORY_BYTES = 8192
 #: Sizes that the numbers in the tests below stand for.
 SMALL = AcceleratorConfig(

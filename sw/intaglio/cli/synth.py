@@ -82,9 +82,7 @@ def _rates(config: "AcceleratorConfig", fmax_mhz: float, memory_mb_s: float) -> 
     from intaglio.cli.throughput import network_rates
 
     try:
-        return network_rates(
-            config, fmax_mhz=fmax_mhz, memory_mb_s=memory_mb_s, progress=progress
-        )
+        return network_rates(config, fmax_mhz=fmax_mhz, memory_mb_s=memory_mb_s, progress=progress)
     except ModuleNotFoundError as error:
         progress(f"no images per second: {describe_error(error)}")
         return {}
