@@ -186,8 +186,8 @@ CONFIGS = _configs(
         prm_depth=512,
         acc_depth=512,
     ),
-    # As many multipliers behind half the bus: fewer wires, so a faster clock, where the memory could
-    # not fill a wider bus anyway.
+    # As many multipliers behind half the bus: fewer wires, so a faster clock, where the memory
+    # could not fill a wider bus anyway.
     AcceleratorConfig(
         name="wide-8x16",
         R=8,
