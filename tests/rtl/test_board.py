@@ -92,7 +92,7 @@ def scenes() -> dict[str, np.ndarray]:
 @pytest.mark.rtl
 def test_a_class_map_through_the_pins(tmp_path):
     """``intaglio run --on board``: the class map of a real image is PyTorch's, byte for byte."""
-    config = CONFIGS["mini-8x8"]
+    config = CONFIGS["compact-8x8"]
     module, graph = random_network(MODEL, SIZE, WIDTH, 11)
     program = compile_graph(graph, config)
     assert program.memory_bytes <= MEMORY_BYTES
@@ -118,4 +118,4 @@ def test_a_class_map_through_the_pins(tmp_path):
 def test_what_does_not_fit(size):
     """One more row or column of blocks, and the image of the network is too large."""
     _, graph = random_network(MODEL, size, WIDTH, 11)
-    assert compile_graph(graph, CONFIGS["mini-8x8"]).memory_bytes > MEMORY_BYTES
+    assert compile_graph(graph, CONFIGS["compact-8x8"]).memory_bytes > MEMORY_BYTES

@@ -37,8 +37,8 @@ class BitstreamSettings:
 #: Board -> settings.
 BITSTREAMS = {
     "ulx3s-85f": BitstreamSettings(
-        config=CONFIGS["mini-8x8"],
-        # 144 blocks of 2 KiB; mini-8x8 takes 62 of the 208, the bridge 2.
+        config=CONFIGS["compact-8x8"],
+        # 144 blocks of 2 KiB of the 208: routers take hours for a chip without a free one.
         memory_bytes=288 * 1024,
         frequency_mhz=50.0,
         loader="openFPGALoader --board ulx3s {path}",

@@ -212,7 +212,16 @@ CONFIGS = _configs(
         prm_depth=256,
         acc_depth=256,
     ),
-    # The same for chips with few multiplier blocks.
+    # mini-8x8 with a quarter of its buffers: for a chip whose block RAM is the memory as well.
+    AcceleratorConfig(
+        name="compact-8x8",
+        ifm_depth=1024,
+        wgt_depth=1024,
+        vec_depth=512,
+        ofm_depth=512,
+        prm_depth=128,
+    ),
+    # The same as small-8x4 for chips with few multiplier blocks.
     AcceleratorConfig(
         name="logic-8x4",
         K=4,
