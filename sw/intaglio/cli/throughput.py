@@ -13,8 +13,8 @@ __all__ = ["NETWORKS", "network_rates"]
 #: The networks: name -> (size of the images (height, width), classes). Those of the paper as it
 #: runs them, the small ones as they are trained here.
 NETWORKS = {
-    "deeplabv3-resnet50": ((513, 513), 21),
-    "fcn-vgg16": ((513, 513), 21),
+    "deeplabv3-resnet50": ((176, 240), 21),
+    "fcn-vgg16": ((176, 240), 21),
     "deeplab-mini": ((120, 160), 11),
     "fcn-mini": ((120, 160), 11),
 }
