@@ -18,9 +18,9 @@ PAIR = data.StructLayout({"multiplier": signed(16), "bias": signed(SUM_BITS)})
 class ParameterLoader(wiring.Component):
     """Read the pairs for L lanes from PRM.
 
-    ``ready`` falls in the cycle after ``start`` or ``more`` and rises L + 5 cycles after it; the
-    first pair in ``pairs`` changes CHANGE cycles after it. ``start`` may come at any time and ends
-    what was under way; ``more`` needs ``ready``.
+    ``ready`` falls in the cycle after ``start`` or ``more`` and rises L + 4 cycles after it; the
+    last pair is there one cycle later, the first pair in ``pairs`` changes CHANGE cycles after it.
+    ``start`` may come at any time and ends what was under way; ``more`` needs ``ready``.
 
     Members
     -------
@@ -82,10 +82,15 @@ class ParameterLoader(wiring.Component):
             m.d.sync += left.eq(left - 1)
             with m.If(~self.fixed):
                 m.d.sync += index.eq(index + 1)
-        beyond = Signal()
+        # The check takes a cycle less than the read.
+        beyond, high, was_reading = Signal(), Signal(reset_less=True), Signal()
         index_bits = (self.config.prm_depth - 1).bit_length()
         restart = self.start
-        m.d.sync += beyond.eq(~restart & reading & ~self.neutral & index[index_bits:].any())
+        m.d.sync += [
+            high.eq(index[index_bits:].any() & ~self.neutral),
+            was_reading.eq(~restart & reading),
+            beyond.eq(~restart & was_reading & high),
+        ]
         with m.If(beyond):
             m.d.sync += self.outside.eq(1)
 
@@ -93,7 +98,7 @@ class ParameterLoader(wiring.Component):
         stages = READ_LATENCY + 2
         assert self.CHANGE == stages + 2
         arriving = Signal(stages)
-        ending = Signal(stages)
+        ending = Signal(stages - 1)
         m.d.sync += [
             arriving.eq(Mux(restart, 0, Cat(reading, arriving))),
             ending.eq(Mux(restart, 0, Cat(left == 1, ending))),
