@@ -74,12 +74,9 @@ class ParameterLoader(wiring.Component):
         index = Signal(ADDRESS_BITS, reset_less=True)
         left = Signal(range(L + 1))
         reading = Signal()
-        m.d.comb += [
-            reading.eq(left != 0),
-            self.prm.addr.eq(index[select_bits:][: len(self.prm.addr)]),
-        ]
+        m.d.comb += self.prm.addr.eq(index[select_bits:][: len(self.prm.addr)])
         with m.If(reading):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), reading.eq(left != 1)]
             with m.If(~self.fixed):
                 m.d.sync += index.eq(index + 1)
         # The check takes a cycle less than the read.
@@ -101,7 +98,7 @@ class ParameterLoader(wiring.Component):
         ending = Signal(stages - 1)
         m.d.sync += [
             arriving.eq(Mux(restart, 0, Cat(reading, arriving))),
-            ending.eq(Mux(restart, 0, Cat(left == 1, ending))),
+            ending.eq(Mux(restart, 0, Cat(reading & (left == 1), ending))),
         ]
         pair = Signal(PAIR, reset_less=True)
         row = [self.prm.data[64 * n : 64 * n + 64] for n in range(packed)]
@@ -120,7 +117,7 @@ class ParameterLoader(wiring.Component):
             m.d.sync += self.ready.eq(1)
 
         with m.If(self.start | self.more):
-            m.d.sync += [left.eq(L), self.ready.eq(0), self.outside.eq(0)]
+            m.d.sync += [left.eq(L), reading.eq(1), self.ready.eq(0), self.outside.eq(0)]
         with m.If(self.start):
             m.d.sync += index.eq(self.base)
         return m

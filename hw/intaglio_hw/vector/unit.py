@@ -325,24 +325,26 @@ class VectorUnit(wiring.Component):
                     m.d.sync += open_.eq(1)
                     m.next = "idle"
 
-        with m.If(issue & walker.chunk_first):
+        # Cycles 1 and 2: the position. A young chunk keeps the next one waiting until it is taken.
+        way = Walker.LATENCY
+        first_1 = delay(m, issue & walker.chunk_first, 1, name="first", reset_less=False)
+        field_error_1 = delay(m, issue_field_error, 1, name="field_error", reset_less=False)
+        with m.If(first_1):
             m.d.sync += taken.eq(reloads)
         with m.Elif(parameters.more | setup.start):
             m.d.sync += taken.eq(0)
-
-        # Cycles 1 and 2: the position.
-        error_1 = Signal(ERROR_BITS, reset_less=True)
-        m.d.sync += error_1.eq(Error.NONE)
-        with m.If(issue_field_error):
-            m.d.sync += error_1.eq(Error.FIELD)
-        with m.Elif(issue & walker.chunk_first & parameters.outside):
-            m.d.sync += error_1.eq(Error.BUFFER)
-        way = Walker.LATENCY
+        error_2 = Signal(ERROR_BITS, reset_less=True)
+        m.d.sync += error_2.eq(Error.NONE)
+        with m.If(field_error_1):
+            m.d.sync += error_2.eq(Error.FIELD)
+        with m.Elif(first_1 & parameters.outside):
+            m.d.sync += error_2.eq(Error.BUFFER)
+        assert way == 2
         m.d.comb += [
             addresses.position.eq(walker.position),
             addresses.valid.eq(delay(m, issue, way, name="valid", reset_less=False)),
             addresses.last.eq(delay(m, issue_last, way, name="last", reset_less=False)),
-            addresses.error.eq(delay(m, error_1, way - 1, name="error")),
+            addresses.error.eq(error_2),
         ]
 
         # Cycles 6 to 9: VEC, the lanes of the source, what replaces them.
@@ -375,7 +377,15 @@ class VectorUnit(wiring.Component):
                 m.d.comb += beat[name].eq(register)
             beats[stage] = beat
         m.d.comb += [
-            parameters.more.eq(beats[value - ParameterLoader.CHANGE].take & reloads),
+            parameters.more.eq(
+                delay(
+                    m,
+                    beats[value - ParameterLoader.CHANGE - 1].take & reloads,
+                    1,
+                    name="more",
+                    reset_less=False,
+                )
+            ),
             last_at_value.eq(beats[value].last),
         ]
 

@@ -198,17 +198,23 @@ class Walker(wiring.Component):
         with m.If(step & output_end & to_chunk):
             m.d.sync += in_last_chunk.eq(chunks.near)
 
-        glide = self._glide(m, is_resize, output_end, to_col, col_last)
+        # A copy for what is inside of an output. Another initial value keeps the two apart.
+        over = Signal(init=1, reset_less=True)
+        glide = self._glide(m, is_resize, over, to_col, col_last)
         move = self._count_taps(
-            m, glide, is_argmax, has_residual, window_rows, window_cols, output_end
+            m, glide, is_argmax, has_residual, window_rows, window_cols, (output_end, over)
         )
         col_step = Signal(8, reset_less=True)
         m.d.sync += [
-            move.begin.eq(step & output_end & to_chunk & ~self.rest),
             move.top.eq(step & output_end & ~to_col),
             move.output.eq(step & output_end),
             col_step.eq(Mux(is_resize, glide.to_column, fields.stride_w)),
         ]
+
+        with m.If(self.rest):
+            m.d.sync += move.begin.eq(0)
+        with m.Else():
+            m.d.sync += move.begin.eq(step & output_end & to_chunk)
 
         # Chunks have time: their counters follow a cycle later.
         chunk = Signal(now.chunk.shape(), reset_less=True)
@@ -233,23 +239,22 @@ class Walker(wiring.Component):
         return _Course(move, col_step, group, group_last)
 
     def _count_taps(
-        self, m: Module, glide: _Glide, is_argmax, has_residual, rows, cols, output_end: Signal
+        self, m: Module, glide: _Glide, is_argmax, has_residual, rows, cols, ends: tuple
     ) -> Signal:
         """Add the counters of the beats of an output; return ``move``."""
         now, step, beat = self.position, self.step, glide.beat
         # ``next_end`` is the next tap's: the last row has one column, or its last is the next.
         one_tap, one_beat = Signal(reset_less=True), Signal(reset_less=True)
-        tap_end, in_residual = Signal(reset_less=True), Signal(reset_less=True)
+        other_end, in_residual = Signal(reset_less=True), Signal(reset_less=True)
         output_first = Signal(reset_less=True)
-        # A copy for what is inside of an output. Another initial value keeps the two apart.
-        over = Signal(init=1, reset_less=True)
         next_end = Signal()
+        _, over = ends
         m.d.sync += [
             one_tap.eq(rows.single & cols.single),
             one_beat.eq(rows.single & cols.single & ~has_residual & ~glide.is_resize),
         ]
         m.d.comb += next_end.eq(Mux(cols.single, rows.near, cols.near & rows.last))
-        for end in (output_end, over):
+        for end in ends:
             with m.If(self.rest):
                 m.d.sync += end.eq(1)
             with m.Elif(step):
@@ -257,14 +262,21 @@ class Walker(wiring.Component):
                     Mux(
                         over,
                         one_beat | glide.to_still,
-                        # The beats 6 and 7 end a row's first output, and each with a new column.
-                        Mux(has_residual, tap_end, next_end | (beat[2] & beat[1])),
+                        other_end | (next_end & ~has_residual),
                     )
                 )
         with m.If(step):
             m.d.sync += [
-                tap_end.eq(Mux(over, one_tap, next_end)),
-                in_residual.eq(~over & has_residual & tap_end),
+                # The residual comes after the last tap; resize ends after beat 6, with which an
+                # output with a new column begins.
+                other_end.eq(
+                    Mux(
+                        over,
+                        (has_residual & one_tap) | glide.to_column,
+                        (has_residual & next_end) | (beat == 5),
+                    )
+                ),
+                in_residual.eq(~over & has_residual & other_end),
                 output_first.eq(over & ~glide.to_still & ~glide.to_column),
                 cols.move(over | cols.last),
             ]
@@ -291,7 +303,7 @@ class Walker(wiring.Component):
             m.d.comb += now[name].eq(delay(m, value, self.LATENCY, name=name))
         return move
 
-    def _glide(self, m: Module, is_resize, output_end, to_col, col_last) -> _Glide:
+    def _glide(self, m: Module, is_resize, over, to_col, col_last) -> _Glide:
         """Add the steps of *resize* from column to column, and its beats in a row.
 
         Columns are known two outputs ahead: ``next_w`` is the fraction after the next step, and the
@@ -324,9 +336,9 @@ class Walker(wiring.Component):
         stays = Mux(to_col, reduced[-1], first[-1])
         with m.If(self.rest):
             m.d.sync += [to_still.eq(0), to_column.eq(0)]
-        with m.Elif(step & output_end & is_resize):
+        with m.Elif(step & over & is_resize):
             m.d.sync += [to_still.eq(~col_last & stays), to_column.eq(~col_last & ~stays)]
-        with m.If(step & output_end & is_resize):
+        with m.If(step & over & is_resize):
             m.d.sync += [
                 fraction_w.eq(Mux(to_col, next_w, fields.frac_w)),
                 next_w.eq(Mux(to_col, Mux(reduced[-1], next_w + step_w, reduced[0]), first_next_w)),
@@ -339,7 +351,7 @@ class Walker(wiring.Component):
                 ),
                 new_column.eq(to_column),
             ]
-        with m.If(step & output_end):
+        with m.If(step & over):
             m.d.sync += still.eq(to_still)
         with m.If(step):
             m.d.sync += [
@@ -347,7 +359,7 @@ class Walker(wiring.Component):
                 # that led to the new column come those that led beyond it.
                 steps.eq(
                     Mux(
-                        output_end,
+                        over,
                         Mux(to_still | to_column, step_w - (to_column & next_w[0]), 0),
                         new_column & fraction_w[0],
                     )
@@ -355,7 +367,7 @@ class Walker(wiring.Component):
                 # A row's first output takes all beats, a new column the last two of them.
                 beat.eq(
                     Mux(
-                        output_end,
+                        over,
                         Cat(to_still, (to_still | to_column).replicate(2)),
                         beat + is_resize,
                     )
