@@ -93,7 +93,7 @@ class AddressPipeline(wiring.Component):
         block_1 = Signal(ADDRESS_BITS, reset_less=True)
         use_residual_1 = Signal(reset_less=True)
         near_h_1, near_w_1 = Signal(FRACTION_BITS, reset_less=True), Signal(8, reset_less=True)
-        lanes_left_1 = Signal(R, reset_less=True)
+        ofm_1 = Signal(ADDRESS_BITS, reset_less=True)
         reads_residual = Signal()
         m.d.comb += reads_residual.eq(drains_residual | at.is_residual)
         m.d.sync += [
@@ -105,13 +105,13 @@ class AddressPipeline(wiring.Component):
             use_residual_1.eq(reads_residual),
             near_h_1.eq(fields.den_h - at.fraction_h),
             near_w_1.eq(fields.den_w - at.fraction_w),
-            lanes_left_1.eq(Cat(at.remaining > j for j in range(R))),
+            ofm_1.eq(at.ofm_base + at.ofm),
         ]
         at_1 = {
             name: delay(m, at[name], 1, name=f"{name}_1")
             for name in (
-                "row_offset", "fraction_h", "fraction_w", "bottom", "right", "vertical", "still",
-                "is_residual",
+                "offset_low", "fraction_h", "fraction_w", "bottom", "right", "vertical", "still",
+                "is_residual", "output_last",
             )
         }  # fmt: skip
         col_1 = delay(m, at.col[:12], 1, name="col_1")
@@ -124,13 +124,16 @@ class AddressPipeline(wiring.Component):
         factor_w_2 = Signal(8, reset_less=True)
         use_residual_2, reads_2, padded_2, outside_2 = (Signal(reset_less=True) for _ in range(4))
         unused_2 = Signal(R, reset_less=True)
+        # Lanes behind the last channel, in the last block of it.
+        last_lane = Signal(range(R), reset_less=True)
+        behind = Signal(R, reset_less=True)
         outside, padding = Signal(), Signal()
         m.d.comb += [
             outside.eq(below_1 | beyond_1 | above_1 | before_1),
             padding.eq(is_window & outside & ~use_residual_1),
         ]
         m.d.sync += [
-            row_offset_2.eq(at_1["row_offset"]),
+            row_offset_2.eq(Cat(at_1["offset_low"], at.offset_high)),
             col_2.eq(col_1),
             factor_h_2.eq(~at_1["is_residual"]),
             factor_w_2.eq(1),
@@ -138,7 +141,9 @@ class AddressPipeline(wiring.Component):
             reads_2.eq(use_residual_1 | ~(is_drain | padding | (is_resize & at_1["still"]))),
             padded_2.eq(padding),
             outside_2.eq(is_argmax & outside),
-            unused_2.eq(~lanes_left_1),
+            last_lane.eq(fields.channels - 1),
+            behind.eq(Cat(last_lane < j for j in range(R))),
+            unused_2.eq(Mux(at_1["output_last"], behind, 0)),
         ]
         with m.If(is_resize):
             m.d.sync += [
@@ -173,40 +178,54 @@ class AddressPipeline(wiring.Component):
         m.d.sync += offset_3.eq(Mux(use_residual_2, 0, row_offset_2 + col_2))
         block_3 = delay(m, block_2, 1, name="block_3")
 
+        # Stages 2 to 4: what was found beside the address.
+        ofm_2 = delay(m, ofm_1, 1, name="ofm_2")
+        pixel_2 = delay(m, at.pixel, 2, name="pixel_2")
+        found_3 = Signal(3, reset_less=True)
+        error_3 = delay(m, self.error, 3, name="error_3")
+        m.d.sync += found_3.eq(
+            Cat(
+                outside_2,
+                is_drain & pixel_2[address_width(config.acc_depth) :].any(),
+                ofm_2[address_width(config.ofm_depth) :].any(),
+            )
+        )
+        found_4, was_error_4 = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [found_4.eq(found_3.any()), was_error_4.eq(error_3.any())]
+
         # Stage 4: the address. VEC ignores what its highest bits say; the beat does not.
         address_4 = Signal(OFFSET_BITS + 1, reset_less=True)
         m.d.sync += address_4.eq(block_3 + offset_3)
         m.d.comb += self.vec_addr.eq(address_4[: len(self.vec_addr)])
         reads_4 = delay(m, reads_2, 2, name="reads")
-        outside_4 = delay(m, outside_2, 2, name="outside")
         at_4 = {
             name: delay(m, at[name], 4, name=name)
             for name in (
-                "pixel", "chunk", "group", "ofm", "ofm_lane", "is_residual", "chunk_first",
-                "output_first", "output_last", "vertical", "bottom", "still", "steps",
+                "chunk", "group", "ofm_lane", "is_residual", "chunk_first", "output_first",
+                "output_last", "vertical", "bottom", "still", "steps",
             )
         }  # fmt: skip
-        error_4 = delay(m, self.error, 4, name="error")
+        at_4["pixel"] = delay(m, pixel_2, 2, name="pixel")
+        at_4["ofm"] = delay(m, ofm_2, 2, name="ofm")
 
         # Stage 5: the checks.
-        checks_5 = Signal(5, reset_less=True)
-        m.d.sync += checks_5.eq(
-            Cat(
-                reads_4 & address_4[len(self.vec_addr) :].any(),
-                outside_4,
-                is_drain & at_4["pixel"][address_width(config.acc_depth) :].any(),
-                at_4["ofm"][address_width(config.ofm_depth) :].any(),
-                error_4.any(),
-            )
-        )
+        beyond_5, found_5 = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [
+            beyond_5.eq(reads_4 & address_4[len(self.vec_addr) :].any()),
+            found_5.eq(found_4 | was_error_4),
+        ]
         at_5 = {name: delay(m, value, 1, name=f"{name}_5") for name, value in at_4.items()}
-        error_5 = delay(m, error_4, 1, name="error_5")
+        error_5 = delay(m, error_3, 2, name="error_5")
+        was_error_5 = delay(m, was_error_4, 1, name="was_error_5")
         valid_5 = delay(m, self.valid, 5, name="valid", reset_less=False)
         last_5 = delay(m, self.last, 5, name="last", reset_less=False)
 
         # Stage 6: their sum.
         bad, good = Signal(), Signal()
-        m.d.comb += [bad.eq(checks_5.any()), good.eq(valid_5 & ~bad & ~self.aborted)]
+        m.d.comb += [
+            bad.eq(beyond_5 | found_5),
+            good.eq(valid_5 & ~bad & ~self.aborted),
+        ]
         with m.If(last_5):
             m.d.sync += self.aborted.eq(0)
         with m.Elif(valid_5 & bad):
@@ -221,7 +240,7 @@ class AddressPipeline(wiring.Component):
             beat.first.eq(at_5["output_first"]),
             beat.error.eq(
                 Mux(
-                    checks_5[-1],
+                    was_error_5,
                     error_5,
                     Mux(self.aborted | (valid_5 & bad), Error.BUFFER, Error.NONE),
                 )

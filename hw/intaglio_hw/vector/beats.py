@@ -9,8 +9,8 @@ from intaglio_hw.interfaces import ERROR_BITS, address_width
 __all__ = [
     "ADDRESS_BITS",
     "FRACTION_BITS",
+    "INDEX_BITS",
     "OFFSET_BITS",
-    "POSITION_BITS",
     "WEIGHT_BITS",
     "beat_layout",
     "bits_for",
@@ -26,8 +26,8 @@ ADDRESS_BITS = 17
 OFFSET_BITS = 24
 #: Bits of a vertical fraction of *resize*, and of a weight: 2047 * 64, 1023 * 128, 511 * 255 fit.
 FRACTION_BITS, WEIGHT_BITS = 11, 17
-#: Bits of a row or column: 4094 * 255 + 254 + 4095 < 2**20.
-POSITION_BITS = 21
+#: Bits of a row or column in a source.
+INDEX_BITS = 12
 
 
 def bits_for(count: int) -> int:
@@ -36,18 +36,22 @@ def bits_for(count: int) -> int:
 
 
 def position_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Return the layout of where the walker is: a source vector of an output of a chunk."""
+    """Return the layout of where the walker is: a source vector of an output of a chunk.
+
+    Rows and columns are not clamped. The lower INDEX_BITS count; the bit above them says that the
+    index is beyond every source, the sign that it is before it.
+    """
     return data.StructLayout(
         {
-            "row": signed(POSITION_BITS),  # in the source, unclamped
-            "col": signed(POSITION_BITS),
-            "row_offset": unsigned(OFFSET_BITS),  # row * src_cols
+            "row": signed(INDEX_BITS + 2),  # in the source
+            "col": signed(INDEX_BITS + 2),
+            "offset_low": unsigned(OFFSET_BITS // 2),  # row * src_cols, lower half
+            "offset_high": unsigned(OFFSET_BITS // 2),  # upper half of a cycle ago
             "block": unsigned(ADDRESS_BITS),  # first vector of the channel block
             "residual": unsigned(ADDRESS_BITS),  # vector of the residual
             "pixel": unsigned(ADDRESS_BITS),  # row of the accumulator
             "chunk": unsigned(bits_for(config.K // config.drain_lanes)),
             "group": unsigned(bits_for(config.R // config.drain_lanes)),  # lanes of the source
-            "remaining": unsigned(16),  # argmax: channels from here on
             "fraction_h": unsigned(FRACTION_BITS),  # resize
             "fraction_w": unsigned(8),
             "bottom": unsigned(1),  # resize: the second row, column
@@ -55,7 +59,8 @@ def position_layout(config: AcceleratorConfig) -> data.StructLayout:
             "vertical": unsigned(1),  # resize: the weight leaves out the horizontal factor
             "still": unsigned(1),  # resize: no source vector, the columns stay
             "steps": unsigned(2),  # resize: how far to go from the left to the right column
-            "ofm": unsigned(ADDRESS_BITS),
+            "ofm_base": unsigned(ADDRESS_BITS),  # first vector of the chunk's output
+            "ofm": unsigned(ADDRESS_BITS),  # from there to the output
             "ofm_lane": unsigned(bits_for(config.R)),  # first lane to write
             "is_residual": unsigned(1),  # the beat reads the residual of a sum
             "chunk_first": unsigned(1),

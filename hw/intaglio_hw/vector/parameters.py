@@ -18,9 +18,9 @@ PAIR = data.StructLayout({"multiplier": signed(16), "bias": signed(SUM_BITS)})
 class ParameterLoader(wiring.Component):
     """Read the pairs for L lanes from PRM.
 
-    ``ready`` falls in the cycle after ``start`` or ``more`` and rises L + 5 cycles after it; the
-    first pair in ``pairs`` changes CHANGE cycles after it. ``start`` may come at any time and ends
-    what was under way; ``more`` needs ``ready``.
+    ``ready`` falls in the cycle after ``start`` or ``more`` and rises L + 4 cycles after it; the
+    last pair is there one cycle later, the first pair in ``pairs`` changes CHANGE cycles after it.
+    ``start`` may come at any time and ends what was under way; ``more`` needs ``ready``.
 
     Members
     -------
@@ -74,18 +74,20 @@ class ParameterLoader(wiring.Component):
         index = Signal(ADDRESS_BITS, reset_less=True)
         left = Signal(range(L + 1))
         reading = Signal()
-        m.d.comb += [
-            reading.eq(left != 0),
-            self.prm.addr.eq(index[select_bits:][: len(self.prm.addr)]),
-        ]
+        m.d.comb += self.prm.addr.eq(index[select_bits:][: len(self.prm.addr)])
         with m.If(reading):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), reading.eq(left != 1)]
             with m.If(~self.fixed):
                 m.d.sync += index.eq(index + 1)
-        beyond = Signal()
+        # The check takes a cycle less than the read.
+        beyond, high, was_reading = Signal(), Signal(reset_less=True), Signal()
         index_bits = (self.config.prm_depth - 1).bit_length()
         restart = self.start
-        m.d.sync += beyond.eq(~restart & reading & ~self.neutral & index[index_bits:].any())
+        m.d.sync += [
+            high.eq(index[index_bits:].any() & ~self.neutral),
+            was_reading.eq(~restart & reading),
+            beyond.eq(~restart & was_reading & high),
+        ]
         with m.If(beyond):
             m.d.sync += self.outside.eq(1)
 
@@ -93,10 +95,10 @@ class ParameterLoader(wiring.Component):
         stages = READ_LATENCY + 2
         assert self.CHANGE == stages + 2
         arriving = Signal(stages)
-        ending = Signal(stages)
+        ending = Signal(stages - 1)
         m.d.sync += [
             arriving.eq(Mux(restart, 0, Cat(reading, arriving))),
-            ending.eq(Mux(restart, 0, Cat(left == 1, ending))),
+            ending.eq(Mux(restart, 0, Cat(reading & (left == 1), ending))),
         ]
         pair = Signal(PAIR, reset_less=True)
         row = [self.prm.data[64 * n : 64 * n + 64] for n in range(packed)]
@@ -115,7 +117,7 @@ class ParameterLoader(wiring.Component):
             m.d.sync += self.ready.eq(1)
 
         with m.If(self.start | self.more):
-            m.d.sync += [left.eq(L), self.ready.eq(0), self.outside.eq(0)]
+            m.d.sync += [left.eq(L), reading.eq(1), self.ready.eq(0), self.outside.eq(0)]
         with m.If(self.start):
             m.d.sync += index.eq(self.base)
         return m

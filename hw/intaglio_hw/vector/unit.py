@@ -10,6 +10,7 @@ from intaglio.spec import isa
 from intaglio.spec.arith import CODE_MAX, CODE_MIN
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Function
+from intaglio.spec.timing_vector import MIN_CHUNK
 from intaglio_hw.interfaces import (
     DRAIN_LATENCY,
     ERROR_BITS,
@@ -145,15 +146,15 @@ class VectorUnit(wiring.Component):
     """The unit that runs ``vector`` instructions (:data:`intaglio.spec.isa.VECTOR`).
 
     Every beat that the :class:`~intaglio_hw.vector.walker.Walker` steps through goes down one
-    pipeline that never stalls. Cycles after the beat, with V = 15:
+    pipeline that never stalls. Cycles after the beat, with V = 16:
 
     ====== ========================================================================
     0      counted
-    1      position
-    2 - 5  inside or outside, clamped, weight, address: VEC is addressed in cycle 5
-    7      checked: a beat that may not be performed is dropped; VEC data
-    8      lanes selected
-    9 - 14 products, reduction, arg max; ACC is addressed in cycle V - 6
+    2      position
+    3 - 6  inside or outside, clamped, weight, address: VEC is addressed in cycle 6
+    8      checked: a beat that may not be performed is dropped; VEC data
+    9      lanes selected
+    10-15  products, reduction, arg max; ACC is addressed in cycle V - 6
     V      :class:`~intaglio_hw.requantizer.Requantizer` takes the value
     V + 10 codes
     V + 11 OFM is written
@@ -264,7 +265,9 @@ class VectorUnit(wiring.Component):
         taken = Signal()
         open_ = Signal(init=1)
         running = Signal()
-        hold = Signal()
+        rest = Signal(init=1)
+        go = Signal(init=1)
+        chunk_young = Signal()
         stop, cancel = Signal(), Signal()
         phase = Signal(1 + setup.LATENCY)  # of the set-up, one-hot
         m.d.sync += [
@@ -276,19 +279,24 @@ class VectorUnit(wiring.Component):
             self.unit.instruction.ready.eq(open_ & ~stop),
             setup.start.eq(phase[0]),
             parameters.start.eq(phase[0]),
-            walker.load.eq(phase[-1]),
-            issue.eq(running & ~cancel & ~hold),
-            walker.step.eq(issue),
+            issue.eq(running & ~cancel & go),
+            walker.step.eq(go),
+            walker.rest.eq(rest),
         ]
-        # A chunk begins when its parameters are there; formed one step ahead.
-        with m.If(walker.load):
-            m.d.sync += hold.eq(~parameters.soon)
-        with m.Elif(issue):
-            m.d.sync += hold.eq(
-                walker.chunk_last & reloads & (walker.chunk_first | taken | ~parameters.soon)
-            )
-        with m.Elif(hold):
-            m.d.sync += hold.eq(taken | ~parameters.soon)
+        # The first step is that of the last phase. A chunk begins when its parameters are there and
+        # the one before is not too young; formed one step ahead.
+        wait = taken | chunk_young | ~parameters.soon
+        assert Walker.MIN_CHUNK == MIN_CHUNK == 3
+        m.d.sync += [
+            rest.eq(~(phase[-2] | phase[-1] | running)),
+            chunk_young.eq(go & walker.chunk_first),
+        ]
+        with m.If(rest):
+            m.d.sync += go.eq(1)
+        with m.Elif(go):
+            m.d.sync += go.eq(~(walker.chunk_last & (walker.chunk_first | wait)))
+        with m.Else():
+            m.d.sync += go.eq(~wait)
         with m.If(stop):
             m.d.sync += has_run.eq(0)
         with m.FSM():
@@ -317,26 +325,29 @@ class VectorUnit(wiring.Component):
                     m.d.sync += open_.eq(1)
                     m.next = "idle"
 
-        with m.If(issue & walker.chunk_first):
+        # Cycles 1 and 2: the position. A young chunk keeps the next one waiting until it is taken.
+        way = Walker.LATENCY
+        first_1 = delay(m, issue & walker.chunk_first, 1, name="first", reset_less=False)
+        field_error_1 = delay(m, issue_field_error, 1, name="field_error", reset_less=False)
+        with m.If(first_1):
             m.d.sync += taken.eq(reloads)
         with m.Elif(parameters.more | setup.start):
             m.d.sync += taken.eq(0)
-
-        # Cycle 1: the position.
-        error_1 = Signal(ERROR_BITS, reset_less=True)
-        m.d.sync += error_1.eq(Error.NONE)
-        with m.If(issue_field_error):
-            m.d.sync += error_1.eq(Error.FIELD)
-        with m.Elif(issue & walker.chunk_first & parameters.outside):
-            m.d.sync += error_1.eq(Error.BUFFER)
+        error_2 = Signal(ERROR_BITS, reset_less=True)
+        m.d.sync += error_2.eq(Error.NONE)
+        with m.If(field_error_1):
+            m.d.sync += error_2.eq(Error.FIELD)
+        with m.Elif(first_1 & parameters.outside):
+            m.d.sync += error_2.eq(Error.BUFFER)
+        assert way == 2
         m.d.comb += [
             addresses.position.eq(walker.position),
-            addresses.valid.eq(delay(m, issue, 1, name="valid", reset_less=False)),
-            addresses.last.eq(delay(m, issue_last, 1, name="last", reset_less=False)),
-            addresses.error.eq(error_1),
+            addresses.valid.eq(delay(m, issue, way, name="valid", reset_less=False)),
+            addresses.last.eq(delay(m, issue_last, way, name="last", reset_less=False)),
+            addresses.error.eq(error_2),
         ]
 
-        # Cycles 5 to 8: VEC, the lanes of the source, what replaces them.
+        # Cycles 6 to 9: VEC, the lanes of the source, what replaces them.
         checked = Walker.LATENCY + AddressPipeline.LATENCY
         assert checked == Walker.LATENCY + AddressPipeline.ADDRESS_LATENCY + READ_LATENCY
         chosen = checked + 1
@@ -366,7 +377,15 @@ class VectorUnit(wiring.Component):
                 m.d.comb += beat[name].eq(register)
             beats[stage] = beat
         m.d.comb += [
-            parameters.more.eq(beats[value - ParameterLoader.CHANGE].take & reloads),
+            parameters.more.eq(
+                delay(
+                    m,
+                    beats[value - ParameterLoader.CHANGE - 1].take & reloads,
+                    1,
+                    name="more",
+                    reset_less=False,
+                )
+            ),
             last_at_value.eq(beats[value].last),
         ]
 

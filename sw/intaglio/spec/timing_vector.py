@@ -2,9 +2,10 @@
 
 A *beat* is one vector read from the source, or one row of the accumulator, or an output of *resize*
 between the same source columns as the one before it. The unit does one beat per cycle, chunk after
-chunk; the parameters of the next chunk are read meanwhile, L pairs in L + V - 1 cycles, which a
-chunk of fewer beats waits for. The rest is constant: SETUP + L before the first beat, V + FINISH
-behind the last. Plain integers; tests hold the formula against the hardware.
+chunk; the parameters of the next chunk are read meanwhile, L pairs in L + V - 2 cycles, which a
+chunk of fewer beats waits for; without, a chunk takes MIN_CHUNK cycles at least. The rest is
+constant: SETUP + L before the first beat (SETUP_MIN at least), V + FINISH behind the last. Plain
+integers; tests hold the formula against the hardware.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,16 @@ from collections.abc import Mapping
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Function
 
-__all__ = ["vector_beats", "vector_cycles", "vector_interval"]
+__all__ = ["MIN_CHUNK", "vector_beats", "vector_cycles", "vector_interval"]
 
 #: Cycles from acceptance to the first beat, besides the L cycles that read its parameters.
-SETUP = 6
+SETUP = 5
+#: Cycles from acceptance to the first beat at least: products and checks of the instruction.
+SETUP_MIN = 7
 #: Cycles from a beat to the value that it gives, V.
-VALUE = 15
+VALUE = 16
+#: Fewest cycles from the first beat of a chunk to that of the next.
+MIN_CHUNK = 3
 #: Cycles from that value to ``done``: requantisation, write, report.
 FINISH = 12
 
@@ -46,8 +51,8 @@ def _last_beat(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
     lanes = config.drain_lanes
     chunks, beats = vector_beats(config, fields)
     reloads = fields["function"] not in (Function.MAX, Function.ARGMAX) and not fields["uniform"]
-    period = max(beats, lanes + VALUE - 1) if reloads else beats
-    return SETUP + lanes + (chunks - 1) * period + beats - 1
+    period = max(beats, lanes + VALUE - 2 if reloads else MIN_CHUNK)
+    return max(SETUP + lanes, SETUP_MIN) + (chunks - 1) * period + beats - 1
 
 
 def vector_cycles(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
