@@ -19,7 +19,7 @@ SETUP = 6
 #: Cycles from a beat to the value that it gives, V.
 VALUE = 15
 #: Cycles from that value to ``done``: requantisation, write, report.
-FINISH = 12
+FINISH = 15
 
 
 def vector_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> tuple[int, int]:
