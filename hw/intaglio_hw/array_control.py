@@ -41,10 +41,16 @@ def setup_layout() -> data.StructLayout:
             "single": 1,  # one pass only
             "one_col": 1,  # a pass has one output column, one output row
             "one_row": 1,
+            "one_pixel": 1,
             "two_cols": 1,  # two of them
             "two_rows": 1,
             "cols_behind": _COUNT_BITS,  # output columns, output rows behind the first
             "rows_behind": _COUNT_BITS,
+            "one_tap_w": 1,  # one kernel column, kernel row
+            "one_tap_h": 1,
+            "taps_w": 8,  # kernel columns, kernel rows, blocks behind the first
+            "taps_h": 8,
+            "blocks_behind": 16,
         }
     )
 
@@ -117,88 +123,88 @@ class ArraySetup(wiring.Component):
         with m.Elif(self.done & ~accept):
             m.d.sync += in_flight.eq(in_flight - 1)
 
-        # Horner's rule from the top, radix 4: product = 4 * product + digit * ifm_cols.
-        step = Signal(ArrayTiming.SETUP)  # one-hot; goes on without an instruction
-        multiplying = Signal()
-        triple = Signal(_COUNT_BITS + 2, reset_less=True)
-        column = Signal(signed(_ADDRESS_BITS), reset_less=True)
-        names = ("offset", "stride", "dilation")
-        digits = {name: Signal(_OFFSET_BITS, name=name, reset_less=True) for name in names}
-        products = {
-            name: Signal(_ADDRESS_BITS, name=f"{name}_product", reset_less=True) for name in names
+        # What decides later is formed as soon as the fields are there.
+        upcoming = self.upcoming
+        for name in instruction_layout(isa.ARRAY).members:
+            m.d.comb += upcoming[name].eq(fields[name])
+        formed = {
+            "single": (fields.blocks == 1) & (fields.kernel_h == 1) & (fields.kernel_w == 1),
+            "one_col": fields.out_cols == 1,
+            "one_row": fields.out_rows == 1,
+            "one_pixel": (fields.out_cols == 1) & (fields.out_rows == 1),
+            "two_cols": fields.out_cols == 2,
+            "two_rows": fields.out_rows == 2,
+            "cols_behind": fields.out_cols - 1,
+            "rows_behind": fields.out_rows - 1,
+            "one_tap_w": fields.kernel_w == 1,
+            "one_tap_h": fields.kernel_h == 1,
+            "taps_w": fields.kernel_w - 1,
+            "taps_h": fields.kernel_h - 1,
+            "blocks_behind": fields.blocks - 1,
         }
-        next_row = Signal(_ADDRESS_BITS, reset_less=True)
-        single = Signal(reset_less=True)
-        one_col = Signal(reset_less=True)
-        one_row = Signal(reset_less=True)
-        two_cols = Signal(reset_less=True)
-        two_rows = Signal(reset_less=True)
-        cols_behind = Signal(_COUNT_BITS, reset_less=True)
-        rows_behind = Signal(_COUNT_BITS, reset_less=True)
-        cols = fields.ifm_cols[:_COUNT_BITS]
+        for name, value in formed.items():
+            register = Signal(upcoming[name].shape(), name=name, reset_less=True)
+            m.d.sync += register.eq(value)
+            m.d.comb += upcoming[name].eq(register)
 
         # Whatever is offered: a transfer is told by ``present``.
         with m.If(~self.present):
             m.d.sync += fields.eq(self.instruction.payload)
-        m.d.sync += [
-            one_col.eq(fields.out_cols == 1),
-            one_row.eq(fields.out_rows == 1),
-            two_cols.eq(fields.out_cols == 2),
-            two_rows.eq(fields.out_rows == 2),
-            cols_behind.eq(fields.out_cols - 1),
-            rows_behind.eq(fields.out_rows - 1),
-        ]
+        step = Signal(ArrayTiming.SETUP)  # one-hot; goes on without an instruction
+        m.d.sync += step.eq(Mux(accept, 1, step << 1))
         with m.If(accept):
-            m.d.sync += [
-                self.present.eq(1),
-                self.ready.eq(0),
-            ]
+            m.d.sync += [self.present.eq(1), self.ready.eq(0)]
         with m.Elif(self.take):
             m.d.sync += [self.present.eq(0), self.ready.eq(0)]
-        with m.Elif(step[-1]):
+        # Two cycles before it is all there: that is how long it takes to start.
+        with m.Elif(step[-3]):
             m.d.sync += self.ready.eq(self.present)
-        m.d.sync += step.eq(Mux(accept, 1, step << 1))
-        m.d.sync += multiplying.eq(step[: _OFFSET_BITS // 2].any())
-        with m.If(multiplying):
-            for name in names:
-                digit = Array([0, cols, cols << 1, triple])[digits[name][-2:]]
-                m.d.sync += [
-                    products[name].eq((products[name] << 2) + digit),
-                    digits[name].eq(digits[name] << 2),
-                ]
-        with m.If(step[0]):
-            m.d.sync += [
-                triple.eq(cols + (cols << 1)),
-                column.eq(fields.ifm_base + fields.offset_w),
-                digits["offset"].eq(fields.offset_h[:_OFFSET_BITS]),
-                digits["stride"].eq(fields.stride_h),
-                digits["dilation"].eq(fields.dilation_h),
-                # The sign of offset_h, which is in [-2**12, 2**12), has the weight -2**12.
-                products["offset"].eq(Mux(fields.offset_h[_OFFSET_BITS], -cols, 0)),
-                products["stride"].eq(0),
-                products["dilation"].eq(0),
-                single.eq((fields.blocks == 1) & (fields.kernel_h == 1) & (fields.kernel_w == 1)),
-            ]
-        with m.If(step[-2]):
-            m.d.sync += products["offset"].eq(products["offset"] + column)
-        with m.If(step[-1]):
-            m.d.sync += next_row.eq(products["offset"] + products["stride"])
-        assert ArrayTiming.SETUP == 1 + _OFFSET_BITS // 2 + 2
 
-        for name in instruction_layout(isa.ARRAY).members:
-            m.d.comb += self.upcoming[name].eq(fields[name])
+        # Horner's rule from the top, radix 4: product = 4 * product + digit * ifm_cols, the latter
+        # formed a step ahead.
+        multiplying = Signal()
+        m.d.sync += multiplying.eq(step[1:-3].any())
+        cols = fields.ifm_cols[:_COUNT_BITS]
+        triple = Signal(_COUNT_BITS + 2, reset_less=True)
+        m.d.sync += triple.eq(cols + (cols << 1))
+        products = {}
+        for name, factor in (
+            ("offset", fields.offset_h),
+            ("stride", fields.stride_h),
+            ("dilation", fields.dilation_h),
+        ):
+            digits = Signal(_OFFSET_BITS, name=f"{name}_digits", reset_less=True)
+            partial = Signal(_COUNT_BITS + 2, name=f"{name}_partial", reset_less=True)
+            product = Signal(_ADDRESS_BITS, name=f"{name}_product", reset_less=True)
+            m.d.sync += [
+                digits.eq(Mux(step[0], factor[:_OFFSET_BITS], digits << 2)),
+                partial.eq(Array([0, cols, cols << 1, triple])[digits[-2:]]),
+            ]
+            with m.If(step[0]):
+                m.d.sync += product.eq(0)
+            with m.Elif(multiplying):
+                m.d.sync += product.eq((product << 2) + partial)
+            products[name] = product
+        # The sign of offset_h, which is in [-2**12, 2**12), has the weight -2**12. Registers that
+        # follow from others move always.
+        column = Signal(signed(_ADDRESS_BITS), reset_less=True)
+        signed_cols = Signal(_COUNT_BITS, reset_less=True)
+        origin = Signal(_ADDRESS_BITS, reset_less=True)
+        address = Signal(_ADDRESS_BITS, reset_less=True)
+        next_row = Signal(_ADDRESS_BITS, reset_less=True)
+        m.d.sync += [
+            column.eq(fields.ifm_base + fields.offset_w),
+            signed_cols.eq(Mux(fields.offset_h[_OFFSET_BITS], cols, 0)),
+            origin.eq(column - (signed_cols << _OFFSET_BITS)),
+            address.eq(products["offset"] + origin),
+            next_row.eq(address + products["stride"]),
+        ]
+        assert ArrayTiming.SETUP == 2 + _OFFSET_BITS // 2 + 2
         m.d.comb += [
-            self.upcoming.address.eq(products["offset"]),
-            self.upcoming.next_row.eq(next_row),
-            self.upcoming.row_step.eq(products["stride"]),
-            self.upcoming.tap_step.eq(products["dilation"]),
-            self.upcoming.single.eq(single),
-            self.upcoming.one_col.eq(one_col),
-            self.upcoming.one_row.eq(one_row),
-            self.upcoming.two_cols.eq(two_cols),
-            self.upcoming.two_rows.eq(two_rows),
-            self.upcoming.cols_behind.eq(cols_behind),
-            self.upcoming.rows_behind.eq(rows_behind),
+            upcoming.address.eq(address),
+            upcoming.next_row.eq(next_row),
+            upcoming.row_step.eq(products["stride"]),
+            upcoming.tap_step.eq(products["dilation"]),
         ]
         return m
 
@@ -212,24 +218,25 @@ class WeightFetch(wiring.Component):
     present, base
         An instruction follows the current one, and the WGT address of its first block. Blocks
         follow densely.
-    start
-        A pass starts and takes the shadow weights.
-    started, started_last
-        It did so in the cycle before; it is the last one of its instruction.
+    start, start_last
+        A pass starts and takes the shadow weights; it is the last one of its instruction.
     drop
         Forget the weights that are fetched or being fetched.
     ready
-        A pass may start, as far as its weights are concerned: the last one is issued in the next
-        cycle, and the pixels take a cycle more.
+        A pass may start three cycles later, as far as its weights are concerned: the last one is
+        then issued in the cycle after ``start``, and the pixels take a cycle more.
     fault, current
         The next weights lie outside WGT; they belong to the current instruction (else to the one
         that follows).
     addr, valid, index
         WGT address, and one cycle earlier its validity and the lane it is for.
 
-    Timing: the first vector is issued in the cycle after ``started`` (or ``present``), then one
-    each cycle.
+    Timing: the first vector is issued two cycles after ``start`` (or one after ``present``), then
+    one each cycle.
     """
+
+    #: Vectors that are still to be issued when ``ready`` is formed.
+    _AHEAD = 4
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
@@ -238,8 +245,7 @@ class WeightFetch(wiring.Component):
                 "present": In(1),
                 "base": In(16),
                 "start": In(1),
-                "started": In(1),
-                "started_last": In(1),
+                "start_last": In(1),
                 "drop": In(1),
                 "ready": Out(1),
                 "fault": Out(1),
@@ -253,51 +259,57 @@ class WeightFetch(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         K = self.config.K
-        bits = address_width(self.config.wgt_depth)
+        depth = self.config.wgt_depth
+        bits = address_width(depth)
 
-        fetching = Signal()
-        full = Signal()
-        address = Signal(17, reset_less=True)  # one bit more than a base: the first address outside
+        # Weights are fetched, are there, or are not wanted yet.
+        fetching, full, empty = Signal(), Signal(), Signal(init=1)
+        address = Signal(bits, reset_less=True)
         index = Signal(self.index.shape(), reset_less=True)
         last = Signal(reset_less=True)
         outside = Signal(reset_less=True)  # formed one step ahead
-        m.d.comb += [
-            self.valid.eq(fetching & ~outside),
-            self.index.eq(index),
-        ]
-        m.d.sync += self.addr.eq(address)
+        m.d.comb += [self.valid.eq(fetching & ~outside), self.index.eq(index)]
 
-        begin = [fetching.eq(1), index.eq(0), last.eq(K == 1)]
-        base_outside = self.base[bits:].any() if bits < len(self.base) else 0
-        enter = [*begin, self.current.eq(0), address.eq(self.base), outside.eq(base_outside)]
-        with m.If(fetching):
+        # One cycle later: whose weights follow those that the pass has taken.
+        again, renew = Signal(), Signal()
+        m.d.sync += [
+            again.eq(self.start & ~self.start_last),
+            renew.eq(self.start & self.start_last),
+        ]
+        enter, finish = Signal(), Signal()
+        m.d.comb += [
+            enter.eq((renew | empty) & self.present),
+            finish.eq(fetching & (outside | last)),
+        ]
+        m.d.sync += [
+            fetching.eq(~self.drop & (again | enter | (fetching & ~finish))),
+            full.eq(~self.drop & ~again & ~renew & (full | finish)),
+            empty.eq(self.drop | ((renew | empty) & ~self.present)),
+            self.current.eq(~(renew | empty) & (again | self.current)),
+            self.fault.eq(~self.drop & Mux(finish, outside, self.fault)),
+            index.eq(Mux(fetching & ~last, index + 1, 0)),
+            last.eq((fetching & (index == K - 2)) if K > 1 else 1),
+            self.addr.eq(address),
+        ]
+        # Without a wish for weights the address follows the base, whoever it belongs to.
+        with m.If(renew | empty):
             m.d.sync += [
-                address.eq(address + 1),
-                outside.eq(outside | address[:bits].all()),
-                index.eq(index + 1),
-                last.eq(index == K - 2 if K > 1 else 1),
+                address.eq(self.base),
+                outside.eq(self.base[bits:].any() if bits < len(self.base) else 0),
             ]
-            with m.If(outside | last):
-                m.d.sync += [fetching.eq(0), full.eq(1), self.fault.eq(outside)]
+        with m.Else():
+            m.d.sync += [
+                address.eq(address + fetching),
+                outside.eq(outside | (fetching & address.all())),
+            ]
         # With few weights a pass is longer than their way.
-        early = K >= ArrayTiming.ACCUMULATE
-        follow = ~address[1:bits].all() if early else 1
-        with m.If(fetching & ~outside & (index == K - 3 if early else last) & follow):
-            m.d.sync += self.ready.eq(1)
-        with m.If(self.started):
-            m.d.sync += full.eq(0)
-            with m.If(~self.started_last):
-                m.d.sync += [*begin, self.current.eq(1)]
-            with m.Elif(self.present):
-                m.d.sync += enter
-            with m.Else():
-                m.d.sync += fetching.eq(0)
-        with m.Elif(~fetching & ~full & self.present):
-            m.d.sync += enter
+        ahead = min(self._AHEAD, K - 1)
         with m.If(self.start | self.drop):
             m.d.sync += self.ready.eq(0)
-        with m.If(self.drop):
-            m.d.sync += [fetching.eq(0), full.eq(0), self.fault.eq(0)]
+        with m.Elif(
+            fetching & ~outside & (index == K - 1 - ahead) & ~(address >= (1 << bits) - ahead)
+        ):
+            m.d.sync += self.ready.eq(1)
         return m
 
 
@@ -311,7 +323,7 @@ class PixelWalk(wiring.Component):
     -------
     upcoming, present, ready, take
         The next instruction, from :class:`ArraySetup`.
-    weights_ready, weights_fault, weights_current, start, started, started_last, drop
+    weights_ready, weights_fault, weights_current, start, start_last, drop
         To and from :class:`WeightFetch`.
     stop
         End the current instruction, and the next one without starting it.
@@ -322,7 +334,7 @@ class PixelWalk(wiring.Component):
         order of the instructions.
 
     Errors: an in-tile position outside IFM, a pixel outside the bank, and weights outside WGT end
-    the instruction within five cycles; the pixel itself is not multiplied.
+    the instruction within six cycles; the pixel itself is not multiplied.
     """
 
     #: Cycles from a pixel that is counted to its slot.
@@ -340,8 +352,7 @@ class PixelWalk(wiring.Component):
                 "weights_fault": In(1),
                 "weights_current": In(1),
                 "start": Out(1),
-                "started": Out(1),
-                "started_last": Out(1),
+                "start_last": Out(1),
                 "drop": Out(1),
                 "stop": In(1),
                 "ifm_addr": Out(address_width(config.ifm_depth)),
@@ -356,16 +367,10 @@ class PixelWalk(wiring.Component):
         # The current instruction: fields that stay, copied after its first pass has started; those
         # that the counters need, at once.
         current = Signal(setup_layout(), reset_less=True)
+        counted = ("one_col", "one_row", "one_pixel", "two_cols", "two_rows")
         own = {
             name: Signal(upcoming[name].shape(), name=f"own_{name}", reset_less=True)
-            for name in (
-                "cols_behind",
-                "rows_behind",
-                "one_col",
-                "one_row",
-                "two_cols",
-                "two_rows",
-            )
+            for name in (*counted, "cols_behind", "rows_behind")
         }
         live = Signal()  # it has not counted its last cycle
         tag = Signal()  # tells the current instruction from the one before
@@ -396,81 +401,96 @@ class PixelWalk(wiring.Component):
         failed = Signal()
         failed_tag = Signal(reset_less=True)
 
-        pass_end = Signal()  # the last pixel of a pass, formed one pixel ahead
-        ending = Signal()
-        stay = Signal()
-        # Like stay where a pass may start: between passes, or with the last pixel of one.
-        more = Signal()
-        kill = Signal()
-        abort = Signal()
+        # A pass is a further one of the instruction, else the first one of the next. Long before it
+        # starts it is known which, and what it needs.
+        continues = Signal(reset_less=True)
+        m.d.sync += continues.eq(live & ~last_pass)
+        new = {
+            name: Signal(upcoming[name].shape(), name=f"new_{name}", reset_less=True)
+            for name in own
+        }
+        m.d.sync += [new[name].eq(Mux(continues, own[name], upcoming[name])) for name in own]
+        new_last = Signal(reset_less=True)
+        m.d.sync += new_last.eq(Mux(continues, following.last, upcoming.single))
+
+        # Whether a pass starts is decided a cycle before, in the cycle before the last pixel of
+        # the one that runs; what does not depend on pixels, a further cycle before. The copy, which
+        # stands upside down so that synthesis keeps it, is for the positions.
+        start = Signal()
+        start_copy = Signal(init=1)
+        armed = Signal()
         spaced = Signal(init=1)
-        start_last = Signal()
+        near_end = Signal()  # the next pixel is the last one of its pass
+        pass_end = Signal()  # this is it
+        ending = Signal()
+        go = Signal()
+        kill_next = Signal()
+        unwanted = Signal()
+        abort = Signal()
+        abort_next = Signal()
+        kill = Signal()
+        taken = Signal()
         m.d.comb += [
-            ending.eq(pass_end & last_pass),
-            stay.eq(live & ~ending),
-            more.eq(live & ~last_pass),
-            kill.eq(
-                stay
-                & (
-                    self.stop
-                    | (failed & (failed_tag == tag))
-                    | (self.weights_fault & self.weights_current)
-                )
+            near_end.eq((last_row & near_col) | (near_row & last_col & own["one_col"])),
+            ending.eq(live & last_pass & pass_end),
+            go.eq(armed & ~start & ~kill_next & (~run | pass_end | near_end)),
+            # Of what has ended by itself nothing is left to be killed. A pass that starts in spite
+            # of it has no pixel.
+            kill.eq(kill_next & live & ~(last_pass & pass_end)),
+            abort_next.eq(unwanted & ~live & ~self.take & ~taken),
+        ]
+        m.d.sync += [
+            unwanted.eq(self.present & (self.stop | (self.weights_fault & ~self.weights_current))),
+            kill_next.eq(
+                self.stop
+                | (failed & (failed_tag == tag) & ~self.take)
+                | (self.weights_fault & self.weights_current)
             ),
-            abort.eq(
-                ~live & self.present & (self.stop | (self.weights_fault & ~self.weights_current))
-            ),
-            # A pass that starts in spite of ``kill`` has no pixel.
-            self.start.eq(
-                (~run | pass_end)
-                & spaced
+            armed.eq(
+                spaced
                 & self.weights_ready
-                & Mux(more, following_ready, self.ready)
-                & ~self.stop
-                & ~mark
+                & Mux(continues, following_ready, self.ready)
+                & ~(start | self.take | mark | kill_next)
             ),
-            start_last.eq(Mux(more, following.last, upcoming.single)),
-            self.take.eq(abort | (self.start & ~more)),
+            start.eq(go),
+            start_copy.eq(~go),
+            abort.eq(abort_next),
+            self.take.eq((go & ~continues) | abort_next),
         ]
 
         # One cycle later: which pass has started, and what becomes of the weights.
-        taken, continued = Signal(), Signal(reset_less=True)
+        started, continued = Signal(), Signal(reset_less=True)
+        started_copy = Signal(init=1)
         killed, aborted = Signal(), Signal()
         m.d.sync += [
-            self.started.eq(self.start),
+            started.eq(start),
+            started_copy.eq(start_copy),
             taken.eq(self.take),
-            continued.eq(more),
+            continued.eq(continues),
             killed.eq(kill),
             aborted.eq(abort),
         ]
         m.d.comb += [
-            self.started_last.eq(last_pass),
+            self.start.eq(start),
+            self.start_last.eq(new_last),
             self.drop.eq(aborted | (killed & self.weights_current)),
         ]
 
         # A sum must be written before the next pass reads it. After a kill, the weights must have
-        # been dropped.
+        # been dropped. Deciding takes two of these cycles.
         gap = Signal(range(ArrayTiming.ACCUMULATE))
-        with m.If(self.start | killed):
-            m.d.sync += [gap.eq(ArrayTiming.ACCUMULATE - 1), spaced.eq(0)]
+        with m.If(start | killed):
+            m.d.sync += [gap.eq(ArrayTiming.ACCUMULATE - 3), spaced.eq(0)]
         with m.Elif(~spaced):
             m.d.sync += [gap.eq(gap - 1), spaced.eq(gap == 1)]
 
         # Which cycle comes next.
-        m.d.sync += mark.eq(0)
-        with m.If(kill):
-            m.d.sync += [
-                run.eq(0),
-                live.eq(0),
-                mark.eq(1),
-                mark_error.eq(self.weights_fault & self.weights_current),
-            ]
-        with m.Elif(self.start):
-            m.d.sync += [run.eq(1), live.eq(1)]
-        with m.Else():
-            m.d.sync += [run.eq(run & ~pass_end), live.eq(stay)]
-            with m.If(abort):
-                m.d.sync += [mark.eq(1), mark_error.eq(self.weights_fault)]
+        m.d.sync += [
+            run.eq(~kill & (start | (run & ~pass_end))),
+            live.eq(~kill & (start | (live & ~(last_pass & pass_end)))),
+            mark.eq(kill | abort),
+            mark_error.eq(self.weights_fault & (self.weights_current | abort)),
+        ]
         with m.If(self.take):
             m.d.sync += tag.eq(~tag)
             m.d.sync += [own[name].eq(upcoming[name]) for name in own]
@@ -481,52 +501,53 @@ class PixelWalk(wiring.Component):
         # registers move, too, and nobody looks.
         cols_left = Signal(_COUNT_BITS, reset_less=True)
         rows_left = Signal(_COUNT_BITS, reset_less=True)
-        one_pixel = Signal()
-        with m.If(self.start):
-            m.d.sync += last_pass.eq(start_last)
-            for source, chosen in ((own, more), (upcoming, ~more)):
-                with m.If(chosen):
-                    m.d.comb += one_pixel.eq(source["one_col"] & source["one_row"])
-                    m.d.sync += [
-                        cols_left.eq(source["cols_behind"]),
-                        rows_left.eq(source["rows_behind"]),
-                        last_col.eq(source["one_col"]),
-                        last_row.eq(source["one_row"]),
-                        near_col.eq(source["two_cols"]),
-                        near_row.eq(source["two_rows"]),
-                    ]
-        with m.Elif(last_col):
+        with m.If(start):
             m.d.sync += [
-                cols_left.eq(own["cols_behind"]),
-                last_col.eq(own["one_col"]),
-                near_col.eq(own["two_cols"]),
-                rows_left.eq(rows_left - 1),
-                last_row.eq(near_row),
-                near_row.eq(rows_left == 2),
+                last_pass.eq(new_last),
+                cols_left.eq(new["cols_behind"]),
+                rows_left.eq(new["rows_behind"]),
+                last_col.eq(new["one_col"]),
+                last_row.eq(new["one_row"]),
+                near_col.eq(new["two_cols"]),
+                near_row.eq(new["two_rows"]),
+                pass_end.eq(new["one_pixel"]),
             ]
         with m.Else():
-            m.d.sync += [
-                cols_left.eq(cols_left - 1),
-                last_col.eq(near_col),
-                near_col.eq(cols_left == 2),
-            ]
+            m.d.sync += pass_end.eq(run & ~pass_end & near_end)
+            with m.If(last_col):
+                m.d.sync += [
+                    cols_left.eq(own["cols_behind"]),
+                    last_col.eq(own["one_col"]),
+                    near_col.eq(own["two_cols"]),
+                    rows_left.eq(rows_left - 1),
+                    last_row.eq(near_row),
+                    near_row.eq(rows_left == 2),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    cols_left.eq(cols_left - 1),
+                    last_col.eq(near_col),
+                    near_col.eq(cols_left == 2),
+                ]
 
-        with m.If(kill):
-            m.d.sync += pass_end.eq(0)
-        with m.Elif(self.start):
-            m.d.sync += pass_end.eq(one_pixel)
-        with m.Else():
-            m.d.sync += pass_end.eq(
-                run & ~pass_end & Mux(last_col, own["one_col"] & near_row, near_col & last_row)
-            )
+        self._next_pass(
+            m,
+            current,
+            following,
+            following_ready,
+            taken=taken,
+            started=started,
+            last_pass=last_pass,
+        )
 
-        self._next_pass(m, current, following, following_ready, taken, killed)
-
-        # Where the pixel is, one cycle behind the counters.
+        # Where the pixel is, one cycle behind the counters. The address at which the next row
+        # begins comes first with the address of the pass, then with that of its second row.
+        enter = Signal(_ADDRESS_BITS, reset_less=True)
         address = Signal(_ADDRESS_BITS, reset_less=True)
         next_row = Signal(_ADDRESS_BITS, reset_less=True)
         h = Signal(_POSITION, reset_less=True)
         w = Signal(_POSITION, reset_less=True)
+        h_start = Signal(_POSITION, reset_less=True)
         w_start = Signal(_POSITION, reset_less=True)
         pixel = Signal(address_width(self.config.acc_depth) + 1, reset_less=True)
         read = Signal(reset_less=True)
@@ -536,46 +557,37 @@ class PixelWalk(wiring.Component):
         error0 = Signal(reset_less=True)
         control0 = Signal(2)
         m.d.sync += [
-            first_pixel.eq(self.started),
+            first_pixel.eq(started),
             wraps.eq(last_col),
             tag0.eq(tag),
             error0.eq(mark & mark_error),
             control0.eq(Cat(run, ending | mark)),
+            h_start.eq(Mux(continues, following.h, upcoming.offset_h)),
+            enter.eq(
+                Mux(
+                    start_copy,
+                    Mux(continues, following.address, upcoming.address),
+                    Mux(continues, following.next_row, upcoming.next_row),
+                )
+            ),
+            address.eq(Mux(~started_copy | wraps, next_row, address + current.stride_w)),
+            w.eq(Mux(~started_copy | wraps, w_start, w + current.stride_w)),
+            pixel.eq(pixel + 1),
         ]
-        with m.If(self.started):
-            m.d.sync += pixel.eq(0)
-            with m.If(continued):
-                m.d.sync += [
-                    address.eq(following.address),
-                    next_row.eq(following.next_row),
-                    h.eq(following.h),
-                    w.eq(following.w),
-                    w_start.eq(following.w),
-                    read.eq(1),
-                ]
-            with m.Else():
-                m.d.sync += [
-                    address.eq(upcoming.address),
-                    next_row.eq(upcoming.next_row),
-                    h.eq(upcoming.offset_h),
-                    w.eq(upcoming.offset_w),
-                    w_start.eq(upcoming.offset_w),
-                    read.eq(upcoming.accumulate[0]),
-                ]
-        with m.Else():
-            m.d.sync += pixel.eq(pixel + 1)
-            with m.If(wraps):
-                m.d.sync += [
-                    address.eq(next_row),
-                    next_row.eq(next_row + current.row_step),
-                    h.eq(h + current.stride_h),
-                    w.eq(w_start),
-                ]
-            with m.Else():
-                m.d.sync += [
-                    address.eq(address + current.stride_w),
-                    w.eq(w + current.stride_w),
-                ]
+        with m.If(~start_copy):
+            m.d.sync += w_start.eq(Mux(continues, following.w, upcoming.offset_w))
+        with m.If(~start_copy | ~started_copy):
+            m.d.sync += next_row.eq(enter)
+        with m.Elif(wraps):
+            m.d.sync += next_row.eq(next_row + current.row_step)
+        with m.If(started):
+            m.d.sync += [
+                pixel.eq(0),
+                h.eq(h_start),
+                read.eq(continued | upcoming.accumulate[0]),
+            ]
+        with m.Elif(wraps):
+            m.d.sync += h.eq(h + current.stride_h)
 
         # Issue 1: the address goes out, the comparisons are registered.
         bits = address_width(self.config.ifm_depth)
@@ -634,12 +646,14 @@ class PixelWalk(wiring.Component):
         ]
         return m
 
-    def _next_pass(self, m, current, following, following_ready, taken, killed) -> None:
-        """Form the next pass in four cycles after the start of a pass; every pass is longer."""
-        assert ArrayTiming.ACCUMULATE > 5
-        upcoming = self.upcoming
-        # Addresses of pixel 0 at kernel column 0 of the kernel row, and at kernel position 0 of the
-        # block.
+    def _next_pass(
+        self, m, current, following, following_ready, *, taken, started, last_pass
+    ) -> None:
+        """Form the next pass in six cycles after the start of a pass; every pass is as long."""
+        assert ArrayTiming.ACCUMULATE >= 6
+        # Addresses of pixel 0: of the pass, at kernel column 0 of its kernel row, and at kernel
+        # position 0 of its block.
+        col_address = Signal(_ADDRESS_BITS, reset_less=True)
         row_address = Signal(_ADDRESS_BITS, reset_less=True)
         block_address = Signal(_ADDRESS_BITS, reset_less=True)
         taps_w = Signal(8, reset_less=True)  # kernel columns that follow
@@ -651,72 +665,66 @@ class PixelWalk(wiring.Component):
         step = Signal(_ADDRESS_BITS, reset_less=True)
         new_row = Signal(reset_less=True)
         new_block = Signal(reset_less=True)
+        # The first pass of an instruction begins at its fields. What follows a pass is a kernel
+        # column, a kernel row or a block, one-hot; then its address, then its second row.
+        fresh, begun = Signal(), Signal()
+        to_col, to_row, to_block = Signal(), Signal(), Signal()
         phase = Signal(3)
+        load_w, load_h = Signal(), Signal()
+        at_col_end = Mux(fresh, current.one_tap_w, no_taps_w)
+        at_row_end = Mux(fresh, current.one_tap_h, no_taps_h)
+        m.d.sync += [
+            fresh.eq(taken),
+            begun.eq(started & ~last_pass),
+            load_w.eq(taken | begun),
+            load_h.eq(taken | (begun & at_col_end)),
+            to_col.eq(begun & ~at_col_end),
+            to_row.eq(begun & at_col_end & ~at_row_end),
+            to_block.eq(begun & at_col_end & at_row_end),
+            phase.eq(Cat(begun, phase)),
+            # It will be there when a pass that is decided by this starts. What a killed instruction
+            # leaves behind is forgotten when the next one starts.
+            following_ready.eq(~started & (following_ready | phase[0])),
+        ]
 
-        m.d.sync += phase.eq(phase << 1)
-        with m.If(self.started):
-            m.d.sync += [phase.eq(Mux(self.started_last, 0, 1)), following_ready.eq(0)]
-        with m.If(killed):
-            m.d.sync += [phase.eq(0), following_ready.eq(0)]
-        with m.If(taken):
+        with m.If(load_w):
             m.d.sync += [
-                following.address.eq(upcoming.address),
-                row_address.eq(upcoming.address),
-                block_address.eq(upcoming.address),
-                following.h.eq(upcoming.offset_h),
-                following.w.eq(upcoming.offset_w),
-                taps_w.eq(upcoming.kernel_w - 1),
-                taps_h.eq(upcoming.kernel_h - 1),
-                no_taps_w.eq(upcoming.kernel_w == 1),
-                no_taps_h.eq(upcoming.kernel_h == 1),
-                blocks.eq(upcoming.blocks - 1),
+                following.w.eq(Mux(to_col, following.w + current.dilation_w, current.offset_w)),
+                taps_w.eq(Mux(to_col, taps_w - 1, current.taps_w)),
+                no_taps_w.eq(Mux(to_col, taps_w == 1, current.one_tap_w)),
             ]
-
-        # Phase 0: kernel column, kernel row or block.
+        with m.If(load_h):
+            m.d.sync += [
+                following.h.eq(Mux(to_row, following.h + current.dilation_h, current.offset_h)),
+                taps_h.eq(Mux(to_row, taps_h - 1, current.taps_h)),
+                no_taps_h.eq(Mux(to_row, taps_h == 1, current.one_tap_h)),
+            ]
+        with m.If(fresh | to_block):
+            m.d.sync += blocks.eq(Mux(to_block, blocks - 1, current.blocks_behind))
         with m.If(phase[0]):
-            m.d.sync += [new_row.eq(no_taps_w), new_block.eq(no_taps_w & no_taps_h)]
-            with m.If(~no_taps_w):
-                m.d.sync += [
-                    source.eq(following.address),
-                    step.eq(current.dilation_w),
-                    following.w.eq(following.w + current.dilation_w),
-                    taps_w.eq(taps_w - 1),
-                    no_taps_w.eq(taps_w == 1),
-                ]
-            with m.Else():
-                m.d.sync += [
-                    following.w.eq(current.offset_w),
-                    taps_w.eq(current.kernel_w - 1),
-                    no_taps_w.eq(current.kernel_w == 1),
-                ]
-                with m.If(~no_taps_h):
-                    m.d.sync += [
-                        source.eq(row_address),
-                        step.eq(current.tap_step),
-                        following.h.eq(following.h + current.dilation_h),
-                        taps_h.eq(taps_h - 1),
-                        no_taps_h.eq(taps_h == 1),
-                    ]
-                with m.Else():
-                    m.d.sync += [
-                        source.eq(block_address),
-                        step.eq(current.ifm_plane),
-                        following.h.eq(current.offset_h),
-                        taps_h.eq(current.kernel_h - 1),
-                        no_taps_h.eq(current.kernel_h == 1),
-                        blocks.eq(blocks - 1),
-                    ]
-        # Phase 1: its address.
-        with m.If(phase[1]):
-            m.d.sync += following.address.eq(source + step)
-        # Phase 2: its second row.
-        with m.If(phase[2]):
             m.d.sync += [
-                following.next_row.eq(following.address + current.row_step),
-                following.last.eq(no_taps_w & no_taps_h & (blocks == 0)),
-                following_ready.eq(1),
+                new_row.eq(~to_col),
+                new_block.eq(to_block),
+                source.eq(Mux(to_col, col_address, Mux(to_row, row_address, block_address))),
+                step.eq(
+                    Mux(
+                        to_col,
+                        current.dilation_w,
+                        Mux(to_row, current.tap_step, current.ifm_plane),
+                    )
+                ),
             ]
-            with m.If(new_row):
-                m.d.sync += row_address.eq(following.address)
-            with m.If(new_block):
-                m.d.sync += block_address.eq(following.address)
+        # Until the next pass but one is formed, both stay.
+        m.d.sync += [
+            following.address.eq(source + step),
+            following.next_row.eq(following.address + current.row_step),
+        ]
+        with m.If(phase[1]):
+            m.d.sync += following.last.eq(no_taps_w & no_taps_h & (blocks == 0))
+        for register, changes in (
+            (col_address, 1),
+            (row_address, new_row),
+            (block_address, new_block),
+        ):
+            with m.If(fresh | (phase[2] & changes)):
+                m.d.sync += register.eq(Mux(fresh, current.address, following.address))

@@ -139,7 +139,7 @@ async def random_instructions(dut, rate):
     """Any instructions, in bursts of up to four; both banks compared whole after each burst."""
     rig = await Rig(dut, f"random {rate}", rate=rate).start()
     errors = 0
-    for _ in range(16):
+    for _ in range(32):
         undefined = set()
         for _ in range(rig.rng.randint(1, 4)):
             fields = random_array(CONFIG, rig.rng)
@@ -346,7 +346,7 @@ async def errors(dut, follow):
 async def stops(dut):
     """``stop`` at any time: every accepted instruction is done soon, nothing more is accepted."""
     rig = await Rig(dut, "stop").start()
-    limit = TIMING.drain + IN_FLIGHT + 3
+    limit = TIMING.drain + IN_FLIGHT + 6
     for trial in range(20):
         long = PLAIN | {"kernel_h": 3, "kernel_w": 3, "offset_h": -1, "acc_bank": trial % 2}
         count = rig.rng.randint(0, 3)

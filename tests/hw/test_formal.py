@@ -95,85 +95,89 @@ def test_saturate_fault():
 
 
 def sum_is_the_specification(module) -> None:
-    """Product and addend, from stage 3 to stage 4, in every case that there can be.
+    """Product and addend, from stage 3 to stage 6, in every case that there can be.
 
-    The product itself is cut: it is a free register in the range of int32 x int16.
+    The products themselves are cut: the halves are free registers, their sum in the range of
+    int32 x int16.
     """
-    logic = Unrolling(module.Requantizer(lanes=1), steps=1)
-    product = logic.term("product_3_0", 0, signed=True)
-    addend = logic.term("addend_3_0", 0, signed=True)
-    total = logic.term("total_4_0", 1, signed=True)
+    logic = Unrolling(module.Requantizer(lanes=1), steps=3)
+    low, high = (logic.term(f"product_{name}_3_0", 0, signed=True) for name in ("low", "high"))
+    bias, residual = (logic.term(name, 0, signed=True) for name in ("bias_0_3", "residual_3_0"))
+    total = logic.term("total_6_0", 3, signed=True)
+    product = low + (high << 17)
     logic.prove(
-        total.equals(product + addend),
+        total.equals(product + bias + residual),
         given=[
-            logic.wire("o__ready", 0) == 1,
             product.between(spec.ACC_MIN * spec.MULTIPLIER_MAX, spec.ACC_MIN * spec.MULTIPLIER_MIN),
-            addend.between(
-                spec.BIAS_MIN + (spec.CODE_MIN << spec.RESIDUAL_SHIFT_MAX),
-                spec.BIAS_MAX + (spec.CODE_MAX << spec.RESIDUAL_SHIFT_MAX),
+            bias.between(spec.BIAS_MIN, spec.BIAS_MAX),
+            residual.between(
+                spec.CODE_MIN << spec.RESIDUAL_SHIFT_MAX, spec.CODE_MAX << spec.RESIDUAL_SHIFT_MAX
             ),
         ],
-        show={"product": product, "addend": addend, "total": total},
+        show={"low": low, "high": high, "bias": bias, "residual": residual, "total": total},
     )
 
 
-#: Codes in stage 8 are limited to these, which are beyond every bound.
-STAGE_8 = (-256, 256)
+#: Codes in stage 10 are limited to these, which are beyond every bound.
+STAGE_10 = (-256, 256)
+
+
+def stage_10(logic: Unrolling, step: int) -> Term:
+    """Return the value that stage 10 stands for."""
+    code, beyond, negative = (
+        logic.wire(f"{name}_10_0", step) for name in ("code", "beyond", "sign")
+    )
+    end = z3.If(negative == 1, *(z3.BitVecVal(bound, TERM_BITS) for bound in STAGE_10))
+    return Term(z3.If(beyond == 1, end, Term.of(code, signed=True).bits))
 
 
 def shifts_are_the_specification(module) -> None:
-    """From the sum to stage 8, whatever it is, by any shift: shifted and rounded."""
-    logic = Unrolling(module.Requantizer(lanes=1), steps=4)
-    total = logic.term("total_4_0", 0, signed=True)
-    code = logic.term("code_8_0", 4, signed=True)
-    moving = [logic.wire("o__ready", step) == 1 for step in range(4)]
+    """From the sum to stage 10, whatever it is, by any shift: shifted and rounded."""
+    logic = Unrolling(module.Requantizer(lanes=1), steps=5)
+    total, code = logic.term("total_6_0", 1, signed=True), stage_10(logic, 5)
     for shift in range(spec.SHIFT_MAX + 1):
         logic.prove(
-            code.equals(spec.saturate(spec.round_shift(total, shift), *STAGE_8)),
-            given=[*moving, logic.wire("shift_4", 0) == shift],
+            code.equals(spec.saturate(spec.round_shift(total, shift), *STAGE_10)),
+            given=[logic.wire("shift_5", 0) == shift],
             show={"total": total, "code": code},
         )
 
 
 def bounds_are_the_specification(module) -> None:
-    """From stage 8 to the output; and that the limits there do not matter."""
-    logic = Unrolling(module.Requantizer(lanes=1), steps=1)
-    code = logic.term("code_8_0", 0, signed=True)
-    low, high = (logic.term(f"{name}_8", 0, signed=True) for name in ("low", "high"))
-    o = logic.term("o__payload", 1, signed=True)
+    """From stage 10 to the output; and that the limits there do not matter."""
+    logic = Unrolling(module.Requantizer(lanes=1), steps=2)
+    code = stage_10(logic, 0)
+    low, high = (logic.term(f"{name}_10", 0, signed=True) for name in ("low", "high"))
+    o = logic.term("o", 2, signed=True)
     anything = Term(z3.BitVec("anything", TERM_BITS))
     logic.prove(
         z3.And(
             o.equals(spec.saturate(code, low, high)),
             spec.saturate(anything, low, high).equals(
-                spec.saturate(spec.saturate(anything, *STAGE_8), low, high)
+                spec.saturate(spec.saturate(anything, *STAGE_10), low, high)
             ),
         ),
-        given=[logic.wire("o__ready", 0) == 1],
+        given=[code.between(*STAGE_10)],
         show={"code": code, "low": low, "high": high, "o": o},
     )
 
 
-def addend_is_the_specification(module) -> None:
-    """Bias and shifted residual, from the input to stage 3."""
+def residual_is_the_specification(module) -> None:
+    """The shifted residual, from the input to stage 3."""
     logic = Unrolling(module.Requantizer(lanes=1), steps=4)
     fields, offset = {}, 0
-    payload = logic.wire("i__payload", 0)
     for name, field in module.requantizer_layout(1):
         width = field.width
         fields[name] = Term.of(
-            z3.Extract(offset + width - 1, offset, payload),
+            z3.Extract(offset + width - 1, offset, logic.wire("i", 0)),
             signed=name not in ("residual_shift", "shift"),
         )
         offset += width
-    addend = logic.term("addend_3_0", 4, signed=True)
+    residual = logic.term("residual_3_0", 4, signed=True)
     logic.prove(
-        addend.equals(fields["bias"] + (fields["residual"] << fields["residual_shift"])),
-        given=[
-            *(logic.wire("o__ready", step) == 1 for step in range(4)),
-            fields["residual_shift"].between(0, spec.RESIDUAL_SHIFT_MAX),
-        ],
-        show={**fields, "addend": addend},
+        residual.equals(fields["residual"] << fields["residual_shift"]),
+        given=[fields["residual_shift"].between(0, spec.RESIDUAL_SHIFT_MAX)],
+        show={**fields, "residual_3": residual},
     )
 
 
@@ -181,7 +185,7 @@ def test_requantizer_lane():
     shifts_are_the_specification(requantizer)
     bounds_are_the_specification(requantizer)
     sum_is_the_specification(requantizer)
-    addend_is_the_specification(requantizer)
+    residual_is_the_specification(requantizer)
 
 
 def test_requantizer_faults():
@@ -190,13 +194,27 @@ def test_requantizer_faults():
         shifts_are_the_specification,
         mutant(requantizer, "_AFTER_MIDDLE = _CODE_BITS + 3", "_AFTER_MIDDLE = _CODE_BITS + 2"),
     )
+    # A code that is beyond every bound is at the wrong end.
+    fails(
+        bounds_are_the_specification,
+        mutant(
+            requantizer, "Mux(beyond_11, ~sign_11, above_11)", "Mux(beyond_11, sign_11, above_11)"
+        ),
+    )
+    # A carry from the lower half is lost.
     fails(
         sum_is_the_specification,
-        mutant(requantizer, "_TOTAL_BITS = SUM_BITS + 1", "_TOTAL_BITS = SUM_BITS"),
+        mutant(
+            requantizer,
+            "_add(product_5, addend_5, low_5[-1])",
+            "_add(product_5, addend_5, Const(0))",
+        ),
     )
     fails(
-        addend_is_the_specification,
-        mutant(requantizer, "residual_1 << 8 * n", "residual_1 << 8 * min(n, 3)"),
+        residual_is_the_specification,
+        mutant(
+            requantizer, "_left(residual_1, fours_1, 4, 23)", "_left(residual_1, fours_1, 4, 19)"
+        ),
     )
 
 

@@ -12,7 +12,7 @@ def test_requantizer(simulator: str, lanes: int) -> None:
     result = run_bench(
         Requantizer(lanes=lanes), "bench_requantizer", simulator=simulator, env={"LANES": lanes}
     )
-    assert len(result.tests) == 6
+    assert len(result.tests) == 4
 
 
 def test_lanes_must_be_positive() -> None:

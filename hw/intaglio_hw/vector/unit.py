@@ -156,9 +156,9 @@ class VectorUnit(wiring.Component):
     9      lanes selected
     10-15  products, reduction, arg max; ACC is addressed in cycle V - 6
     V      :class:`~intaglio_hw.requantizer.Requantizer` takes the value
-    V + 10 codes
-    V + 11 OFM is written
-    V + 12 ``done``, if the beat was the last
+    V + 13 codes
+    V + 14 OFM is written
+    V + 15 ``done``, if the beat was the last
     ====== ========================================================================
 
     The parameters of the next chunk are read while the current one is processed. The next
@@ -451,7 +451,7 @@ class VectorUnit(wiring.Component):
             low.eq(Mux(is_argmax, CODE_MIN, fields.low)),
             high.eq(Mux(is_argmax, CODE_MAX, fields.high)),
         ]
-        payload = requantizer.i.payload
+        payload = requantizer.i
         for j in range(L):
             result = Signal(signed(32), name=f"value_{j}", reset_less=True)
             m.d.sync += result.eq(Mux(is_drain, acc_lanes[j], reducer.values[j]))
@@ -469,18 +469,17 @@ class VectorUnit(wiring.Component):
             payload.shift.eq(shift),
             payload.low.eq(low),
             payload.high.eq(high),
-            requantizer.i.valid.eq(beats[value].write),
-            requantizer.o.ready.eq(1),
+            requantizer.i_valid.eq(beats[value].write),
         ]
 
-        # Cycles V + 10 to V + 12: write, report.
+        # Cycles V + 13 to V + 15: write, report.
         stages = Requantizer.LATENCY
         done_stages = self.latency - value
         final = beats[value]
         error = Mux(final.last, final.error, Error.NONE)
         m.d.comb += [
-            writer.codes.eq(requantizer.o.payload),
-            writer.valid.eq(requantizer.o.valid),
+            writer.codes.eq(requantizer.o),
+            writer.valid.eq(requantizer.o_valid),
             writer.addr.eq(delay(m, final.ofm, stages, name="ofm_addr")),
             writer.lane.eq(delay(m, final.ofm_lane, stages, name="ofm_lane")),
             writer.single.eq(delay(m, is_argmax, stages, name="single")),

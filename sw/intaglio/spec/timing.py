@@ -23,7 +23,7 @@ class ArrayTiming:
     config: AcceleratorConfig
 
     #: Cycles in which the products of the strides and the tile width are formed, two bits a cycle.
-    SETUP = 9
+    SETUP = 10
     #: From accepting an instruction to the first cycle in which set-up has finished.
     ACCEPT = 2
     #: From issuing a pixel to the vector in the first lane: position, address, scratchpad (2),

@@ -24,7 +24,7 @@ VALUE = 16
 #: Fewest cycles from the first beat of a chunk to that of the next.
 MIN_CHUNK = 3
 #: Cycles from that value to ``done``: requantisation, write, report.
-FINISH = 12
+FINISH = 15
 
 
 def vector_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> tuple[int, int]:
