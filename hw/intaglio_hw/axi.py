@@ -5,7 +5,7 @@ checks each against the memory and cuts it into bursts, :class:`AxiReadArbiter` 
 two readers and returns each its beats.
 """
 
-from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -56,16 +56,18 @@ def row_layout() -> data.StructLayout:
 def row_info_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Return the layout of what :class:`RowBursts` says about a row.
 
-    ``head``: bytes of the first beat before the row. ``tail``: used bytes end at this byte of the
-    last beat (0: at its end). ``beats``: beats transferred. ``error``: not 0: none, and no further
-    row follows. ``last``: as given.
+    ``some``: beats are transferred; ``more``: beats after the first one, if there is one. ``head``:
+    bytes of the first beat before the row. ``tail``: used bytes end at this byte of the last beat
+    (0: at its end). ``error``: not 0: no beats, whatever ``some`` says, and no further row follows.
+    ``last``: as given.
     """
     lane_bits = (config.bus_bytes - 1).bit_length()
     return data.StructLayout(
         {
             "head": lane_bits,
             "tail": lane_bits,
-            "beats": ROW_BITS + 1 - lane_bits,
+            "some": 1,
+            "more": ROW_BITS + 1 - lane_bits,
             "error": ERROR_BITS,
             "last": 1,
         }
@@ -78,8 +80,8 @@ class RowWalker(wiring.Component):
     1. ``start`` takes ``address``, ``plane_step``, ``row_step`` (bytes), ``planes`` and ``rows``
        (at least 1); it is given only while ``busy`` is low. The fields may change in the next
        cycle.
-    2. From then on ``o`` offers one row after the other, one per cycle; ``last`` marks the final
-       one. ``busy`` is high until that has been taken.
+    2. From then on ``o`` offers one row after the other, one in two cycles; ``last`` marks the
+       final one. ``busy`` is high until that has been taken.
     3. ``halt`` drops what is left; from the next cycle on ``o`` is withdrawn.
     4. Offsets are exact as long as no row before lies at or above 2**32; the taker stops at such a
        row.
@@ -112,36 +114,55 @@ class RowWalker(wiring.Component):
         rows = Signal(16, reset_less=True)
         rows_left = Signal(16, reset_less=True)
         planes_left = Signal(16, reset_less=True)
-        single_row = Signal(reset_less=True)
         last_row = Signal(reset_less=True)
         last_plane = Signal(reset_less=True)
+        # What comes next, if a row or if a plane is next: formed while a row is offered.
+        next_row = Signal(OFFSET_BITS, reset_less=True)
+        next_plane = Signal(OFFSET_BITS, reset_less=True)
+        single_row = Signal(reset_less=True)
+        row_is_next = Signal(reset_less=True)  # the last one
+        plane_is_next = Signal(reset_less=True)
+        m.d.sync += [
+            next_row.eq(row + row_step),
+            next_plane.eq(plane + plane_step),
+            single_row.eq(rows == 1),
+            row_is_next.eq(rows_left == 2),
+            plane_is_next.eq(planes_left == 2),
+        ]
 
+        offered = Signal()
+        # The cycle after a row that is not the final one was taken; which is the last of its plane.
+        moves = Signal()
+        moves_plane = Signal(reset_less=True)
+        taken = Signal()
         m.d.comb += [
-            self.o.valid.eq(self.busy),
+            self.o.valid.eq(offered),
             self.o.payload.offset.eq(row),
             self.o.payload.last.eq(last_row & last_plane),
+            taken.eq(offered & self.o.ready),
         ]
-        with m.If(self.o.valid & self.o.ready):
-            with m.If(last_row):
-                next_plane = (plane + plane_step)[:OFFSET_BITS]
+        m.d.sync += [
+            offered.eq(self.start | moves | (offered & ~self.o.ready)),
+            moves.eq(taken & ~self.o.payload.last),
+            moves_plane.eq(taken & last_row),
+            self.busy.eq(self.start | (self.busy & ~(taken & self.o.payload.last))),
+        ]
+        with m.If(moves):
+            with m.If(moves_plane):
                 m.d.sync += [
                     row.eq(next_plane),
                     plane.eq(next_plane),
                     rows_left.eq(rows),
                     last_row.eq(single_row),
                     planes_left.eq(planes_left - 1),
-                    last_plane.eq(planes_left == 2),
+                    last_plane.eq(plane_is_next),
                 ]
-                with m.If(last_plane):
-                    m.d.sync += self.busy.eq(0)
             with m.Else():
                 m.d.sync += [
-                    row.eq(row + row_step),
+                    row.eq(next_row),
                     rows_left.eq(rows_left - 1),
-                    last_row.eq(rows_left == 2),
+                    last_row.eq(row_is_next),
                 ]
-        with m.If(self.start):
-            m.d.sync += self.busy.eq(1)
         # Whatever they are: ``start`` comes late in a cycle.
         with m.If(~self.busy):
             m.d.sync += [
@@ -152,12 +173,11 @@ class RowWalker(wiring.Component):
                 rows.eq(self.rows),
                 rows_left.eq(self.rows),
                 planes_left.eq(self.planes),
-                single_row.eq(self.rows == 1),
                 last_row.eq(self.rows == 1),
                 last_plane.eq(self.planes == 1),
             ]
         with m.If(self.halt):
-            m.d.sync += self.busy.eq(0)
+            m.d.sync += [offered.eq(0), moves.eq(0), self.busy.eq(0)]
         return m
 
 
@@ -173,8 +193,8 @@ class RowBursts(wiring.Component):
     3. The first beat is the one that holds the first byte. No burst is longer than ``burst_beats``
        or crosses BOUNDARY_BYTES. The bus address is ``memory_base`` (a multiple of BOUNDARY_BYTES)
        plus the offset.
-    4. ``halt`` drops all rows, one that it takes too, and may withdraw ``info``; a burst that is
-       offered stays. ``idle``: nothing inside.
+    4. ``halt`` drops all rows, one that it takes too, and may withdraw ``info``; in its first cycle
+       a burst may still begin, and one that is offered stays. ``idle``: nothing inside.
 
     At most one burst in three cycles and one row in three; a burst is offered GAP cycles after the
     one before was taken at the earliest. ``memory_base``, ``memory_bytes`` (a multiple of the beat)
@@ -208,48 +228,40 @@ class RowBursts(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         beat_bytes = self.config.bus_bytes
-        burst_beats = self.config.burst_beats
         lane_bits = (beat_bytes - 1).bit_length()
         page_bits = (BOUNDARY_BYTES // beat_bytes - 1).bit_length()  # of a beat in its page
-        beat_bits = 32 - lane_bits  # of a beat in the memory
+        count_bits = (self.config.burst_beats - 1).bit_length()  # of a burst's beats minus one
+        halt, info, burst = self.halt, self.info.payload, self.burst
 
-        # Stage 1: sums. Stage 2: comparison, beats. Stage 3: hand over.
+        # Stage 1, ``takes``: sums. Stage 2, ``compares``: comparison, beats. Stage 3, ``hands``:
+        # hand over; none of them after a row with an error.
+        takes, compares, hands = Signal(init=1), Signal(), Signal()
+        row = Signal(row_layout(), reset_less=True)
+        first = row.offset[lane_bits:12]
         end = Signal(OFFSET_BITS + 1, reset_less=True)
         span = Signal(ROW_BITS + 1, reset_less=True)
-        empty = Signal(reset_less=True)
-        row = Signal(row_layout(), reset_less=True)
-        first = row.offset[lane_bits:32]
+        given = Signal(reset_less=True)  # an error was
+        some = Signal(reset_less=True)
         bad = Signal(reset_less=True)
-        beats = Signal(ROW_BITS + 1 - lane_bits, reset_less=True)
-        room = Signal(
-            range(burst_beats + 1), reset_less=True
-        )  # longest burst that may start at the row
-        info = self.info.payload
-        error = Signal(ERROR_BITS)
-
-        # The splitter: the burst at beat ``at`` has the smaller of ``limit`` and ``left`` beats.
-        at = Signal(beat_bits, reset_less=True)
-        left = Signal.like(beats)
-        limit = Signal.like(room)
-        count = Signal.like(room)
+        more = Signal(ROW_BITS + 1 - lane_bits, reset_less=True)
+        # The splitter: from ``begin`` on ``measures`` (the first burst: ``free``), ``sizes``,
+        # ``emits``. Beats are counted without one: ``left`` and ``limit`` of what is left and of
+        # the longest burst at ``at``, ``count`` of the burst.
+        free, measures, sizes, emits = Signal(init=1), Signal(), Signal(), Signal()
+        at = Signal(page_bits, reset_less=True)
+        crossed = Signal(reset_less=True)
+        left = Signal.like(more)
+        # More are left than the longest burst has, of a row, or of what is left of it.
+        row_many, left_many = Signal(reset_less=True), Signal(reset_less=True)
+        limit = Signal(count_bits, reset_less=True)
+        count = Signal.like(limit)
+        less = Signal.like(limit)  # its complement: of -1 - count
         is_final = Signal(reset_less=True)
-        page = Signal(20, reset_less=True)  # bus address above the page offset
-        free = Signal()
-        emit = Signal()
+        # Bus address above the page offset: of the row, of the burst, of the page behind it.
+        row_page = Signal(20, reset_less=True)
+        page = Signal(20, reset_less=True)
+        next_page = Signal(20, reset_less=True)
 
-        def room_at(beat: Signal) -> Mux:
-            to_boundary = Signal(range((1 << page_bits) + 1))
-            m.d.comb += to_boundary.eq((1 << page_bits) - beat[:page_bits])
-            return Mux(to_boundary < burst_beats, to_boundary, burst_beats)
-
-        m.d.comb += [
-            error.eq(Mux(bad, Error.MEMORY, row.error)),
-            info.head.eq(row.offset[:lane_bits]),
-            info.tail.eq(span[:lane_bits]),
-            info.beats.eq(beats),
-            info.error.eq(error),
-            info.last.eq(row.last),
-        ]
         # The sign of a difference is one carry chain; a comparison would become a tree of tables.
         room_behind = Signal(OFFSET_BITS + 2)
         memory_bytes = Signal(32, reset_less=True)
@@ -257,88 +269,85 @@ class RowBursts(wiring.Component):
         m.d.sync += [memory_bytes.eq(self.memory_bytes), memory_page.eq(self.memory_base[12:])]
         m.d.comb += room_behind.eq((memory_bytes - end)[: OFFSET_BITS + 2])
 
-        takes = Signal(init=1)  # TAKE, from a register of its own
-        m.d.comb += self.row.ready.eq(takes)
-        with m.FSM(name="check"):
-            with m.State("TAKE"):
-                m.d.sync += [
-                    row.eq(self.row.payload),
-                    end.eq(self.row.payload.offset + self.row.payload.bytes),
-                    span.eq(self.row.payload.offset[:lane_bits] + self.row.payload.used),
-                    empty.eq(self.row.payload.used == 0),
-                ]
-                with m.If(self.row.valid & ~self.halt):
-                    m.d.sync += takes.eq(0)
-                    m.next = "COMPARE"
-            with m.State("COMPARE"):
-                m.d.sync += [
-                    bad.eq(room_behind[-1]),
-                    beats.eq(Mux(empty, 0, (span + (beat_bytes - 1))[lane_bits : ROW_BITS + 1])),
-                    room.eq(room_at(first)),
-                ]
-                m.next = "HAND"
-                with m.If(self.halt):
-                    m.d.sync += takes.eq(1)
-                    m.next = "TAKE"
-            with m.State("HAND"):
-                m.d.comb += self.info.valid.eq(free & ~self.halt)
-                with m.If(self.info.valid & self.info.ready):
-                    m.d.sync += takes.eq(1)
-                    m.next = "TAKE"
-                    with m.If(error != Error.NONE):
-                        m.d.sync += takes.eq(0)
-                        m.next = "FAILED"
-                with m.If(self.halt):
-                    m.d.sync += takes.eq(1)
-                    m.next = "TAKE"
-            with m.State("FAILED"):
-                with m.If(self.halt):
-                    m.d.sync += takes.eq(1)
-                    m.next = "TAKE"
-
-        with m.FSM(name="split"):
-            with m.State("FREE"):
-                m.d.comb += free.eq(1)
-                m.d.sync += [at.eq(first), left.eq(beats), limit.eq(room)]
-                with m.If(self.info.valid & self.info.ready & (error == Error.NONE) & (beats != 0)):
-                    m.next = "SIZE"
-            with m.State("ROOM"):
-                m.d.sync += limit.eq(room_at(at))
-                m.next = "SIZE"
-                with m.If(self.halt):
-                    m.next = "FREE"
-            with m.State("SIZE"):
-                m.d.sync += [
-                    count.eq(Mux(left <= limit, left, limit)[: len(count)]),
-                    is_final.eq(left <= limit),
-                    page.eq((memory_page + at[page_bits:])[:20]),
-                ]
-                m.next = "EMIT"
-                with m.If(self.halt):
-                    m.next = "FREE"
-            with m.State("EMIT"):
-                with m.If(self.halt):
-                    m.next = "FREE"
-                with m.Elif(~self.burst.valid):
-                    m.d.comb += emit.eq(1)
-                    m.d.sync += [
-                        at.eq((at + count)[:beat_bits]),
-                        left.eq((left - count)[: len(left)]),
-                    ]
-                    m.next = "ROOM"
-                    with m.If(is_final):
-                        m.next = "FREE"
-
-        # The burst that is offered; the next one follows when it has gone, so that ``ready``, which
-        # comes from far away, ends here.
-        address = Cat(Signal(lane_bits), at[:page_bits], page)
-        m.d.sync += self.burst.valid.eq(emit | (self.burst.valid & ~self.burst.ready))
-        with m.If(~self.burst.valid):
+        handed, begin, emit = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.row.ready.eq(takes),
+            self.info.valid.eq(hands & free),
+            handed.eq(self.info.valid & self.info.ready),
+            begin.eq(handed & some & ~bad & ~given),
+            info.head.eq(row.offset[:lane_bits]),
+            info.tail.eq(span[:lane_bits]),
+            info.some.eq(some),
+            info.more.eq(more),
+            info.error.eq(Mux(bad, Error.MEMORY, row.error)),
+            info.last.eq(row.last),
+            emit.eq(emits & ~burst.valid),
+            self.idle.eq(takes & free & ~burst.valid),
+        ]
+        with m.If(takes):
             m.d.sync += [
-                self.burst.payload.addr.eq(address),
-                self.burst.payload.len.eq((count - 1)[:8]),
+                row.eq(self.row.payload),
+                end.eq(self.row.payload.offset + self.row.payload.bytes),
+                span.eq(self.row.payload.offset[:lane_bits] + self.row.payload.used),
+                some.eq(self.row.payload.used != 0),
+                given.eq(self.row.payload.error != Error.NONE),
             ]
-        m.d.comb += self.idle.eq(takes & free & ~self.burst.valid)
+        with m.If(compares):
+            m.d.sync += [
+                bad.eq(room_behind[-1]),
+                more.eq((span - 1)[lane_bits : ROW_BITS + 1]),
+                row_page.eq(memory_page + row.offset[12:32]),
+            ]
+        m.d.sync += [
+            takes.eq(halt | (takes & ~self.row.valid) | (handed & ~bad & ~given)),
+            compares.eq(takes & self.row.valid & ~halt),
+            hands.eq((compares | (hands & ~handed)) & ~halt),
+        ]
+
+        # Bursts are as long as they may, but for the last places of a page: then, without a carry,
+        # 2**count_bits - 1 - at.
+        def limit_at(beat: Value) -> Value:
+            near = beat[count_bits:page_bits].all()
+            return ~(beat[:count_bits] & near.replicate(count_bits))
+
+        with m.If(free):
+            m.d.sync += [at.eq(first), left.eq(more), page.eq(row_page)]
+        with m.If(free | measures):
+            m.d.sync += limit.eq(Mux(free, limit_at(first), limit_at(at)))
+        m.d.sync += [
+            row_many.eq(free & more[count_bits:].any()),
+            left_many.eq(measures & left[count_bits:].any()),
+            next_page.eq(page + 1),
+        ]
+        with m.If(measures & crossed):
+            m.d.sync += page.eq(next_page)
+        with m.If(sizes):
+            fits = ~row_many & ~left_many & (left[:count_bits] <= limit)
+            m.d.sync += [
+                is_final.eq(fits),
+                count.eq(Mux(fits, left[:count_bits], limit)),
+                less.eq(~Mux(fits, left[:count_bits], limit)),
+            ]
+        with m.If(emit):
+            # One carry chain each.
+            m.d.sync += [
+                Cat(at, crossed).eq(at - Cat(~count, Const(-1, page_bits + 1 - count_bits))),
+                left.eq((left + Cat(less, Const(-1, len(left) - count_bits)))[: len(left)]),
+            ]
+        m.d.sync += [
+            free.eq(halt | (free & ~begin) | (emit & is_final)),
+            measures.eq(emit & ~is_final & ~halt),
+            sizes.eq((begin | measures) & ~halt),
+            emits.eq((sizes | (emits & ~emit)) & ~halt),
+            # The burst that is offered; the next one follows when it has gone, so that ``ready``,
+            # which comes from far away, ends here.
+            burst.valid.eq(emit | (burst.valid & ~burst.ready)),
+        ]
+        with m.If(~burst.valid):
+            m.d.sync += [
+                burst.payload.addr.eq(Cat(Const(0, lane_bits), at, page)),
+                burst.payload.len.eq(count),
+            ]
         return m
 
 

@@ -1,6 +1,6 @@
 """The store unit: the scratchpad OFM to memory."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,7 +17,7 @@ from intaglio_hw.interfaces import (
     UnitSignature,
     instruction_layout,
 )
-from intaglio_hw.streams import Queue
+from intaglio_hw.streams import Queue, Tally
 
 __all__ = ["StoreUnit"]
 
@@ -33,7 +33,7 @@ class StoreUnit(wiring.Component):
        up to ``max_outstanding`` bursts without a response.
     3. ``done`` comes DONE_CYCLES after the last response. After an error, and after ``stop``, every
        burst whose address was offered is completed first.
-    4. ``beat`` is high for one cycle for each beat given to the memory.
+    4. ``beat`` is high for one cycle for each beat given to the memory, in the cycle after.
 
     ``memory_base`` (a multiple of 4096) and ``memory_bytes`` (a multiple of R) are constant while
     an instruction runs.
@@ -46,12 +46,14 @@ class StoreUnit(wiring.Component):
         Bursts without a response, at least 3.
     """
 
-    #: Cycles from an instruction to its first burst: 1 to accept, 1 to check, 5 for row and burst.
-    ISSUE_CYCLES = 7
+    #: Cycles from an instruction to its first burst: 1 to accept, 3 to check, 5 for row and burst.
+    ISSUE_CYCLES = 9
     #: Cycles from the acceptance of a burst to its first beat, when no other waits.
-    LATENCY = 3 + READ_LATENCY + 2
+    LATENCY = 4 + READ_LATENCY + 2
     #: Cycles from the last response to ``done``.
-    DONE_CYCLES = 2
+    DONE_CYCLES = 4
+    #: Cycles from a response to when its burst is no longer on its way.
+    RELEASE = 2
 
     def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
         self.config = config
@@ -78,10 +80,17 @@ class StoreUnit(wiring.Component):
         m.submodules.bursts = bursts = RowBursts(config=self.config)
         abort = Signal()
         m.d.comb += [walker.halt.eq(abort), bursts.halt.eq(abort)]
+        # Control, one after the other; ``aborts`` only to stop what is asked for.
+        rests, checks, lists = Signal(init=1), Signal(3), Signal()
+        aborts, finishes = Signal(2), Signal()
 
-        # Rows: ``row_end`` is the address of the last vector of the row that comes next.
+        # Rows: whether the last vector of the one that comes next, at ``start`` + ``behind``, is
+        # outside OFM is known three cycles after the row before was taken.
         now = Signal(instruction_layout(isa.STORE), reset_less=True)
+        start = Signal(17, reset_less=True)
+        behind = Signal(16, reset_less=True)
         row_end = Signal(18, reset_less=True)
+        outside = Signal(reset_less=True)
         bytes_in_row = now.vectors << lane_bits
         m.d.comb += [
             walker.address.eq(now.address),
@@ -95,62 +104,59 @@ class StoreUnit(wiring.Component):
             bursts.row.payload.offset.eq(walker.o.payload.offset),
             bursts.row.payload.bytes.eq(bytes_in_row),
             bursts.row.payload.used.eq(bytes_in_row),
+            bursts.row.payload.error.eq(Mux(outside, Error.BUFFER, Error.NONE)),
             bursts.row.payload.last.eq(walker.o.payload.last),
             walker.o.ready.eq(bursts.row.ready),
         ]
-        with m.If(row_end[depth_bits:].any()):
-            m.d.comb += bursts.row.payload.error.eq(Error.BUFFER)
-        with m.If(walker.o.valid & walker.o.ready):
-            m.d.sync += row_end.eq((row_end + now.vectors)[:18])
+        m.d.sync += [
+            behind.eq(now.vectors - 1),
+            row_end.eq(start + behind),
+            outside.eq(row_end[depth_bits:].any()),
+        ]
+        row_taken = walker.o.valid & walker.o.ready
+        with m.If(checks[0] | row_taken):
+            # At most the depth of OFM while rows may follow.
+            m.d.sync += start.eq(Mux(checks[0], now.base, start + now.vectors))
 
         # Addresses. A burst whose address was taken owes its beats (``lengths``) and its response
-        # (``outstanding``).
+        # (``outstanding``); it is counted a cycle later, before the next one is offered.
         m.submodules.lengths = lengths = Queue(shape=8, depth=self.max_outstanding)
-        outstanding = Signal(range(self.max_outstanding + 1))
-        may_ask = Signal()
-        asked = Signal()
-        answered = Signal()
+        m.submodules.outstanding = outstanding = Tally(size=self.max_outstanding)
+        may_ask = ~outstanding.level[-1]
         m.d.comb += [
-            may_ask.eq((outstanding != self.max_outstanding) & lengths.i.ready),
             aw.payload.eq(bursts.burst.payload),
             aw.valid.eq(bursts.burst.valid & may_ask),
             bursts.burst.ready.eq(aw.ready & may_ask),
-            asked.eq(aw.valid & aw.ready),
-            lengths.i.valid.eq(asked),
-            lengths.i.payload.eq(aw.payload.len),
+            # It has still its length, and there is room: it is outstanding.
+            lengths.i.valid.eq(outstanding.up),
+            lengths.i.payload.eq(bursts.burst.payload.len),
             b.ready.eq(1),
-            answered.eq(b.valid),
         ]
-        m.d.sync += outstanding.eq((outstanding + asked - answered)[: len(outstanding)])
+        m.d.sync += [outstanding.up.eq(aw.valid & aw.ready), outstanding.down.eq(b.valid)]
 
         # Reads of OFM, as many as the queue of beats has places for what is on its way.
         beats_shape = data.StructLayout({"data": 8 * R, "last": 1})
         places_all = 8
         m.submodules.beats = beats = Queue(shape=beats_shape, depth=places_all)
-        places = Signal(range(places_all + 1), init=places_all)
+        m.submodules.places = places = Tally(size=places_all)
         vector = Signal(depth_bits, reset_less=True)
         reading = Signal()
         reads_left = Signal(8, reset_less=True)  # minus one
-        # Both are formed one step ahead.
-        read_last = Signal(reset_less=True)
-        place_free = Signal(init=1)
+        read_last = Signal(reset_less=True)  # formed one step ahead
         read = Signal()
-        freed = Signal()
+        place_free = ~places.level[-1]
         m.d.comb += [
             read.eq(reading & place_free),
-            lengths.o.ready.eq(~reading | (read & read_last)),
-            freed.eq(w.valid & w.ready),
+            lengths.o.ready.eq(~reading | (place_free & read_last)),
+            places.up.eq(read),
             self.ofm.addr.eq(vector),
-            self.beat.eq(freed),
+            self.beat.eq(places.down),
         ]
-        m.d.sync += [
-            places.eq((places - read + freed)[: len(places)]),
-            place_free.eq(freed | ~((places == 0) | (read & (places == 1)))),
-        ]
+        m.d.sync += places.down.eq(w.valid & w.ready)
         with m.If(read):
             m.d.sync += [
-                vector.eq((vector + 1)[:depth_bits]),
-                reads_left.eq((reads_left - 1)[:8]),
+                vector.eq(vector + 1),
+                reads_left.eq(reads_left - 1),
                 read_last.eq(reads_left == 1),
             ]
         with m.If(lengths.o.ready):
@@ -159,6 +165,8 @@ class StoreUnit(wiring.Component):
                 reads_left.eq(lengths.o.payload),
                 read_last.eq(lengths.o.payload == 0),
             ]
+        with m.If(checks[0]):
+            m.d.sync += vector.eq(now.base)
         arrived = Signal(READ_LATENCY)
         arrived_last = Signal(READ_LATENCY, reset_less=True)
         m.d.sync += [
@@ -178,69 +186,60 @@ class StoreUnit(wiring.Component):
         # Control.
         stop = Signal()
         misaligned = Signal(reset_less=True)
-        given = self.unit.instruction.payload
         error = Signal(ERROR_BITS)
         bus_error = Signal()
-        m.d.sync += stop.eq(self.unit.stop)
-        complete = Signal()
-        # An instruction may come: idle, and not in the cycle of ``done``.
-        open_ = Signal(init=1)
+        # An instruction may come: at rest, and not in the cycle of ``done``.
+        may_accept = Signal(init=1)
         accept = Signal()
+        # What became of a row, in the cycle after.
+        row_failed, row_last = Signal(), Signal()
+        row_error = Signal(ERROR_BITS, reset_less=True)
+        about = bursts.info
+        complete = Signal()
         m.d.comb += [
-            self.unit.instruction.ready.eq(open_ & ~stop),
-            accept.eq(self.unit.instruction.valid & self.unit.instruction.ready),
+            self.unit.instruction.ready.eq(may_accept),
+            accept.eq(self.unit.instruction.valid & may_accept),
+            about.ready.eq(1),
         ]
-        with m.If(b.valid & b.payload.resp[1]):
-            m.d.sync += bus_error.eq(1)
-        m.d.comb += bursts.info.ready.eq(1)
-        m.d.sync += [self.unit.done.eq(0), self.unit.error.eq(Error.NONE)]
-        m.d.comb += complete.eq(bursts.idle & (outstanding == 0))
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += [
-                    open_.eq(1),
-                    now.eq(given),
-                    misaligned.eq(
-                        (given.address | given.plane_step | given.row_step)[:lane_bits].any()
-                    ),
-                    error.eq(Error.NONE),
-                    bus_error.eq(0),
-                ]
-                with m.If(accept):
-                    m.d.sync += open_.eq(0)
-                    m.next = "CHECK"
-            with m.State("CHECK"):
-                m.d.sync += [
-                    row_end.eq((now.base + now.vectors - 1)[:18]),
-                    vector.eq(now.base[:depth_bits]),
-                ]
-                m.next = "ROWS"
-                with m.If(stop):
-                    m.next = "ABORT"
-                with m.Elif(misaligned):
-                    m.d.sync += error.eq(Error.MEMORY)
-                    m.next = "ABORT"
-                with m.Else():
-                    m.d.comb += walker.start.eq(1)
-            with m.State("ROWS"):
-                with m.If(stop | bus_error):
-                    m.next = "ABORT"
-                with m.Elif(bursts.info.valid & (bursts.info.payload.error != Error.NONE)):
-                    m.d.sync += error.eq(bursts.info.payload.error)
-                    m.next = "ABORT"
-                with m.Elif(bursts.info.valid & bursts.info.payload.last):
-                    m.next = "FINISH"
-            with m.State("ABORT"):
-                m.d.comb += abort.eq(1)
-                m.next = "FINISH"
-            with m.State("FINISH"):
-                m.d.comb += abort.eq(stop | bus_error)
-                with m.If(complete):
-                    m.d.sync += [
-                        self.unit.done.eq(1),
-                        self.unit.error.eq(error),
-                    ]
-                    with m.If(bus_error):
-                        m.d.sync += self.unit.error.eq(Error.BUS)
-                    m.next = "IDLE"
+        m.d.sync += [
+            stop.eq(self.unit.stop | (stop & ~rests)),
+            may_accept.eq(rests & ~accept & ~self.unit.stop),
+            misaligned.eq((now.address | now.plane_step | now.row_step)[:lane_bits].any()),
+            row_failed.eq(about.valid & (about.payload.error != Error.NONE)),
+            row_last.eq(about.valid & about.payload.last),
+            row_error.eq(about.payload.error),
+            bus_error.eq(~rests & (bus_error | (b.valid & b.payload.resp[1]))),
+            complete.eq(bursts.idle & ~outstanding.up & ~outstanding.level[0]),
+            self.unit.done.eq(0),
+            self.unit.error.eq(Error.NONE),
+        ]
+        fails = stop | bus_error
+        finished = finishes & complete
+        m.d.comb += walker.start.eq(checks[-1] & ~stop & ~misaligned)
+        m.d.sync += [
+            rests.eq((rests & ~accept) | finished),
+            checks.eq(Cat(accept, checks)[: len(checks)]),
+            lists.eq(walker.start | (lists & ~(fails | row_failed | row_last))),
+            aborts.eq(
+                Cat(
+                    (checks[-1] & (stop | misaligned)) | (lists & (fails | row_failed)),
+                    aborts[0],
+                )
+            ),
+            finishes.eq(
+                (lists & row_last & ~fails & ~row_failed) | aborts[-1] | (finishes & ~finished)
+            ),
+            abort.eq(aborts[0] | (finishes & fails)),
+        ]
+        with m.If(rests):
+            m.d.sync += now.eq(self.unit.instruction.payload)
+        with m.If(checks[-1]):
+            m.d.sync += error.eq(Mux(misaligned & ~stop, Error.MEMORY, Error.NONE))
+        with m.If(lists & row_failed & ~fails):
+            m.d.sync += error.eq(row_error)
+        with m.If(finished):
+            m.d.sync += [
+                self.unit.done.eq(1),
+                self.unit.error.eq(Mux(bus_error, Error.BUS, error)),
+            ]
         return m

@@ -1,10 +1,35 @@
-"""Buffers between streams (``amaranth.lib.stream``): a register slice and a queue."""
+"""Buffers between streams (``amaranth.lib.stream``), and the counter of what is inside."""
 
-from amaranth.hdl import Cat, Module, Shape, ShapeLike, Signal
-from amaranth.lib import fifo, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, unsigned
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Queue", "SkidBuffer"]
+__all__ = ["Queue", "SkidBuffer", "Tally", "TwinBuffer"]
+
+
+class Tally(wiring.Component):
+    """Count from 0 to ``size``, one register for each place: ``level[i]`` while more than i are in.
+
+    Empty, full and nearly so are registers, and each next one follows from its neighbours alone.
+    ``up`` and ``down`` together change nothing; ``up`` at ``size`` and ``down`` at 0 are not given.
+
+    Parameters
+    ----------
+    size
+        Largest count, at least 1.
+    """
+
+    def __init__(self, *, size: int) -> None:
+        super().__init__({"up": In(1), "down": In(1), "level": Out(size)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        size = len(self.level)
+        with m.If(self.up & ~self.down):
+            m.d.sync += self.level.eq(Cat(1, self.level)[:size])
+        with m.If(self.down & ~self.up):
+            m.d.sync += self.level.eq(self.level[1:])
+        return m
 
 
 class SkidBuffer(wiring.Component):
@@ -53,11 +78,49 @@ class SkidBuffer(wiring.Component):
         return m
 
 
+class TwinBuffer(wiring.Component):
+    """Two places between two streams, for a reader whose ``ready`` comes late.
+
+    As :class:`SkidBuffer`, but ``o.ready`` leads to a pointer and a count, to no payload;
+    ``o.payload`` is a choice between two registers.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload.
+    """
+
+    #: Cycles from input to output of an empty buffer.
+    LATENCY = 1
+
+    def __init__(self, *, shape: ShapeLike) -> None:
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.inside = inside = Tally(size=2)
+        places = [Signal.like(self.i.payload, name=f"place{i}", reset_less=True) for i in range(2)]
+        write, read = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(~inside.level[1]),
+            self.o.valid.eq(inside.level[0]),
+            self.o.payload.eq(Mux(read, Cat(places[1]), Cat(places[0]))),
+            inside.up.eq(self.i.valid & self.i.ready),
+            inside.down.eq(self.o.valid & self.o.ready),
+        ]
+        m.d.sync += [write.eq(write ^ inside.up), read.eq(read ^ inside.down)]
+        for i, place in enumerate(places):
+            # The one that comes next takes whatever is there.
+            with m.If(self.i.ready & (write == i)):
+                m.d.sync += place.eq(self.i.payload)
+        return m
+
+
 class Queue(wiring.Component):
     """A first-in first-out queue of ``depth`` payloads with a registered output.
 
     ``i.ready`` is low when ``depth`` payloads wait. One payload per cycle; one that enters an empty
-    queue in cycle t is at ``o`` in cycle t + LATENCY. ``level`` is the number of payloads inside.
+    queue in cycle t is at ``o`` in cycle t + LATENCY. ``empty``: no payload inside.
 
     Parameters
     ----------
@@ -84,20 +147,39 @@ class Queue(wiring.Component):
             {
                 "i": In(stream.Signature(shape)),
                 "o": Out(stream.Signature(shape)),
-                "level": Out(range(depth + 1)),
+                "empty": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.fifo = inner = fifo.SyncFIFOBuffered(width=self._width, depth=self.depth)
+        # One payload is at the output. The pointers wrap by themselves: rows beyond depth - 1 only
+        # make the rotation longer.
+        rows = 1 << (self.depth - 2).bit_length()
+        m.submodules.storage = storage = memory.Memory(
+            shape=unsigned(self._width), depth=rows, init=[]
+        )
+        m.submodules.inside = inside = Tally(size=self.depth - 1)
+        write, read = storage.write_port(), storage.read_port(domain="comb")
+        front = Signal(self._width, reset_less=True)
+        front_full = Signal()
+        free = Signal()
         m.d.comb += [
-            inner.w_data.eq(Cat(self.i.payload)),
-            inner.w_en.eq(self.i.valid),
-            self.i.ready.eq(inner.w_rdy),
-            Cat(self.o.payload).eq(inner.r_data),
-            self.o.valid.eq(inner.r_rdy),
-            inner.r_en.eq(self.o.ready),
-            self.level.eq(inner.level),
+            free.eq(self.o.ready | ~front_full),
+            inside.up.eq(self.i.valid & self.i.ready),
+            inside.down.eq(free & inside.level[0]),
+            self.i.ready.eq(~inside.level[-1]),
+            self.o.valid.eq(front_full),
+            Cat(self.o.payload).eq(front),
+            self.empty.eq(~(front_full | inside.level[0])),
+            # The row that comes next takes whatever is there: its enable is a register.
+            write.en.eq(self.i.ready),
+            write.data.eq(Cat(self.i.payload)),
         ]
+        with m.If(inside.up):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        with m.If(inside.down):
+            m.d.sync += read.addr.eq(read.addr + 1)
+        with m.If(free):
+            m.d.sync += [front.eq(read.data), front_full.eq(inside.level[0])]
         return m

@@ -345,5 +345,5 @@ async def documented_cycles(dut):
             if seen:
                 at.setdefault(name, cycle)
     assert at["ask"] - at["accept"] == LoadUnit.ISSUE_CYCLES[R], at
-    assert at["write"] - at["beat"] == LoadUnit.LATENCY, at
+    assert at["write"] - at["beat"] + 1 == LoadUnit.LATENCY, at  # ``beat`` comes a cycle later
     assert at["done"] - at["write"] == 1, at

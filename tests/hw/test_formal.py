@@ -248,11 +248,33 @@ def test_skid_buffer():
     [
         ("front.eq(spare)", "front.eq(self.i.payload)"),  # the waiting one is lost
         ("spare_full | self.i.valid", "self.i.valid"),
-        ("self.o.ready | ~front_full", "self.o.ready"),
+        ("with m.If(self.o.ready | ~front_full)", "with m.If(self.o.ready)"),
     ],
 )
 def test_skid_buffer_faults(old, new):
     fails(skid_buffer_keeps_order, mutant(streams, old, new))
+
+
+def twin_buffer_keeps_order(module) -> None:
+    buffer = module.TwinBuffer(shape=NUMBER_BITS)
+    prove(StreamProperties(buffer, capacity=2, latency=buffer.LATENCY), depth=9)
+
+
+def test_twin_buffer():
+    """Bounded: 9 cycles from the reset: filled, emptied and filled again."""
+    twin_buffer_keeps_order(streams)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("inside.down.eq(self.o.valid & self.o.ready)", "inside.down.eq(self.o.ready)"),
+        ("self.i.ready & (write == i)", "write == i"),  # the one that waits is lost
+        ("write.eq(write ^ inside.up)", "write.eq(write ^ self.i.valid)"),
+    ],
+)
+def test_twin_buffer_faults(old, new):
+    fails(twin_buffer_keeps_order, mutant(streams, old, new))
 
 
 def queue_keeps_order(module, depth: int) -> None:
@@ -265,8 +287,17 @@ def test_queue():
     queue_keeps_order(streams, 3)
 
 
-def test_queue_fault():
-    fails(queue_keeps_order, mutant(streams, "inner.r_en.eq(self.o.ready)", "inner.r_en.eq(1)"), 3)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("free.eq(self.o.ready | ~front_full)", "free.eq(1)"),  # the one that waits is lost
+        ("inside.down.eq(free & inside.level[0])", "inside.down.eq(inside.level[0])"),
+        ("write.en.eq(self.i.ready)", "write.en.eq(self.i.valid & inside.level[0])"),
+        ("Cat(1, self.level)[:size]", "Cat(1, self.level & 0)[:size]"),
+    ],
+)
+def test_queue_faults(old, new):
+    fails(queue_keeps_order, mutant(streams, old, new), 3)
 
 
 # ------------------------------------------------------------------------------------------- tokens
@@ -335,8 +366,8 @@ def test_bursts():
     ("old", "new"),
     [
         ("bad.eq(room_behind[-1])", "bad.eq(room_behind[-1] & (end[-1] == 0))"),
-        ("to_boundary < burst_beats, to_boundary, burst_beats", "0, to_boundary, burst_beats"),
-        ("span + (beat_bytes - 1)", "span + beat_bytes"),
+        ("beat[count_bits:page_bits].all()", "beat[count_bits:page_bits].all() & 0"),
+        ("(span - 1)[lane_bits", "span[lane_bits"),
     ],
 )
 def test_burst_faults(old, new):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from intaglio_hw.streams import Queue, SkidBuffer
+from intaglio_hw.streams import Queue, SkidBuffer, TwinBuffer
 from intaglio_sim.runner import run_bench
 
 
@@ -13,12 +13,15 @@ from intaglio_sim.runner import run_bench
     ("make", "depth"),
     [
         pytest.param(lambda: SkidBuffer(shape=12), 2, id="skid"),
+        pytest.param(lambda: TwinBuffer(shape=12), 2, id="twin"),
         pytest.param(lambda: Queue(shape=12, depth=3), 3, id="queue-3"),
         pytest.param(lambda: Queue(shape=12, depth=7), 7, id="queue-7"),
     ],
 )
 @pytest.mark.parametrize("simulator", ["icarus", "verilator"])
-def test_streams(simulator: str, make: Callable[[], SkidBuffer | Queue], depth: int) -> None:
+def test_streams(
+    simulator: str, make: Callable[[], SkidBuffer | TwinBuffer | Queue], depth: int
+) -> None:
     component = make()
     result = run_bench(
         component,

@@ -39,7 +39,7 @@ _BURST = RowBursts.LATENCY - _ROW
 _NEXT_BURST = 3
 _EMIT = RowBursts.GAP - 1
 #: From the acceptance of a store to its first row, and from its last response to its done.
-_STORE_ROW, _STORE_DONE = 2, 2
+_STORE_ROW, _STORE_DONE = StoreUnit.ISSUE_CYCLES - RowBursts.LATENCY, StoreUnit.DONE_CYCLES
 #: From a read of OFM to its beat.
 _STORE_READ = READ_LATENCY + Queue.LATENCY
 #: From the first busy cycle to the first request of the fetch unit.
@@ -214,7 +214,7 @@ class _StoreStage(Stage):
                 # interval is 1 at least, the first one decides.
                 fired = max(begin + _STORE_READ, fired + interval) + (beats - 1) * interval
                 answer = max(fired + latency, answer + 1)
-                answers.append(answer)
+                answers.append(answer + StoreUnit.RELEASE - 1)
                 emit += _NEXT_BURST
             split_free = emit - _NEXT_BURST + 1
         return answer + _STORE_DONE
@@ -225,8 +225,8 @@ class _Task:
 
     ``prepared``: cycle from which its rows are listed. ``listed``: cycle in which the last one was,
     ``listing``: in which that is decided. ``taken``: cycle in which the writing side takes the
-    instruction, ``taking``: in which that is decided. The next one may be accepted two cycles after
-    ``listed`` and ``taken``.
+    instruction, ``taking``: in which that is decided. The next one may be accepted NEXT_ACCEPT
+    cycles after ``listed`` and ``taken``.
     """
 
     __slots__ = ("accepted", "fields", "listed", "listing", "prepared", "taken", "taking")
@@ -282,7 +282,11 @@ class _LoadStage(Stage):
         start, decided = offered, 0
         if self._newest is not None:
             last = self._newest
-            start = max(offered, last.listed + 2, last.taken + 2)
+            start = max(
+                offered,
+                last.listed + LoadUnit.NEXT_ACCEPT,
+                last.taken + LoadUnit.NEXT_ACCEPT,
+            )
             decided = max(last.listing, last.taking)
         accepted = max(start, decided)
         self._begin(start, accepted)
@@ -416,7 +420,7 @@ class _LoadStage(Stage):
                 shown = granted + latency
             shown += rest
             places.append(shown + 1)
-            releases.append(shown + 2)
+            releases.append(shown + 1 + LoadUnit.RELEASE)
             done += 1
         if done:
             self._emit, self._granted, bus.granted = emit, granted, granted
@@ -446,7 +450,7 @@ class _LoadStage(Stage):
                 due, shape.first[first:stop], shape.last[first:stop], self._cycle, self._step
             )
         self._step = shape.last[stop - 1]
-        self._releases.append(self._cycle + 1)
+        self._releases.append(self._cycle + LoadUnit.RELEASE)
         if stop == shape.beats:
             self._writer = self._cycle + shape.steps - 1 - self._step
             if burst.final:
@@ -481,7 +485,7 @@ class _LoadStage(Stage):
     def _take(self) -> None:
         """Let the writing side take the instruction that is the oldest now."""
         task = self._open[0]
-        task.taken = max(task.prepared, self._writer + 1)
+        task.taken = max(task.prepared, self._writer + LoadUnit.NEXT_TAKE)
         task.taking = max(task.accepted, self._decided)
 
 
