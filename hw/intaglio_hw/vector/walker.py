@@ -24,14 +24,17 @@ __all__ = ["Walker"]
 
 
 #: What a step moves, a cycle later: ``begin`` a chunk; ``top`` of an output row (or of a chunk);
-#: ``output``, the next one; inside of an output, one window row ``down`` or back to the
-#: ``first_row``, one column ``right`` or back to the ``first_col``; ``channels``, to the next block
-#: of them.
+#: ``output``, the next one, at its ``first_col`` unless resize goes on; inside of an output, one
+#: window row ``down`` or to the ``first_row``, one column ``right`` or ``back`` to the first one;
+#: ``channels``, to the next block of them.
 _MOVE = data.StructLayout(
     dict.fromkeys(
-        ("begin", "top", "output", "down", "first_row", "right", "first_col", "channels"), 1
+        (
+            "begin", "top", "output", "down", "first_row", "right", "first_col", "back", "channels",
+        ),
+        1,
     )
-)
+)  # fmt: skip
 
 
 class _Course(NamedTuple):
@@ -171,8 +174,9 @@ class Walker(wiring.Component):
 
         # How to go on after an output, one-hot, and after which beat: formed a step ahead.
         to_col, to_row = Signal(reset_less=True), Signal(reset_less=True)
-        to_chunk, in_last_chunk = Signal(reset_less=True), Signal(reset_less=True)
-        output_end = Signal(reset_less=True)
+        # What rest sets is set from the start, as a register of the chip can do only one of both.
+        to_chunk, in_last_chunk = Signal(init=1, reset_less=True), Signal(reset_less=True)
+        output_end = Signal(init=1, reset_less=True)
         col_last, row_last = Signal(), Signal()  # of the next output
         m.d.comb += [
             col_last.eq(Mux(to_col, cols.near, cols.single)),
@@ -198,11 +202,11 @@ class Walker(wiring.Component):
         with m.If(step & output_end & to_chunk):
             m.d.sync += in_last_chunk.eq(chunks.near)
 
-        # A copy for what is inside of an output. Another initial value keeps the two apart.
-        over = Signal(init=1, reset_less=True)
-        glide = self._glide(m, is_resize, over, to_col, col_last)
+        # The same once more for what goes on inside of an output: each has a table less to reach.
+        inside = Signal(reset_less=True)
+        glide = self._glide(m, is_resize, ~inside, to_col, col_last)
         move = self._count_taps(
-            m, glide, is_argmax, has_residual, window_rows, window_cols, (output_end, over)
+            m, glide, is_argmax, has_residual, window_rows, window_cols, output_end, inside
         )
         col_step = Signal(8, reset_less=True)
         m.d.sync += [
@@ -239,7 +243,7 @@ class Walker(wiring.Component):
         return _Course(move, col_step, group, group_last)
 
     def _count_taps(
-        self, m: Module, glide: _Glide, is_argmax, has_residual, rows, cols, ends: tuple
+        self, m: Module, glide: _Glide, is_argmax, has_residual, rows, cols, output_end, inside
     ) -> Signal:
         """Add the counters of the beats of an output; return ``move``."""
         now, step, beat = self.position, self.step, glide.beat
@@ -247,24 +251,19 @@ class Walker(wiring.Component):
         one_tap, one_beat = Signal(reset_less=True), Signal(reset_less=True)
         other_end, in_residual = Signal(reset_less=True), Signal(reset_less=True)
         output_first = Signal(reset_less=True)
-        next_end = Signal()
-        _, over = ends
+        next_end, ends, over = Signal(), Signal(), ~inside
         m.d.sync += [
             one_tap.eq(rows.single & cols.single),
             one_beat.eq(rows.single & cols.single & ~has_residual & ~glide.is_resize),
         ]
         m.d.comb += next_end.eq(Mux(cols.single, rows.near, cols.near & rows.last))
-        for end in ends:
-            with m.If(self.rest):
-                m.d.sync += end.eq(1)
-            with m.Elif(step):
-                m.d.sync += end.eq(
-                    Mux(
-                        over,
-                        one_beat | glide.to_still,
-                        other_end | (next_end & ~has_residual),
-                    )
-                )
+        m.d.comb += ends.eq(
+            Mux(over, one_beat | glide.to_still, other_end | (next_end & ~has_residual))
+        )
+        with m.If(self.rest):
+            m.d.sync += [output_end.eq(1), inside.eq(0)]
+        with m.Elif(step):
+            m.d.sync += [output_end.eq(ends), inside.eq(~ends)]
         with m.If(step):
             m.d.sync += [
                 # The residual comes after the last tap; resize ends after beat 6, with which an
@@ -289,14 +288,8 @@ class Walker(wiring.Component):
             move.down.eq(inner & ~is_argmax & cols.last & ~beat[0]),
             move.first_row.eq(step & (over | beat[0])),
             move.right.eq(inner & (~cols.last | (beat[0] & ~beat[1]))),
-            move.first_col.eq(
-                step
-                & Mux(
-                    over,
-                    ~glide.to_still & ~glide.to_column,
-                    cols.last & (~glide.is_resize | (beat[0] & beat[1])),
-                )
-            ),
+            move.first_col.eq(step & over & ~glide.to_still & ~glide.to_column),
+            move.back.eq(inner & cols.last & (~glide.is_resize | (beat[0] & beat[1]))),
             move.channels.eq(inner),
         ]
         for name, value in {"is_residual": in_residual, "output_first": output_first}.items():
@@ -433,7 +426,7 @@ class Walker(wiring.Component):
                 tap_row.eq(tap_row + 1),
                 tap_offset.eq(tap_offset + fields.src_cols[:12]),
             ]
-        with m.If(move.first_col):
+        with m.If(move.first_col | move.back):
             m.d.sync += tap_col.eq(0)
         with m.Elif(move.right):
             m.d.sync += tap_col.eq(tap_col + 1)
