@@ -192,7 +192,7 @@ def test_requantizer_faults():
     # A code that is beyond by little is taken for one that is not.
     fails(
         shifts_are_the_specification,
-        mutant(requantizer, "_AFTER_MIDDLE = _CODE_BITS + 3", "_AFTER_MIDDLE = _CODE_BITS + 2"),
+        mutant(requantizer, "near_8[1] & ~middle_8[1]", "near_8[1] & (middle_8 == 0)"),
     )
     # A code that is beyond every bound is at the wrong end.
     fails(
