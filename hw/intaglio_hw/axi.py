@@ -445,14 +445,13 @@ class AxiReadArbiter(wiring.Component):
             self.load.r.payload.eq(beat),
             owners.o.ready.eq(r.valid & free & r.payload.last),
         ]
+        m.d.sync += [full.eq((full | r.valid) & ~moves), free.eq((free & ~r.valid) | moves)]
         with m.If(free):
             m.d.sync += [spare.eq(r.payload), spare_valid.eq(arriving)]
         with m.If(moves):
-            m.d.sync += [valid.eq(Mux(full, spare_valid, arriving)), full.eq(0), free.eq(1)]
+            m.d.sync += valid.eq(Mux(full, spare_valid, arriving))
             with m.If(full):
                 m.d.sync += beat.eq(spare)
             with m.Else():
                 m.d.sync += beat.eq(r.payload)
-        with m.Elif(free & r.valid):
-            m.d.sync += [full.eq(1), free.eq(0)]
         return m
