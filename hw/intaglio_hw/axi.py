@@ -78,8 +78,8 @@ class RowWalker(wiring.Component):
     """List the byte offsets of the rows of a transfer, planes outside, rows inside.
 
     1. ``start`` takes ``address``, ``plane_step``, ``row_step`` (bytes), ``planes`` and ``rows``
-       (at least 1); it is given only while ``busy`` is low. The fields may change in the next
-       cycle.
+       (at least 1); it is given only while ``busy`` is low. The fields are there from two cycles
+       before on, and may change in the next cycle.
     2. From then on ``o`` offers one row after the other, one in two cycles; ``last`` marks the
        final one. ``busy`` is high until that has been taken.
     3. ``halt`` drops what is left; from the next cycle on ``o`` is withdrawn.
@@ -119,18 +119,24 @@ class RowWalker(wiring.Component):
         # What comes next, if a row or if a plane is next: formed while a row is offered.
         next_row = Signal(OFFSET_BITS, reset_less=True)
         next_plane = Signal(OFFSET_BITS, reset_less=True)
-        single_row = Signal(reset_less=True)
+        next_rows_left = Signal(16, reset_less=True)
+        next_planes_left = Signal(16, reset_less=True)
+        single_row, single_plane = Signal(reset_less=True), Signal(reset_less=True)
         row_is_next = Signal(reset_less=True)  # the last one
         plane_is_next = Signal(reset_less=True)
         m.d.sync += [
             next_row.eq(row + row_step),
             next_plane.eq(plane + plane_step),
+            next_rows_left.eq(rows_left - 1),
+            next_planes_left.eq(planes_left - 1),
             single_row.eq(rows == 1),
+            single_plane.eq(planes_left == 1),
             row_is_next.eq(rows_left == 2),
             plane_is_next.eq(planes_left == 2),
         ]
 
         offered = Signal()
+        rests = Signal(init=1)  # not busy
         # The cycle after a row that is not the final one was taken; which is the last of its plane.
         moves = Signal()
         moves_plane = Signal(reset_less=True)
@@ -144,27 +150,24 @@ class RowWalker(wiring.Component):
         m.d.sync += [
             offered.eq(self.start | moves | (offered & ~self.o.ready)),
             moves.eq(taken & ~self.o.payload.last),
-            moves_plane.eq(taken & last_row),
+            moves_plane.eq(taken & last_row & ~last_plane),
             self.busy.eq(self.start | (self.busy & ~(taken & self.o.payload.last))),
+            rests.eq(~self.start & (rests | (taken & self.o.payload.last))),
         ]
         with m.If(moves):
-            with m.If(moves_plane):
-                m.d.sync += [
-                    row.eq(next_plane),
-                    plane.eq(next_plane),
-                    rows_left.eq(rows),
-                    last_row.eq(single_row),
-                    planes_left.eq(planes_left - 1),
-                    last_plane.eq(plane_is_next),
-                ]
-            with m.Else():
-                m.d.sync += [
-                    row.eq(next_row),
-                    rows_left.eq(rows_left - 1),
-                    last_row.eq(row_is_next),
-                ]
+            m.d.sync += [
+                row.eq(Mux(moves_plane, next_plane, next_row)),
+                rows_left.eq(Mux(moves_plane, rows, next_rows_left)),
+                last_row.eq(Mux(moves_plane, single_row, row_is_next)),
+            ]
+        with m.If(moves_plane):
+            m.d.sync += [
+                plane.eq(next_plane),
+                planes_left.eq(next_planes_left),
+                last_plane.eq(plane_is_next),
+            ]
         # Whatever they are: ``start`` comes late in a cycle.
-        with m.If(~self.busy):
+        with m.If(rests):
             m.d.sync += [
                 row.eq(self.address),
                 plane.eq(self.address),
@@ -173,11 +176,17 @@ class RowWalker(wiring.Component):
                 rows.eq(self.rows),
                 rows_left.eq(self.rows),
                 planes_left.eq(self.planes),
-                last_row.eq(self.rows == 1),
-                last_plane.eq(self.planes == 1),
+                last_row.eq(single_row),
+                last_plane.eq(single_plane),
             ]
         with m.If(self.halt):
-            m.d.sync += [offered.eq(0), moves.eq(0), self.busy.eq(0)]
+            m.d.sync += [
+                offered.eq(0),
+                moves.eq(0),
+                moves_plane.eq(0),
+                self.busy.eq(0),
+                rests.eq(1),
+            ]
         return m
 
 
@@ -235,7 +244,9 @@ class RowBursts(wiring.Component):
 
         # Stage 1, ``takes``: sums. Stage 2, ``compares``: comparison, beats. Stage 3, ``hands``:
         # hand over; none of them after a row with an error.
-        takes, compares, hands = Signal(init=1), Signal(), Signal()
+        takes = Signal(init=1)
+        holds = Signal()  # not ``takes``
+        compares, hands = Signal(), Signal()
         row = Signal(row_layout(), reset_less=True)
         first = row.offset[lane_bits:12]
         end = Signal(OFFSET_BITS + 1, reset_less=True)
@@ -247,16 +258,21 @@ class RowBursts(wiring.Component):
         # The splitter: from ``begin`` on ``measures`` (the first burst: ``free``), ``sizes``,
         # ``emits``. Beats are counted without one: ``left`` and ``limit`` of what is left and of
         # the longest burst at ``at``, ``count`` of the burst.
-        free, measures, sizes, emits = Signal(init=1), Signal(), Signal(), Signal()
+        free = Signal(init=1)
+        measures, sizes, emits = Signal(), Signal(), Signal()
         at = Signal(page_bits, reset_less=True)
-        crossed = Signal(reset_less=True)
         left = Signal.like(more)
+        # The same behind the burst that is emitted.
+        next_at = Signal(page_bits, reset_less=True)
+        crossed = Signal(reset_less=True)
+        next_left = Signal.like(left)
         # More are left than the longest burst has, of a row, or of what is left of it.
         row_many, left_many = Signal(reset_less=True), Signal(reset_less=True)
         limit = Signal(count_bits, reset_less=True)
         count = Signal.like(limit)
         less = Signal.like(limit)  # its complement: of -1 - count
         is_final = Signal(reset_less=True)
+        vacant = Signal(init=1)  # no burst is offered
         # Bus address above the page offset: of the row, of the burst, of the page behind it.
         row_page = Signal(20, reset_less=True)
         page = Signal(20, reset_less=True)
@@ -271,7 +287,7 @@ class RowBursts(wiring.Component):
 
         handed, begin, emit = Signal(), Signal(), Signal()
         m.d.comb += [
-            self.row.ready.eq(takes),
+            self.row.ready.eq(~holds),
             self.info.valid.eq(hands & free),
             handed.eq(self.info.valid & self.info.ready),
             begin.eq(handed & some & ~bad & ~given),
@@ -300,6 +316,7 @@ class RowBursts(wiring.Component):
             ]
         m.d.sync += [
             takes.eq(halt | (takes & ~self.row.valid) | (handed & ~bad & ~given)),
+            holds.eq(~halt & (holds | self.row.valid) & ~(handed & ~bad & ~given)),
             compares.eq(takes & self.row.valid & ~halt),
             hands.eq((compares | (hands & ~handed)) & ~halt),
         ]
@@ -311,28 +328,25 @@ class RowBursts(wiring.Component):
             return ~(beat[:count_bits] & near.replicate(count_bits))
 
         with m.If(free):
-            m.d.sync += [at.eq(first), left.eq(more), page.eq(row_page)]
-        with m.If(free | measures):
-            m.d.sync += limit.eq(Mux(free, limit_at(first), limit_at(at)))
-        m.d.sync += [
-            row_many.eq(free & more[count_bits:].any()),
-            left_many.eq(measures & left[count_bits:].any()),
-            next_page.eq(page + 1),
-        ]
+            m.d.sync += [at.eq(first), left.eq(more), page.eq(row_page), limit.eq(limit_at(first))]
+        with m.If(measures):
+            m.d.sync += [at.eq(next_at), left.eq(next_left), limit.eq(limit_at(next_at))]
         with m.If(measures & crossed):
             m.d.sync += page.eq(next_page)
+        m.d.sync += [
+            row_many.eq(free & more[count_bits:].any()),
+            left_many.eq(measures & next_left[count_bits:].any()),
+            next_page.eq(page + 1),
+            # One carry chain each; -1 - count is the complement of count.
+            Cat(next_at, crossed).eq(at - Cat(~count, Const(-1, page_bits + 1 - count_bits))),
+            next_left.eq((left + Cat(less, Const(-1, len(left) - count_bits)))[: len(left)]),
+        ]
         with m.If(sizes):
-            fits = ~row_many & ~left_many & (left[:count_bits] <= limit)
+            fits = ~row_many & ~left_many & ~(limit - left[:count_bits])[-1]
             m.d.sync += [
                 is_final.eq(fits),
                 count.eq(Mux(fits, left[:count_bits], limit)),
                 less.eq(~Mux(fits, left[:count_bits], limit)),
-            ]
-        with m.If(emit):
-            # One carry chain each.
-            m.d.sync += [
-                Cat(at, crossed).eq(at - Cat(~count, Const(-1, page_bits + 1 - count_bits))),
-                left.eq((left + Cat(less, Const(-1, len(left) - count_bits)))[: len(left)]),
             ]
         m.d.sync += [
             free.eq(halt | (free & ~begin) | (emit & is_final)),
@@ -342,8 +356,9 @@ class RowBursts(wiring.Component):
             # The burst that is offered; the next one follows when it has gone, so that ``ready``,
             # which comes from far away, ends here.
             burst.valid.eq(emit | (burst.valid & ~burst.ready)),
+            vacant.eq(~emit & (vacant | burst.ready)),
         ]
-        with m.If(~burst.valid):
+        with m.If(vacant):
             m.d.sync += [
                 burst.payload.addr.eq(Cat(Const(0, lane_bits), at, page)),
                 burst.payload.len.eq(count),
@@ -417,26 +432,26 @@ class AxiReadArbiter(wiring.Component):
             for name in ("beat", "spare")
         )
         valid, spare_valid, arriving = Signal(2), Signal(2), Signal(2)
-        moves, full = Signal(), Signal()
+        full = Signal()  # the second place
+        free = Signal(init=1)  # its complement
+        moves = Signal()
         r = self.memory.r
         m.d.comb += [
-            full.eq(spare_valid.any()),
-            r.ready.eq(~full),
+            r.ready.eq(free),
             arriving.eq(Mux(r.valid, Mux(owners.o.payload, 0b10, 0b01), 0)),
             moves.eq(~(valid & ~Cat(self.fetch.r.ready, self.load.r.ready)).any()),
             Cat(self.fetch.r.valid, self.load.r.valid).eq(valid),
             self.fetch.r.payload.eq(beat),
             self.load.r.payload.eq(beat),
-            owners.o.ready.eq(r.valid & r.ready & r.payload.last),
+            owners.o.ready.eq(r.valid & free & r.payload.last),
         ]
-        with m.If(~full):
-            m.d.sync += spare.eq(r.payload)
+        m.d.sync += [full.eq((full | r.valid) & ~moves), free.eq((free & ~r.valid) | moves)]
+        with m.If(free):
+            m.d.sync += [spare.eq(r.payload), spare_valid.eq(arriving)]
         with m.If(moves):
-            m.d.sync += [valid.eq(Mux(full, spare_valid, arriving)), spare_valid.eq(0)]
+            m.d.sync += valid.eq(Mux(full, spare_valid, arriving))
             with m.If(full):
                 m.d.sync += beat.eq(spare)
             with m.Else():
                 m.d.sync += beat.eq(r.payload)
-        with m.Elif(~full):
-            m.d.sync += spare_valid.eq(arriving)
         return m

@@ -1,5 +1,7 @@
 """The load unit: memory to scratchpads, with padding, dense or as overlapping windows."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -20,6 +22,54 @@ from intaglio_hw.interfaces import (
 from intaglio_hw.streams import Queue, Tally, TwinBuffer
 
 __all__ = ["LoadUnit"]
+
+
+#: What a step of the writing side does. ``at_end``: go on to the next row, if there is one;
+#: ``skip``: to the next beat without a vector; otherwise to the next vector. ``is_data``: its beat
+#: comes from memory. ``emits``: it has a vector, ``takes``: it goes on to a row of the same
+#: instruction, ``ends``: it ends the instruction. Three groups of registers go ahead with it, if
+#: they are concerned: those of rows, of beats and of vectors, ``free`` or ``waiting`` for the beat.
+_STEP = data.StructLayout(
+    dict.fromkeys(
+        (
+            "is_data",
+            "at_end",
+            "within",  # the complement
+            "skip",
+            "emits",
+            "takes",
+            "ends",
+            "row_free",
+            "row_waiting",
+            "beat_free",
+            "beat_waiting",
+            "vector_free",
+            "vector_waiting",
+        ),
+        1,
+    )
+)
+#: No row is held.
+_REST = {"at_end": 1, "row_free": 1, "beat_free": 1, "vector_free": 1}
+
+
+def _step(*, is_data: Value, onward: Value, skip: Value, at_end: Value, last: Value) -> dict:
+    """Return the fields of a step; ``onward``: to the next beat, ``last``: of the last row."""
+    return {
+        "is_data": is_data,
+        "at_end": at_end,
+        "within": ~at_end,
+        "skip": skip,
+        "emits": ~skip,
+        "takes": at_end & ~last,
+        "ends": at_end & last,
+        "row_free": at_end & ~is_data,
+        "row_waiting": at_end & is_data,
+        "beat_free": onward & ~is_data,
+        "beat_waiting": onward & is_data,
+        "vector_free": ~skip & ~is_data,
+        "vector_waiting": ~skip & is_data,
+    }
 
 
 class LoadUnit(wiring.Component):
@@ -53,7 +103,7 @@ class LoadUnit(wiring.Component):
     #: row and burst.
     ISSUE_CYCLES = {8: 16, 16: 17, 32: 18}
     #: Cycles from a beat to the write of the vector that it completes.
-    LATENCY = 3
+    LATENCY = 4
     #: Cycles from the hand-over of a row to when the writing side may begin with it.
     ROW = 1 + Queue.LATENCY + TwinBuffer.LATENCY
     #: Cycles from the end of asking, and from that of writing, to when another may be accepted, or
@@ -101,12 +151,14 @@ class LoadUnit(wiring.Component):
         row_shape = data.StructLayout(
             {
                 **info_layout.members,
+                # Beats, if there are some, with those of padding in front, behind the third; none:
+                # negative.
+                "more": ROW_BITS + 2 - lane_bits,
                 "failed": 1,  # has an error
-                "two": 1,  # it has so many beats at least
-                "three": 1,
                 "is_data": 1,  # the first beat comes from memory, the second
                 "then_data": 1,
                 "skip": 1,  # the first vector also needs the second beat
+                "single": 1,  # there is no other
                 "lead": 3,  # whole beats of padding in front
                 "shift": lane_bits,  # of the first vector, of the second
                 "over": 1,
@@ -114,7 +166,9 @@ class LoadUnit(wiring.Component):
                 "then_over": 1,
             }
         )
-        place_shape = data.StructLayout({**row_shape.members, "head": R, "tail": R})
+        place_shape = data.StructLayout(
+            {**row_shape.members, "head": R, "tail": R, "lead_near": 1, "first": _STEP}
+        )
         m.submodules.infos = infos = Queue(shape=row_shape, depth=16)
         m.submodules.next_row = next_row = TwinBuffer(shape=place_shape)
 
@@ -127,6 +181,7 @@ class LoadUnit(wiring.Component):
         accept = Signal()
         stopping = Signal()
         idle = Signal(init=1)  # of the asking side
+        asks = Signal()  # its complement: the first has all the instruction to tell
         m.submodules.flying = flying = Tally(size=IN_FLIGHT)
         may_accept = Signal(init=1)
         full = flying.level[-1] | (accept & flying.level[-2])
@@ -138,7 +193,7 @@ class LoadUnit(wiring.Component):
         ]
         m.d.sync += [
             stopping.eq(self.unit.stop | (stopping & flying.level[0])),
-            may_accept.eq(idle & ~accept & (finish | ~full) & ~self.unit.stop & ~stopping),
+            may_accept.eq(~asks & ~accept & (finish | ~full) & ~self.unit.stop & ~stopping),
         ]
 
         # The asking side: one instruction, prepared, then its rows one after the other. It
@@ -162,6 +217,8 @@ class LoadUnit(wiring.Component):
         used = Signal(ROW_BITS, reset_less=True)
         # Of the instruction that is held, from the second cycle on.
         vectors_less = Signal(16, reset_less=True)
+        vectors_behind = Signal(signed(17), reset_less=True)
+        one_vector = Signal(reset_less=True)
         in_front = Signal(signed(10), reset_less=True)
         place = Signal(row_bits, reset_less=True)
         place_outside = Signal(reset_less=True)
@@ -188,6 +245,8 @@ class LoadUnit(wiring.Component):
         ]
         m.d.sync += [
             vectors_less.eq(ask.vectors - 1),
+            vectors_behind.eq(ask.vectors - 3),
+            one_vector.eq(ask.vectors == 1),
             in_front.eq(R - ask.lead),
             place.eq(Mux(ask.buffer == Buffer.PRM, ask.base >> pair_bits, ask.base)),
             place_outside.eq(self._is_outside(m, place, ask.buffer[:2])),
@@ -225,13 +284,14 @@ class LoadUnit(wiring.Component):
         m.d.sync += [
             waits.eq(accept | (waits & ~take)),
             idle.eq((idle & ~accept) | asked_all),
+            asks.eq(accept | (asks & ~asked_all)),
             starts.eq(preparing[CHOOSE] | again | (starts & abort & waits)),
             lists.eq((starts & ~abort) | (lists & ~asked_all & ~again)),
         ]
         with m.If(idle):
             m.d.sync += [ask.eq(self.unit.instruction.payload), reach.eq(0)]
 
-        handing = self._hand_over(m, bursts, infos, next_row, ask)
+        handing = self._hand_over(m, bursts, infos, next_row, ask, one_vector)
 
         # Bursts on their way; one that is asked for is counted a cycle later, before the next one
         # is offered.
@@ -255,46 +315,40 @@ class LoadUnit(wiring.Component):
         # 1) / R), is there: as R bytes of (beat before, this beat), from byte ``shift`` + 1 of the
         # pair, 0 <= shift < R. Hence shift + vector_step >= R: go on to the next beat.
         #
-        # It goes a step ahead whenever the beat is there: ``advance`` out of two registers. What a
-        # step does was decided by the one before: ``at_end``, go on to the next row, if there is
-        # one; ``skip``, to the next beat without a vector; otherwise to the next vector, and with
-        # ``onward`` to the next beat.
+        # It goes a step ahead whenever the beat is there: ``advance`` out of two registers. What
+        # the step does, ``now``, was decided by the one before, or in front of the places for the
+        # first of a row.
         pad = Signal(8, reset_less=True)
         step = Signal(lane_bits + 1, reset_less=True)
         double_step = Signal(lane_bits + 2, reset_less=True)
-        vectors = Signal(16, reset_less=True)
-        single, double = Signal(reset_less=True), Signal(reset_less=True)
+        vectors = Signal(signed(17), reset_less=True)
         selected = Signal(len(self._depths), reset_less=True)
         address = Signal(row_bits, reset_less=True)
         outside = Signal(reset_less=True)
         error = Signal(ERROR_BITS)
 
-        resting, running = Signal(init=1), Signal()
-        takes, ends = Signal(), Signal()  # the step takes a row, ends the instruction
-        row_held = Signal()
-        is_data, then_data = Signal(), Signal(reset_less=True)  # this beat, the next one
-        at_end = Signal(init=1)
-        # The same for those who choose by it between many bits.
-        at_end_beats, at_end_vectors = Signal(init=1), Signal(init=1)
-        for copy in (at_end_beats, at_end_vectors):
-            copy.attrs["keep"] = 1
-        skip = Signal()
-        onward = Signal(init=1)
-        wants = Signal()  # onward and data, or abort
+        resting = Signal(init=1)
+        engaged = Signal()  # its complement
+        running = Signal()
+        now = Signal(_STEP, init=_REST)
+        wants = Signal()  # waiting for a beat, or abort
+        then_data = Signal(reset_less=True)  # the next beat comes from memory
         row_last = Signal(reset_less=True)
         row_error = Signal(ERROR_BITS, reset_less=True)
-        head_keep = Signal(R, reset_less=True)
+        head_keep = Signal(R, reset_less=True)  # of the first beat, then all
         tail_keep = Signal(R, reset_less=True)
-        beat_first = Signal(reset_less=True)
         lead_left = Signal(3, reset_less=True)
-        lead_done = Signal(reset_less=True)
-        # Beats behind the current one, or while ``lead_left`` behind the first; then: so many.
-        more = Signal(ROW_BITS + 1 - lane_bits, reset_less=True)
-        some, two, three = Signal(reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
+        lead_near = Signal(reset_less=True)  # 2 at most
+        some = Signal(reset_less=True)
+        # Beats, if there are ``some``, with those of padding in front, behind the next but one;
+        # none: negative.
+        more = Signal(signed(ROW_BITS + 2 - lane_bits), reset_less=True)
         shift, then_shift = Signal(lane_bits, reset_less=True), Signal(lane_bits, reset_less=True)
         over, then_over = Signal(reset_less=True), Signal(reset_less=True)
-        vectors_left = Signal(16, reset_less=True)
-        vector_last, vector_next = Signal(reset_less=True), Signal(reset_less=True)
+        # Vectors behind the next but one: negative when the next one is the last.
+        vectors_left = Signal(signed(17), reset_less=True)
+        vector_next = vectors_left[-1]
+        vector_last = Signal(reset_less=True)
         fresh = Signal(reset_less=True)
         earlier = Signal(8 * R, reset_less=True)
 
@@ -307,24 +361,14 @@ class LoadUnit(wiring.Component):
         keep = Signal(R)
         info = next_row.o.payload
         m.d.comb += [
-            advance.eq(~is_data | r.valid),
-            row_there.eq(next_row.o.valid & takes),
-            next_row.o.ready.eq((takes & advance) | abort),
+            advance.eq(~now.is_data | r.valid),
+            row_there.eq(next_row.o.valid & now.takes),
+            next_row.o.ready.eq((now.takes & advance) | abort),
             r.ready.eq(wants),
-            keep.eq(
-                is_data.replicate(R)
-                & (head_keep | (~beat_first).replicate(R))
-                & (tail_keep | then_data.replicate(R))
-            ),
+            keep.eq(now.is_data.replicate(R) & head_keep & (tail_keep | then_data.replicate(R))),
             farther.eq(then_shift + double_step),
         ]
-        with m.Switch(lead_left):
-            with m.Case(0):
-                m.d.comb += after_data.eq(three)
-            with m.Case(1):
-                m.d.comb += after_data.eq(two)
-            with m.Case(2):
-                m.d.comb += after_data.eq(some)
+        m.d.comb += after_data.eq(lead_near & some & ~more[-1])
         for lane in range(R):
             byte = slice(8 * lane, 8 * lane + 8)
             m.d.comb += [
@@ -332,92 +376,67 @@ class LoadUnit(wiring.Component):
                 previous[byte].eq(Mux(fresh, pad, earlier[byte])),
             ]
 
-        # Beats. With no row held ``onward`` is high as well.
+        # After the last row nothing is held and nothing taken.
         with m.If(advance):
-            with m.If(at_end):
-                row_onward = info.skip | info.over | single
-                m.d.sync += [
-                    is_data.eq(info.is_data & row_there),
-                    onward.eq(~row_there | row_onward),
-                    wants.eq(info.is_data & row_there & row_onward),
-                ]
-            with m.Elif(skip):
-                m.d.sync += [
-                    is_data.eq(then_data),
-                    onward.eq(over | vector_last),
-                    wants.eq(then_data & (over | vector_last)),
-                ]
+            with m.If(now.within):
+                is_data = Mux(now.skip | over, then_data, now.is_data)
+                onward = Mux(now.skip, over | vector_last, then_over | vector_next)
+                at_end = Mux(now.skip, vector_last, vector_next)
+                following = _step(
+                    is_data=is_data, onward=onward, skip=Const(0), at_end=at_end, last=row_last
+                )
+                m.d.sync += [now[name].eq(value) for name, value in following.items()]
+                m.d.sync += wants.eq(following["beat_waiting"])
+            with m.Elif(row_there):
+                m.d.sync += [now.eq(info.first), wants.eq(info.first.beat_waiting)]
             with m.Else():
-                beat_data = Mux(over, then_data, is_data)
-                m.d.sync += [
-                    is_data.eq(beat_data),
-                    onward.eq(then_over | vector_next),
-                    wants.eq(beat_data & (then_over | vector_next)),
-                ]
-        with m.If(advance & at_end):
+                m.d.sync += [now[name].eq(_REST.get(name, 0)) for name in _STEP.members]
+                m.d.sync += [now.takes.eq(now.takes), wants.eq(0)]
+
+        # Rows.
+        with m.If(now.row_free | (now.row_waiting & r.valid)):
             m.d.sync += [
                 row_last.eq(info.last),
                 row_error.eq(info.error),
-                head_keep.eq(info.head),
                 tail_keep.eq(info.tail),
                 some.eq(info.some),
-                two.eq(info.two),
             ]
-        with m.If(advance & onward):
+        # Beats.
+        with m.If(now.beat_free | (now.beat_waiting & r.valid)):
+            at_end = now.at_end
             m.d.sync += [
                 earlier.eq(current),
-                fresh.eq(at_end_beats),
-                then_data.eq(Mux(at_end_beats, info.then_data, after_data)),
-                beat_first.eq(at_end_beats | (beat_first & ~is_data)),
-                lead_left.eq(Mux(at_end_beats, info.lead, Mux(lead_done, 0, lead_left - 1))),
-                lead_done.eq(Mux(at_end_beats, info.lead == 0, lead_left[1:] == 0)),
-                more.eq(Mux(at_end_beats, info.more, more - lead_done)),
-                three.eq(Mux(at_end_beats, info.three, three & ~(lead_done & (more == 2)))),
+                fresh.eq(at_end),
+                then_data.eq(Mux(at_end, info.then_data, after_data)),
+                head_keep.eq(Mux(at_end, info.head, head_keep | now.is_data.replicate(R))),
+                lead_left.eq(Mux(at_end, info.lead, Mux(lead_left == 0, 0, lead_left - 1))),
+                lead_near.eq(Mux(at_end, info.lead_near, lead_left <= 3)),
+                more.eq(Mux(at_end, info.more.as_signed(), more - 1)),
             ]
-
         # Vectors.
-        with m.If(advance & ~skip):
-            m.d.sync += [
-                shift.eq(Mux(at_end_vectors, info.shift, then_shift)),
-                over.eq(Mux(at_end_vectors, info.over, then_over)),
-                then_shift.eq(Mux(at_end_vectors, info.then_shift, then_shift + step)),
-                # Two steps on, less the one that ``then_over`` has counted.
-                then_over.eq(
-                    Mux(
-                        at_end_vectors,
-                        info.then_over,
-                        Mux(then_over, farther[lane_bits + 1], farther[lane_bits]),
-                    )
-                ),
-                vectors_left.eq(Mux(at_end_vectors, vectors, vectors_left - 1)),
-                vector_last.eq(Mux(at_end_vectors, single, vector_next)),
-                vector_next.eq(Mux(at_end_vectors, double, vectors_left == 3)),
-            ]
-
-        # Rows. After the last row nothing is held and nothing taken.
-        ends_of_row = (at_end, at_end_beats, at_end_vectors)
-        with m.If(advance):
-            with m.If(at_end):
-                row_end = single & ~info.skip
+        with m.If(now.vector_free | (now.vector_waiting & r.valid)):
+            with m.If(now.within):
                 m.d.sync += [
-                    row_held.eq(row_there),
-                    skip.eq(info.skip & row_there),
-                    *(end.eq(~row_there | row_end) for end in ends_of_row),
-                    ends.eq(row_there & row_end & info.last),
+                    shift.eq(then_shift),
+                    over.eq(then_over),
+                    then_shift.eq(then_shift + step),
+                    # Two steps on, less the one that ``then_over`` has counted.
+                    then_over.eq(Mux(then_over, farther[lane_bits + 1], farther[lane_bits])),
+                    vectors_left.eq(vectors_left - 1),
+                    vector_last.eq(vector_next),
                 ]
-                with m.If(row_there):
-                    m.d.sync += takes.eq(row_end & ~info.last)
             with m.Else():
-                row_end = Mux(skip, vector_last, vector_next)
                 m.d.sync += [
-                    skip.eq(0),
-                    *(end.eq(row_end) for end in ends_of_row),
-                    ends.eq(row_end & row_last),
-                    takes.eq(row_end & ~row_last),
+                    shift.eq(info.shift),
+                    over.eq(info.over),
+                    then_shift.eq(info.then_shift),
+                    then_over.eq(info.then_over),
+                    vectors_left.eq(vectors),
+                    vector_last.eq(info.single),
                 ]
 
         # Stage 2: the pair, its address, and what was wrong with its step. Stage 3: shifted by
-        # whole fours of bytes. Stage 4: its vector, at the write ports.
+        # whole fours of bytes. Stage 4: its vector. Stage 5: the write ports.
         pair = Signal(16 * R, reset_less=True)
         pair_shift = Signal(lane_bits, reset_less=True)
         pair_valid = Signal()
@@ -425,12 +444,12 @@ class LoadUnit(wiring.Component):
         m.d.sync += [
             pair.eq(Cat(previous, current)),
             pair_shift.eq(shift),
-            pair_valid.eq(row_held & ~skip & advance),
-            ended.eq(ends & advance),
+            pair_valid.eq(now.emits & advance),
+            ended.eq(now.ends & advance),
             failed.eq(
-                (is_data & r.valid & r.payload.resp[1]) | (row_there & advance & info.failed)
+                (now.is_data & r.valid & r.payload.resp[1]) | (row_there & advance & info.failed)
             ),
-            bus_error.eq(is_data & r.valid & r.payload.resp[1]),
+            bus_error.eq(now.is_data & r.valid & r.payload.resp[1]),
         ]
         # Once outside, an address stays there. The mask has the bits above an address inside.
         above = Signal(16, reset_less=True)
@@ -443,34 +462,38 @@ class LoadUnit(wiring.Component):
         coarse_shift = Signal(2, reset_less=True)
         coarse_address = Signal(row_bits, reset_less=True)
         coarse_selected = Signal.like(selected)
-        coarse_valid, coarse_flush, write_flush = Signal(), Signal(), Signal()
+        coarse_valid = Signal()
+        vector = Signal(8 * R, reset_less=True)
+        vector_address = Signal(row_bits, reset_less=True)
+        vector_selected = Signal.like(selected)
+        writes = Signal(len(self._depths))
+        # The end goes along; the error after it is known.
         flush = Signal()
-        coarse_error, write_error = (
-            Signal(ERROR_BITS, name=f"{n}_error", reset_less=True) for n in ("coarse", "write")
-        )
+        flushes = Signal(3)
+        errors = [Signal(ERROR_BITS, name=f"error{i}", reset_less=True) for i in range(3)]
         m.d.sync += [
             coarse.eq(pair[8:] >> (pair_shift[2:] << 5)),
             coarse_shift.eq(pair_shift[:2]),
             coarse_address.eq(address),
             coarse_selected.eq(selected),
             coarse_valid.eq(pair_valid & ~outside & ~bus_error & ~abort),
-            coarse_flush.eq(flush),
-            coarse_error.eq(Mux(abort, error, Error.NONE)),
-            write_flush.eq(coarse_flush),
-            write_error.eq(coarse_error),
-            finish.eq(write_flush),
-            self.unit.error.eq(Mux(write_flush, write_error, Error.NONE)),
+            vector.eq(coarse >> (coarse_shift << 3)),
+            vector_address.eq(coarse_address),
+            vector_selected.eq(coarse_selected),
+            writes.eq(coarse_selected & coarse_valid.replicate(len(writes))),
+            flushes.eq(Cat(flush, flushes)[: len(flushes)]),
+            errors[0].eq(Mux(abort, error, Error.NONE)),
+            *(after.eq(before) for before, after in pairwise(errors)),
+            finish.eq(flushes[-1]),
+            self.unit.error.eq(Mux(flushes[-1], errors[-1], Error.NONE)),
         ]
         m.d.comb += self.unit.done.eq(finish)
         # Registers for each scratchpad: their blocks lie all over the chip.
         for i, key in enumerate(self._depths):
             port = getattr(self, key.name.lower())
-            m.d.sync += port.en.eq(coarse_valid & coarse_selected[i])
-            with m.If(coarse_selected[i]):
-                m.d.sync += [
-                    port.addr.eq(coarse_address[: len(port.addr)]),
-                    port.data.eq((coarse >> (coarse_shift << 3))[: 8 * R]),
-                ]
+            m.d.sync += port.en.eq(writes[i])
+            with m.If(vector_selected[i]):
+                m.d.sync += [port.addr.eq(vector_address[: len(port.addr)]), port.data.eq(vector)]
 
         # Nothing is on its way any more; during an abort nothing new comes.
         quiet = Signal()
@@ -487,15 +510,13 @@ class LoadUnit(wiring.Component):
         # Control: ``resting``, ``running`` or ``abort``, from what the step before has done.
         # ``flush``: the instruction ends, its place in the pipeline follows the last vector.
         # ``error`` has a meaning once there is an abort.
-        m.d.comb += take.eq(resting & waits & (lists | stopping))
+        m.d.comb += take.eq(~engaged & waits & (lists | stopping))
         with m.If(resting):
             m.d.sync += [
                 pad.eq(ask.pad_code),
                 step.eq(ask.vector_step[: lane_bits + 1]),
                 double_step.eq(ask.vector_step[: lane_bits + 1] << 1),
-                vectors.eq(ask.vectors),
-                single.eq(ask.vectors == 1),
-                double.eq(ask.vectors == 2),
+                vectors.eq(vectors_behind),
                 selected.eq(Cat(ask.buffer[:2] == key for key in self._depths)),
                 address.eq(place),
                 outside.eq(place_outside),
@@ -505,12 +526,6 @@ class LoadUnit(wiring.Component):
                 for key, depth in self._depths.items():
                     with m.Case(key):
                         m.d.sync += above.eq((1 << 16) - depth)
-            with m.If(take):
-                m.d.sync += resting.eq(0)
-                with m.If(stopping | field_error):
-                    m.d.sync += abort.eq(1)
-                with m.Else():
-                    m.d.sync += [running.eq(1), takes.eq(1)]
         beyond = pair_valid & outside
         with m.If(running):
             m.d.sync += error.eq(row_error)
@@ -520,19 +535,27 @@ class LoadUnit(wiring.Component):
                 m.d.sync += error.eq(Error.BUS)
             with m.If(stopping):
                 m.d.sync += error.eq(Error.NONE)
-        with m.If(running & (stopping | failed | beyond)):
-            m.d.sync += [running.eq(0), abort.eq(1)]
-        with m.Elif(running & ended):
-            m.d.comb += flush.eq(1)
-            m.d.sync += [running.eq(0), resting.eq(1)]
+        begins, fails, ends_well, ends_badly = (
+            Signal(name=name) for name in ("begins", "fails", "ends_well", "ends_badly")
+        )
+        m.d.comb += [
+            begins.eq(take & ~stopping & ~field_error),
+            fails.eq(running & (stopping | failed | beyond)),
+            ends_well.eq(running & ended & ~(stopping | failed | beyond)),
+            ends_badly.eq(abort & quiet & (~asks | waits)),
+            flush.eq(ends_well | ends_badly),
+        ]
+        m.d.sync += [
+            resting.eq((resting & ~take) | flush),
+            engaged.eq((engaged | take) & ~flush),
+            running.eq(begins | (running & ~ended & ~fails)),
+            abort.eq((take & ~begins) | fails | (abort & ~ends_badly)),
+        ]
+        with m.If(begins):
+            m.d.sync += now.takes.eq(1)
         with m.If(abort):
-            m.d.sync += [
-                *(signal.eq(0) for signal in (takes, ends, row_held, is_data, skip)),
-                *(signal.eq(1) for signal in (*ends_of_row, onward, wants)),
-            ]
-            with m.If(quiet & (idle | waits)):
-                m.d.comb += flush.eq(1)
-                m.d.sync += [abort.eq(0), resting.eq(1)]
+            m.d.sync += [now[name].eq(_REST.get(name, 0)) for name in _STEP.members]
+            m.d.sync += wants.eq(1)
         return m
 
     def _is_outside(self, m: Module, row: Signal, buffer: Value) -> Signal:
@@ -544,7 +567,7 @@ class LoadUnit(wiring.Component):
                     m.d.comb += result.eq(row[(depth - 1).bit_length() :].any())
         return result
 
-    def _hand_over(self, m: Module, bursts, infos, next_row, ask) -> Signal:
+    def _hand_over(self, m: Module, bursts, infos, next_row, ask, one_vector) -> Signal:
         """Form what the writing side has to know of a row; return whether one is on its way.
 
         RowBursts hands over one row in three cycles: what its ``ready`` says may be a cycle old,
@@ -555,8 +578,9 @@ class LoadUnit(wiring.Component):
         # The instruction of the row, which may have gone when the row is handed over.
         lead = Signal(8, reset_less=True)
         stride = Signal(lane_bits + 1, reset_less=True)
+        single = Signal(reset_less=True)
         with m.If(bursts.row.ready):
-            m.d.sync += [lead.eq(ask.lead), stride.eq(ask.vector_step)]
+            m.d.sync += [lead.eq(ask.lead), stride.eq(ask.vector_step), single.eq(one_vector)]
         # lead - head, in beats and bytes.
         ahead_layout = data.StructLayout(
             {"bytes": lane_bits, "beats": 8 - lane_bits, "negative": 1}
@@ -564,45 +588,63 @@ class LoadUnit(wiring.Component):
         next_ahead = Signal(ahead_layout, reset_less=True)
         ahead = Signal(ahead_layout, reset_less=True)
         handed = Signal(bursts.info.payload.shape(), reset_less=True)
-        two, three = Signal(reset_less=True), Signal(reset_less=True)
+        more = Signal(ROW_BITS + 2 - lane_bits, reset_less=True)
+        then = Signal(lane_bits + 1, reset_less=True)
         failed = Signal(reset_less=True)
         handing = Signal()
         about = bursts.info.payload
+        first_ahead = Signal(ahead_layout)
+        front = Signal(signed(4), reset_less=True)  # beats of padding in front, less 2
+        some_more = Signal((len(about.more) + 3) // 4, reset_less=True)
+        shift = (~next_ahead.bytes)[:lane_bits]
+        m.d.comb += first_ahead.eq((lead - about.head)[:9])
         m.d.sync += [
             bursts.info.ready.eq(infos.i.ready),
             handing.eq(bursts.info.valid & bursts.info.ready),
-            next_ahead.eq(lead - about.head),
+            next_ahead.eq(first_ahead),
+            front.eq(Mux(first_ahead.negative, 0, first_ahead.beats[:3]) - 2),
             ahead.eq(next_ahead),
             handed.eq(about),
-            two.eq(about.some & about.more.any()),
-            three.eq(about.some & about.more[1:].any()),
+            some_more.eq(Cat(about.more[i : i + 4].any() for i in range(0, len(about.more), 4))),
+            more.eq(about.more + front),
+            then.eq(shift + stride),
             failed.eq(about.error != Error.NONE),
         ]
         shape = infos.i.payload
-        then = Signal(lane_bits + 1)
         farther = Signal(lane_bits + 1)
         m.d.comb += [
             infos.i.valid.eq(handing),
-            *(shape[name].eq(handed[name]) for name in bursts.info.payload.shape().members),
-            shape.two.eq(two),
-            shape.three.eq(three),
+            *(shape[name].eq(handed[name]) for name in ("head", "tail", "some", "error", "last")),
+            shape.more.eq(more),
             shape.failed.eq(failed),
             shape.skip.eq(ahead.negative),
+            shape.single.eq(single),
             shape.lead.eq(Mux(ahead.negative, 0, ahead.beats)),
             shape.is_data.eq(handed.some & (shape.lead == 0)),
-            shape.then_data.eq(Mux(shape.lead == 0, two, handed.some & (shape.lead == 1))),
+            shape.then_data.eq(
+                handed.some & Mux(shape.lead == 0, some_more.any(), shape.lead == 1)
+            ),
             shape.shift.eq(~ahead.bytes),
-            then.eq(shape.shift + stride),
             shape.over.eq(then[lane_bits]),
             shape.then_shift.eq(then),
             farther.eq(shape.then_shift + stride),
             shape.then_over.eq(farther[lane_bits]),
         ]
         row, place = infos.o.payload, next_row.i.payload
+        masks = ("head", "tail")
+        first = _step(
+            is_data=row.is_data,
+            onward=row.skip | row.over | row.single,
+            skip=row.skip,
+            at_end=row.single & ~row.skip,
+            last=row.last,
+        )
         m.d.comb += [
             next_row.i.valid.eq(infos.o.valid),
             infos.o.ready.eq(next_row.i.ready),
-            *(place[name].eq(row[name]) for name in row.shape().members),
+            *(place[name].eq(row[name]) for name in row.shape().members if name not in masks),
+            *(place.first[name].eq(value) for name, value in first.items()),
+            place.lead_near.eq(row.lead <= 2),
             place.head.eq(Const((1 << R) - 1, R) << row.head),
             place.tail.eq(~(Const((1 << R) - 2, R) << (row.tail - 1)[:lane_bits])[:R]),
         ]

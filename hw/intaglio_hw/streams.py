@@ -11,24 +11,28 @@ class Tally(wiring.Component):
     """Count from 0 to ``size``, one register for each place: ``level[i]`` while more than i are in.
 
     Empty, full and nearly so are registers, and each next one follows from its neighbours alone.
-    ``up`` and ``down`` together change nothing; ``up`` at ``size`` and ``down`` at 0 are not given.
+    ``room``, below ``size``, is one more. ``up`` and ``down`` together change nothing; ``up`` at
+    ``size`` and ``down`` at 0 are not given.
 
     Parameters
     ----------
     size
-        Largest count, at least 1.
+        Largest count, at least 2.
     """
 
     def __init__(self, *, size: int) -> None:
-        super().__init__({"up": In(1), "down": In(1), "level": Out(size)})
+        super().__init__({"up": In(1), "down": In(1), "level": Out(size), "room": Out(1, init=1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        size = len(self.level)
-        with m.If(self.up & ~self.down):
-            m.d.sync += self.level.eq(Cat(1, self.level)[:size])
-        with m.If(self.down & ~self.up):
-            m.d.sync += self.level.eq(self.level[1:])
+        above, below = Cat(self.level[1:], 0), Cat(1, self.level[:-1])
+        # A sum of products, not a choice: that would become a reset, a table later.
+        up = self.up.replicate(len(self.level))
+        with m.If(self.up ^ self.down):
+            m.d.sync += [
+                self.level.eq((below & up) | (above & ~up)),
+                self.room.eq(~(self.up & self.level[-2])),
+            ]
         return m
 
 
@@ -102,7 +106,7 @@ class TwinBuffer(wiring.Component):
         places = [Signal.like(self.i.payload, name=f"place{i}", reset_less=True) for i in range(2)]
         write, read = Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(~inside.level[1]),
+            self.i.ready.eq(inside.room),
             self.o.valid.eq(inside.level[0]),
             self.o.payload.eq(Mux(read, Cat(places[1]), Cat(places[0]))),
             inside.up.eq(self.i.valid & self.i.ready),
@@ -162,13 +166,15 @@ class Queue(wiring.Component):
         m.submodules.inside = inside = Tally(size=self.depth - 1)
         write, read = storage.write_port(), storage.read_port(domain="comb")
         front = Signal(self._width, reset_less=True)
+        # The second is the complement, for the count: the first has all the payload to tell.
         front_full = Signal()
+        front_empty = Signal(init=1)
         free = Signal()
         m.d.comb += [
             free.eq(self.o.ready | ~front_full),
             inside.up.eq(self.i.valid & self.i.ready),
-            inside.down.eq(free & inside.level[0]),
-            self.i.ready.eq(~inside.level[-1]),
+            inside.down.eq((self.o.ready | front_empty) & inside.level[0]),
+            self.i.ready.eq(inside.room),
             self.o.valid.eq(front_full),
             Cat(self.o.payload).eq(front),
             self.empty.eq(~(front_full | inside.level[0])),
@@ -182,4 +188,6 @@ class Queue(wiring.Component):
             m.d.sync += read.addr.eq(read.addr + 1)
         with m.If(free):
             m.d.sync += [front.eq(read.data), front_full.eq(inside.level[0])]
+        with m.If(self.o.ready | front_empty):
+            m.d.sync += front_empty.eq(~inside.level[0])
         return m

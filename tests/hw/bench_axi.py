@@ -62,6 +62,7 @@ async def walker_lists_rows(dut, drain):
         }  # fmt: skip
         for name, value in fields.items():
             getattr(dut, name).value = value
+        await ClockCycles(dut.clk, 2)
         dut.start.value = 1
         await edge
         dut.start.value = 0
@@ -90,6 +91,7 @@ async def walker_halts(dut):
     await start_clock(dut)
     for name in ("address", "plane_step", "row_step", "planes", "rows"):
         getattr(dut, name).value = 9
+    await ClockCycles(dut.clk, 2)
     for halt_after in (3, 200):
         seen.clear()
         dut.start.value = 1
