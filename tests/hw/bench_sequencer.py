@@ -117,23 +117,19 @@ class Machine:
             if item is not None and item.unit is not None:
                 self.queues[item.unit].append(index)
         self.tokens = {(a, b): 0 for a in isa.UNITS for b in isa.UNITS}
-        self.given: list[tuple[Unit, Unit]] = []  # by what was done in the cycle before
+        # By what was done in the last cycles.
+        self.given: deque[list[tuple[Unit, Unit]]] = deque([[], [], []])
         self.running = {unit: deque() for unit in isa.UNITS}
         self.started: list[int] = []
         self.done: list[int] = []
         self.counted = 0
         self.waited = 0
 
-    def _accept(self, unit: Unit, started: int, ready: bool) -> None:
+    def _accept(self, unit: Unit) -> None:
         """Check a start; the model's own tokens, order and fields are the oracle."""
         dut, name = self.dut, NAMES[unit]
-        valid = ready and int(getattr(dut, f"{name}__instruction__valid").value)
-        assert started == bool(valid), f"{name}: trace_start {started}, valid {valid}"
-        if not started:
-            return
         assert self.queues[unit], f"{name}: started something that is not in the program"
         index = self.queues[unit].popleft()
-        assert int(getattr(dut, f"trace_start_index_{name}").value) == index
         item, fields = isa.decode(self.program[index])
         word = int(getattr(dut, f"{name}__instruction__payload").value)
         seen = unpack(instruction_layout(item), word)
@@ -155,9 +151,8 @@ class Machine:
         )
 
     def _check_waiting(self, unit: Unit) -> None:
-        """Compare ``missing`` of a unit that is ``waiting`` with the model's tokens."""
+        """Compare ``missing`` of a unit that was ``waiting`` with the model's tokens of then."""
         name = NAMES[unit]
-        assert not self.running[unit], f"{name} waits while it runs"
         _, fields = isa.decode(self.program[self.queues[unit][0]])
         missing = sum(
             1 << other
@@ -171,6 +166,9 @@ class Machine:
         dut, rng, edge = self.dut, self.rng, RisingEdge(self.dut.clk)
         ready = dict.fromkeys(isa.UNITS, False)
         offered = dict.fromkeys(isa.UNITS, False)  # done is high in this cycle
+        # What the sequencer tells is of the cycle before, or of the one before that.
+        ran, started, ended = 0, {}, {}
+        finished, finished_before = 0, 0
         driven: dict = {}
 
         def drive(handle, value: int) -> None:
@@ -188,30 +186,40 @@ class Machine:
             stops = [int(getattr(dut, f"{name}__stop").value) for name in NAMES.values()]
             assert len(set(stops)) == 1, "stop is for all units"
             stopped = bool(stops[0])
-            assert not (starts and stopped), "started while stopped"
-            finished = 0
-            done = []
+            finished_before *= not stopped  # what a stop cuts short does not count
+            assert int(dut.finished_count.value) == finished_before
+            self.counted += finished_before
+            finished_before = finished
+            assert running == ran, f"running {running:b}, not {ran:b}"
+            assert starts == sum(1 << unit for unit in started), f"trace_start {starts:b}"
+            assert dones == sum(1 << unit for unit in ended), f"trace_done {dones:b}"
             for unit, name in NAMES.items():
-                assert running >> unit & 1 == bool(self.running[unit]), f"{name}: running"
-                assert dones >> unit & 1 == offered[unit], f"{name}: trace_done"
+                for event, indices in (("start", started), ("done", ended)):
+                    if unit in indices:
+                        told = int(getattr(dut, f"trace_{event}_index_{name}").value)
+                        assert told == indices[unit], f"{name}: index of {event}"
                 if waiting >> unit & 1:
+                    assert not ran >> unit & 1, f"{name} waits while it runs"
                     self._check_waiting(unit)
-                if offered[unit]:
-                    item = self.running[unit][0]
-                    assert int(getattr(dut, f"trace_done_index_{name}").value) == item.index
-                    finished += item.error == Error.NONE and not stopped
-                    done.append((unit, item))
-            assert int(dut.finished_count.value) == finished
-            self.counted += finished
-            for unit in isa.UNITS:
-                self._accept(unit, starts >> unit & 1, ready[unit])
-            for pair in self.given:
+            ran = sum(1 << unit for unit in isa.UNITS if self.running[unit])
+            started, ended = {}, {}
+            for pair in self.given.popleft():
                 self.tokens[pair] += 1
-            self.given = []
-            for unit, item in done:
-                self.running[unit].popleft()
-                self.done.append(item.index)
-                self.given += [(unit, other) for other in isa.UNITS if item.signal >> other & 1]
+            for unit, name in NAMES.items():
+                if ready[unit] and int(getattr(dut, f"{name}__instruction__valid").value):
+                    assert not stopped, "started while stopped"
+                    self._accept(unit)
+                    started[unit] = self.started[-1]
+            finished = 0
+            given = []
+            for unit in isa.UNITS:
+                if offered[unit]:
+                    item = self.running[unit].popleft()
+                    ended[unit] = item.index
+                    self.done.append(item.index)
+                    finished += item.error == Error.NONE
+                    given += [(unit, other) for other in isa.UNITS if item.signal >> other & 1]
+            self.given.append(given)
             for unit, name in NAMES.items():
                 offered[unit] = False
                 if self.running[unit]:

@@ -4,7 +4,8 @@ import pytest
 
 from intaglio.spec import isa
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
-from intaglio_hw.sequencer import UNIT_INSTRUCTIONS, Decoder, Fetch, Sequencer
+from intaglio_hw.fetch import Decoder, Fetch
+from intaglio_hw.sequencer import UNIT_INSTRUCTIONS, Sequencer
 from intaglio_sim.runner import run_bench
 
 SIMULATORS = ["icarus", "verilator"]

@@ -18,7 +18,7 @@ from intaglio.spec.program import Program
 from intaglio.spec.regs import COUNTERS
 from intaglio.spec.timing import ArrayTiming
 from intaglio.spec.timing_vector import vector_cycles
-from intaglio_hw.sequencer import Decoder
+from intaglio_hw.fetch import Decoder
 from intaglio_sim.golden import places
 from intaglio_sim.golden.cycle_bus import ReadBus, bursts, row_shape
 from intaglio_sim.golden.cycle_flow import _LoadStage, row_addresses

@@ -118,7 +118,7 @@ class TokenProperties(wiring.Component):
     :class:`UnitStageProperties` shows): never below zero, never beyond TOKEN_MAX, and a token is
     refused exactly when ``overflow`` is high. The counter beside it is two bits wider.
 
-    ``counter``: the component, a :class:`intaglio_hw.sequencer.TokenCounter`.
+    ``counter``: the component, a :class:`intaglio_hw.stages.TokenCounter`.
     """
 
     def __init__(self, counter: Any) -> None:
@@ -128,7 +128,7 @@ class TokenProperties(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.dut = dut = self._counter
-        tokens = Signal(signed(isa.TOKEN_MAX.bit_length() + 2))
+        tokens = Signal(signed(isa.TOKEN_MAX.bit_length() + 2), reset_less=True)
         m.d.comb += [
             dut.give.eq(self.give),
             dut.take.eq(self.take),
@@ -148,9 +148,10 @@ class TokenProperties(wiring.Component):
         return m
 
     #: That both count the same, and what is formed ahead, for the induction.
+    _BITS = isa.TOKEN_MAX.bit_length() + 2
     INVARIANTS = (
-        "(= ((_ zero_extend 2) [dut.count]) [tokens])",
-        f"(= [dut.full] (= [tokens] (_ bv{isa.TOKEN_MAX} {isa.TOKEN_MAX.bit_length() + 2})))",
+        f"(= (bvadd ((_ sign_extend 1) [dut.above]) (_ bv1 {_BITS})) [tokens])",
+        f"(= [dut.full] (= [tokens] (_ bv{isa.TOKEN_MAX} {_BITS})))",
     )
 
 
@@ -161,16 +162,20 @@ class UnitStageProperties(wiring.Component):
     2. An instruction starts only after it has had its tokens: one grant for each start.
     3. Between 0 and IN_FLIGHT instructions run, and ``running`` says whether any do; a ``done``
        gives tokens only if one does.
-    4. While ``stop`` is high nothing starts and nothing is taken.
+    4. From the second cycle of ``stop`` on nothing is offered, from the third on nothing is taken.
 
-    ``stage``: a :class:`intaglio_hw.sequencer.UnitStage` of ``load``.
+    ``stage``: a :class:`intaglio_hw.stages.UnitStage` of ``load``.
     """
 
     INVARIANTS = (
-        "(= ((_ zero_extend 2) [dut.count]) [flying])",
+        "(= [flying] (ite [dut.second] #x2 (ite [dut.running] #x1 #x0)))",
+        "(=> [dut.second] [dut.running])",
         "(= [dut.leaving] [leaving])",
+        "(= [dut.finished] [finished])",
         "(= [dut.satisfied] [satisfied])",
-        "(=> [leaving] (not [taken]))",
+        "(= [dut.granted] [taken])",
+        "(=> [leaving] (and [taken] (not [dut.second])))",
+        "(=> [dut.unit__instruction__valid] (and [taken] (not [leaving]) (not [dut.second])))",
     )
 
     def __init__(self, stage: Any) -> None:
@@ -191,11 +196,17 @@ class UnitStageProperties(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.dut = dut = self._stage
-        # The queue: an offer stays as it is until it is taken, or the queue is cleared.
-        waiting, wait_before = Signal(), Signal(4)
+        # The queue: an offer stays as it is until it is taken, or the queue is cleared. In the
+        # cycle after that it may say anything.
+        waiting, wait_before, leaving = Signal(), Signal(4), Signal()
+        stopped, stopped_before, finished = Signal(), Signal(), Signal()
         m.d.sync += [
-            waiting.eq(self.head_valid & ~dut.head.ready & ~self.clear),
+            waiting.eq(self.head_valid & ~dut.head.ready & ~leaving & ~self.clear),
             wait_before.eq(self.wait),
+            leaving.eq(dut.head.ready),
+            stopped.eq(self.stop),
+            stopped_before.eq(stopped),
+            finished.eq(self.unit_done),
         ]
         m.d.comb += [
             dut.head.valid.eq(self.head_valid),
@@ -208,43 +219,47 @@ class UnitStageProperties(wiring.Component):
             dut.clear.eq(self.clear),
             Assume(~waiting | (self.head_valid & (self.wait == wait_before))),
             # The sequencer clears while nothing runs, and everything is stopped then.
-            Assume(~self.clear | (self.stop & ~dut.running)),
+            Assume(~self.clear | (self.stop & stopped & ~dut.running & ~leaving)),
         ]
         # A token stays until it is taken; a clear takes them all.
         kept = Signal(4)
         m.d.sync += kept.eq(Mux(self.clear, 0, self.available & ~dut.take))
         m.d.comb += Assume((kept & ~self.available) == 0)
         flying = Signal(signed(4))
-        m.d.sync += flying.eq(flying + dut.start - dut.done)
-        leaving = Signal()  # the head has been started
+        m.d.sync += flying.eq(flying + leaving - dut.done)
         taken = Signal()  # the head has its tokens
         satisfied = Signal()  # they were all there
-        undecided, took = Signal(), Signal()
-        m.d.sync += [
-            leaving.eq(dut.start),
-            satisfied.eq(undecided & ~self.clear & ((self.wait & ~self.available) == 0)),
-        ]
+        undecided, took, took_before = Signal(), Signal(), Signal()
         m.d.comb += [
-            undecided.eq(self.head_valid & ~leaving & ~taken),
-            took.eq(undecided & satisfied & ~self.stop),
+            undecided.eq(self.head_valid & ~taken),
+            took.eq(satisfied & ~taken),
         ]
         gives = Signal()
-        m.d.sync += gives.eq(self.unit_done & (flying > 0))
-        with m.If(dut.start | self.clear):
+        m.d.sync += [
+            satisfied.eq(undecided & ~self.stop & ((self.wait & ~self.available) == 0)),
+            took_before.eq(took),
+            gives.eq(finished & (flying > 0)),
+        ]
+        with m.If(leaving | self.clear):
             m.d.sync += taken.eq(0)
         with m.Elif(took):
             m.d.sync += taken.eq(1)
+        offer = dut.unit.instruction.valid
         m.d.comb += [
             Assert((dut.take & ~self.available) == 0),
-            Assert(~dut.take.any() | (dut.take == self.wait)),
+            Assert(dut.take == Mux(took_before, wait_before, 0)),
             Assert(dut.granted == taken),
-            Assert(~dut.granted | self.head_valid),
-            Assert(~dut.start | (taken & self.unit_ready)),
-            Assert(dut.take.any() == (took & self.wait.any())),
+            Assert(~taken | self.head_valid | leaving),
+            Assert(~offer | (taken & ~leaving & (flying < IN_FLIGHT))),
+            Assert(dut.head.ready == (offer & self.unit_ready)),
+            Assert(dut.start == leaving),
             Assert((flying >= 0) & (flying <= IN_FLIGHT)),
             Assert(dut.running == (flying > 0)),
+            Assert(dut.done == (finished & (flying > 0))),
             Assert(~dut.give.any() | gives),
-            Assert(~self.stop | ~(dut.start | dut.take.any())),
+            Assert(~stopped | ~offer),
+            Assert(~(stopped & stopped_before) | ~dut.take.any()),
+            Assert(~took | undecided),
         ]
         return m
 

@@ -20,9 +20,12 @@ from intaglio.spec.memory import OUTSTANDING
 from intaglio.spec.timing import ArraySchedule
 from intaglio.spec.timing_vector import vector_cycles, vector_interval
 from intaglio_hw.axi import BOUNDARY_BYTES, RowBursts
+from intaglio_hw.fetch import Decoder, Fetch
 from intaglio_hw.interfaces import IN_FLIGHT, READ_LATENCY
 from intaglio_hw.load import LoadUnit
-from intaglio_hw.sequencer import Decoder, Fetch, Sequencer, UnitStage
+from intaglio_hw.queues import HeadQueue
+from intaglio_hw.sequencer import Sequencer
+from intaglio_hw.stages import UnitStage
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.streams import Queue
 from intaglio_sim.golden.cycle_bus import ReadBus, RowShape, bursts, row_shape
@@ -32,6 +35,8 @@ __all__ = ["Flow", "Stage"]
 #: From a done to its token at the other unit, and from a granted instruction to its offer.
 _TOKEN = UnitStage.TOKEN
 _OFFER = UnitStage.LATENCY - _TOKEN
+#: From a done to the offer of the next but one instruction.
+_AGAIN = 2
 #: From the offset of a row to its hand-over, and from there to the first burst.
 _ROW = 2
 _BURST = RowBursts.LATENCY - _ROW
@@ -43,7 +48,7 @@ _STORE_ROW, _STORE_DONE = 2, 2
 #: From a read of OFM to its beat.
 _STORE_READ = READ_LATENCY + Queue.LATENCY
 #: From the first busy cycle to the first request of the fetch unit.
-_START = 5
+_START = Sequencer.START + Fetch.START
 #: Later than every cycle.
 _NEVER = 1 << 62
 
@@ -100,7 +105,7 @@ class Stage:
                 return index > begun
             if not self._ready(index):
                 return index > begun
-            visible = self.pushed[index] + Queue.LATENCY
+            visible = self.pushed[index] + HeadQueue.LATENCY
             if index and visible < self.start[-1] + UnitStage.LEAVE:
                 visible = self.start[-1] + UnitStage.LEAVE
             granted = max(visible, self._busy)
@@ -110,8 +115,8 @@ class Stage:
                 if granted > visible and len(self.done) == index:
                     self._count(visible, granted, arrived)
             offered = granted + _OFFER
-            if index >= IN_FLIGHT and offered <= self.done[index - IN_FLIGHT]:
-                offered = self.done[index - IN_FLIGHT] + 1
+            if index >= IN_FLIGHT and offered < self.done[index - IN_FLIGHT] + _AGAIN:
+                offered = self.done[index - IN_FLIGHT] + _AGAIN
             self.visible.append(visible)
             self.granted.append(granted)
             self.offered.append(offered)
@@ -145,7 +150,7 @@ class Stage:
         """Note the instruction that is accepted in ``start`` and leaves the stage in ``left``."""
         self.start.append(start)
         self._busy = left
-        self.popped.append(max(start + UnitStage.LEAVE - 1 + Sequencer.PLACE, left))
+        self.popped.append(max(start + Sequencer.PLACE, left))
 
     def finish(self, done: int) -> None:
         """Note that the next instruction is done in cycle ``done``, and give its tokens."""
@@ -581,12 +586,12 @@ class Flow:
         self.request = _NEVER
         taken = self.bus.stream(self._size, self.bus.grant(granted))
         self.fetch_beats += self._size
-        self._ask = granted + 1
+        self._ask = granted + 2  # settle
         self._parts += 1
         if self._parts * self._size == self._beats:
             # Beats come a cycle apart at least: the decoder waits for the last one.
-            self._arrived.append(taken + Queue.LATENCY + 1)
-            self._ask += 2  # settle, wait
+            self._arrived.append(taken + Fetch.LATENCY + 1)
+            self._ask += 1  # wait
             self._parts = 0
             self._fetching += 1
 
@@ -598,7 +603,7 @@ class Flow:
                 if not self._arrived:
                     break
                 ready = max(self._ready + self._beats, self._arrived.popleft())
-                self._freed.append(ready)
+                self._freed.append(ready + 1)
                 self._dispatch = ready - 1 + Decoder.LATENCY
                 progress = True
             unit = self._units[self._decoding]

@@ -23,6 +23,7 @@ from intaglio.spec.isa import Unit
 from intaglio.spec.memory import MEMORY_LATENCY
 from intaglio.spec.program import Program
 from intaglio.spec.timing import ArrayTiming
+from intaglio_hw.sequencer import Sequencer
 from intaglio_sim.golden import places
 from intaglio_sim.golden.checker import check_program
 from intaglio_sim.golden.cycle_flow import Flow
@@ -30,7 +31,7 @@ from intaglio_sim.golden.cycle_flow import Flow
 __all__ = ["CycleModel", "LayerCycles", "Span", "Timeline"]
 
 #: From the end of the program to the last busy cycle; from the last finished instruction two more.
-_FINISH = 2
+_FINISH = 2 + Sequencer.REST_CYCLES
 #: The units whose tokens the counters of waiting tell apart.
 _WAITS = {
     Unit.ARRAY: (Unit.LOAD, Unit.VECTOR),
