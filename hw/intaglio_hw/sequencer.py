@@ -439,13 +439,18 @@ class Sequencer(wiring.Component):
         program = flag(exhausted & watching, "exhausted")
         word = flag(decoded.valid & decoded.payload.bad & watching, "word")
         # The first head that waits, chosen long before it matters.
-        chosen = Signal(INDEX_BITS, name="deadlock_index", reset_less=True)
         masked, before = [], Const(0, 1)
         for number, (valid, at) in enumerate(heads):
             chooses = _register(m, valid & ~before, f"deadlock_{number}")
             masked.append(Mux(chooses, at, 0))
             before = before | valid
-        m.d.sync += chosen.eq(functools.reduce(operator.or_, masked))
+        pairs = [
+            _register(m, masked[low] | masked[low + 1], f"deadlock_pair{low}", reset_less=True)
+            for low in range(0, _UNIT_COUNT, 2)
+        ]
+        chosen = _register(
+            m, functools.reduce(operator.or_, pairs), "deadlock_index", reset_less=True
+        )
         # The decoder holds a bad word.
         code = Mux(word, decoded.payload.error, Mux(program, isa.Error.PROGRAM, isa.Error.DEADLOCK))
         at = Mux(program | word, index, chosen)
