@@ -1,5 +1,8 @@
 """The registers: an AXI4-Lite subordinate that is generated from :mod:`intaglio.spec.regs`."""
 
+import functools
+import operator
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -65,11 +68,13 @@ class CsrBank(wiring.Component):
     ``events`` (:func:`events_layout`): what each counter adds in this cycle, while ``busy``.
     Counters wrap; they follow three cycles behind.
 
-    From the later of address and data to ``bvalid``: 3 cycles, from the address to ``rvalid``: 4.
+    From the later of address and data to ``bvalid``: 3 cycles, from the address to ``rvalid``: 5.
     """
 
-    #: Cycles from the later of address and data to the answer of a write; a read takes one more.
+    #: Cycles from the later of address and data to the answer of a write.
     LATENCY = 3
+    #: Words that are put together in each step of a read.
+    _READ_GROUPS = (2, 4)
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
@@ -125,16 +130,17 @@ class CsrBank(wiring.Component):
 
         # Counters. The event is registered first: it may come from far away.
         was_busy = Signal()
-        m.d.sync += was_busy.eq(self.busy)
+        anew = Signal(init=1)  # so that a reset does not need to clear the counters
+        m.d.sync += [was_busy.eq(self.busy), anew.eq(self.start)]
         for name, _ in regs.COUNTERS:
             happened_before = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_before")
             event = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_event")
-            counter = Signal(DATA_BITS, name=f"{name}_counter")
+            counter = Signal(DATA_BITS, name=f"{name}_counter", reset_less=True)
             m.d.sync += [
                 happened_before.eq(self.events[name]),
                 event.eq(Mux(was_busy, happened_before, 0)),
             ]
-            with m.If(self.start):
+            with m.If(anew):
                 m.d.sync += counter.eq(0)
             with m.Else():
                 m.d.sync += counter.eq(counter + event)
@@ -178,8 +184,9 @@ class CsrBank(wiring.Component):
         masked = Cat(Mux(strobe, data_.word_select(i, 8), 0) for i, strobe in enumerate(strobes))
         m.d.sync += [self.start.eq(0), self.stop.eq(0)]
         # A start that is on its way counts: nothing may change between it and the first busy cycle.
+        # Two writes are further apart than this is late.
         locked = Signal()
-        m.d.comb += locked.eq(self.busy | self.start)
+        m.d.sync += locked.eq(self.busy | self.start)
         good = []  # writes that are answered with OKAY
         for register in regs.REGISTERS:
             if register.access == "ro":
@@ -208,43 +215,46 @@ class CsrBank(wiring.Component):
         with m.If(write):
             m.d.sync += self.s_axil_bresp.eq(Mux(Cat(good).any(), OKAY, SLVERR))
 
-        # Read channels: the address; then, a digit of it in each cycle, one word of up to four that
-        # differ in the digit, each with a bit that says that it is in the map.
-        read_address = Signal(word_bits)
-        digits = 3
-        looking = Signal(digits)
-        m.d.comb += self.s_axil_arready.eq(~looking.any() & ~self.s_axil_rvalid)
-        m.d.sync += looking.eq((looking << 1)[:digits])
-        with m.If(self.s_axil_arvalid & self.s_axil_arready):
-            m.d.sync += [looking[0].eq(1), read_address.eq(self.s_axil_araddr[2:])]
-        words = {}
-        for register in regs.REGISTERS:
-            value = Value.cast(values[register.name])
-            words[register.address // 4] = Cat(value, Const(0, DATA_BITS - len(value)), Const(1, 1))
-        for digit in range(digits):
-            low = 2 * digit
-            bits = read_address[low:] if digit == digits - 1 else read_address[low : low + 2]
-            groups: dict[int, dict[int, Value]] = {}
-            for place, word in words.items():
-                group = 0 if digit == digits - 1 else place >> 2
-                groups.setdefault(group, {})[place - (group << 2)] = word
-            words = {}
-            for group, members in groups.items():
-                word = Signal(DATA_BITS + 1, name=f"word_{digit}_{group}", reset_less=True)
-                # What is read changes; the answer must not while it waits.
-                with m.If(looking[digit]):
-                    m.d.sync += word.eq(0)
-                    with m.Switch(bits):
-                        for place, member in members.items():
-                            with m.Case(place):
-                                m.d.sync += word.eq(member)
-                words[group] = word
-        m.d.comb += [
-            self.s_axil_rdata.eq(words[0][:DATA_BITS]),
-            self.s_axil_rresp.eq(Mux(words[0][DATA_BITS], OKAY, SLVERR)),
-        ]
-        with m.If(self.s_axil_rready):
-            m.d.sync += self.s_axil_rvalid.eq(0)
-        with m.If(looking[-1]):
-            m.d.sync += self.s_axil_rvalid.eq(1)
+        self._read(m, values)
         return m
+
+    def _read(self, m: Module, values: dict) -> None:
+        """Answer reads: the address; a bit for each register that is meant; then their OR, in steps
+        that are taken in each cycle, except for the last one: what is read changes, the answer must
+        not while it waits.
+        """
+        address = Signal(AXI_LITE_ADDRESS_BITS - 2)
+        ready = Signal(init=1)
+        with m.If(ready):
+            m.d.sync += address.eq(self.s_axil_araddr[2:])
+        words = []
+        for register in regs.REGISTERS:
+            meant = Signal(name=f"{register.name}_read", reset_less=True)
+            m.d.sync += meant.eq(address == register.address // 4)
+            value = Value.cast(values[register.name])
+            word = Cat(value, Const(0, DATA_BITS - len(value)), Const(1, 1))
+            words.append(word & meant.replicate(len(word)))
+        for number, group in enumerate(self._READ_GROUPS):
+            sums = []
+            for low in range(0, len(words), group):
+                total = Signal(DATA_BITS + 1, name=f"word{number}_{low}", reset_less=True)
+                m.d.sync += total.eq(functools.reduce(operator.or_, words[low : low + group]))
+                sums.append(total)
+            words = sums
+        answer = Signal(DATA_BITS + 1, reset_less=True)
+        looking = Signal(len(self._READ_GROUPS) + 2)
+        with m.If(looking[-1]):
+            m.d.sync += answer.eq(functools.reduce(operator.or_, words))
+        accepted, given = Signal(), Signal()
+        m.d.comb += [
+            accepted.eq(self.s_axil_arvalid & ready),
+            given.eq(self.s_axil_rvalid & self.s_axil_rready),
+            self.s_axil_arready.eq(ready),
+            self.s_axil_rdata.eq(answer[:DATA_BITS]),
+            self.s_axil_rresp.eq(Mux(answer[DATA_BITS], OKAY, SLVERR)),
+        ]
+        m.d.sync += [
+            ready.eq(given | (ready & ~accepted)),
+            looking.eq(Cat(accepted, looking[:-1])),
+            self.s_axil_rvalid.eq(looking[-1] | (self.s_axil_rvalid & ~given)),
+        ]

@@ -193,9 +193,9 @@ class Decoder(wiring.Component):
     unknown opcode or a reserved bit that is set; FIELD for a field outside ``[low, high]`` of its
     table; TOKEN for a wait for or a signal to its own unit, and for either in ``end``; NONE
     otherwise. The first in this order. Without an error ``unit`` has the bit of its unit set, or
-    ``end`` is; with one ``bad`` is set. ``good``: neither ``end`` nor ``bad``; ``fits``: the unit's
-    bit of ``room`` was set in the cycle before. ``release`` pulses after the last beat. While ``clear`` is
-    high beats are dropped, and what was taken is forgotten.
+    ``end`` is; with one ``bad`` is set. ``go``: it has a unit, whose bit of ``room`` was set in the
+    cycle before. ``release`` pulses after the last beat. While ``clear`` is high beats are dropped,
+    and what was taken is forgotten.
 
     LATENCY cycles from the last beat to ``decoded``; an instruction takes ``64 / R + LATENCY``. The
     word stays for a cycle behind the transfer.
@@ -211,8 +211,7 @@ class Decoder(wiring.Component):
             "end": 1,
             "bad": 1,
             "error": ERROR_BITS,
-            "good": 1,
-            "fits": 1,
+            "go": 1,
         }
         super().__init__(
             {
@@ -322,8 +321,9 @@ class Decoder(wiring.Component):
             register(word.word_select(byte, 8).any(), f"nonzero{byte}")
             for byte in range(isa.INSTRUCTION_BYTES)
         ]
-        # The word in parts, cut where an instruction ends.
-        cuts = sorted({item.width for item in isa.INSTRUCTIONS} | {isa.INSTRUCTION_BITS})
+        # The word in parts, cut where an instruction ends, and more often than that.
+        ends = {item.width for item in isa.INSTRUCTIONS}
+        cuts = sorted({*ends, *range(128, isa.INSTRUCTION_BITS + 1, 128)})
         parts = {
             low: register(Cat(nonzero[low // 8 : high // 8]).any(), f"reserved{low}")
             for low, high in itertools.pairwise(cuts)
@@ -333,7 +333,8 @@ class Decoder(wiring.Component):
             matches[item] = match = register(opcode == item.opcode, f"is_{item.name}")
             behind = [part for low, part in parts.items() if low >= item.width]
             if behind:
-                reserved_flags.append(match & Cat(behind).any())
+                reserved = register(Cat(behind).any(), f"{item.name}_reserved")
+                reserved_flags.append(match & reserved)
             tokens, ranges = [], []
             for field, offset in item.offsets().values():
                 bits = word[offset : offset + field.width]
@@ -352,17 +353,16 @@ class Decoder(wiring.Component):
         bad_reserved = register(Cat(reserved_flags).any(), "bad_reserved")
         bad_token = register(Cat(token_flags).any(), "bad_token")
         bad_field = register(Cat(field_flags).any(), "bad_field")
-        # The ranges come last.
-        other = register(bad_bus | unknown | bad_reserved | bad_token, "bad_other")
-        bad = other | bad_field
+        # Reserved bits and ranges come last.
+        other = register(bad_bus | unknown | bad_token, "bad_other")
+        bad = other | bad_reserved | bad_field
 
         payload = self.decoded.payload
         of_units = {item: match for item, match in matches.items() if item.unit is not None}
         m.d.sync += [
             payload.bad.eq(bad),
-            payload.good.eq(Cat(of_units.values()).any() & ~bad),
-            payload.fits.eq(
-                Cat(match & self.room[item.unit] for item, match in of_units.items()).any()
+            payload.go.eq(
+                Cat(match & self.room[item.unit] for item, match in of_units.items()).any() & ~bad
             ),
             payload.error.eq(isa.Error.NONE),
         ]

@@ -128,7 +128,7 @@ class Sequencer(wiring.Component):
     #: Cycles of rest before the end: longer than an error or a start takes to be seen.
     REST_CYCLES = 8
     #: Cycles from the first busy one to the start of the fetch unit.
-    START = 4
+    START = 5
     #: Cycles from the acceptance of an instruction to the write into its queue; and from a start,
     #: which makes room in a queue, to the acceptance that it makes room for.
     PUSH = 1
@@ -343,10 +343,10 @@ class Sequencer(wiring.Component):
         accepted = Signal()
         m.d.comb += [
             decoder.room.eq(Cat(queues[unit].room for unit in isa.UNITS)),
-            decoded.ready.eq(decoded.payload.good & decoded.payload.fits),
+            decoded.ready.eq(decoded.payload.go),
             accepted.eq(decoded.valid & decoded.ready),
         ]
-        m.d.sync += push.eq(Mux(decoded.valid & decoded.payload.fits, decoded.payload.unit, 0))
+        m.d.sync += push.eq(Mux(accepted, decoded.payload.unit, 0))
         with m.If(clear):
             m.d.sync += index.eq(0)
         with m.Elif(push.any()):
@@ -371,6 +371,7 @@ class Sequencer(wiring.Component):
         memory_end = Signal(ADDRESS_BITS + 1, reset_less=True)
         beyond = Signal(2, reset_less=True)
         bad_program, bad_memory = Signal(reset_less=True), Signal(reset_less=True)
+        inside = any_group(m, memory_end[:ADDRESS_BITS], name="memory_end", group=8)
         some = any_group(m, self.program_length, name="length", group=8)
         aligned_program = ~(self.program_base % isa.INSTRUCTION_BYTES).any()
         misaligned = _register(m, ~aligned_program, "program_misaligned", reset_less=True)
@@ -390,7 +391,7 @@ class Sequencer(wiring.Component):
                 )
             ),
             bad_program.eq(~some | misaligned | beyond.any()),
-            bad_memory.eq(rough | (memory_end > (1 << ADDRESS_BITS))),
+            bad_memory.eq(rough | (memory_end[ADDRESS_BITS] & inside)),
         ]
         return bad_program, bad_memory
 
@@ -438,13 +439,18 @@ class Sequencer(wiring.Component):
         program = flag(exhausted & watching, "exhausted")
         word = flag(decoded.valid & decoded.payload.bad & watching, "word")
         # The first head that waits, chosen long before it matters.
-        chosen = Signal(INDEX_BITS, name="deadlock_index", reset_less=True)
         masked, before = [], Const(0, 1)
         for number, (valid, at) in enumerate(heads):
             chooses = _register(m, valid & ~before, f"deadlock_{number}")
             masked.append(Mux(chooses, at, 0))
             before = before | valid
-        m.d.sync += chosen.eq(functools.reduce(operator.or_, masked))
+        pairs = [
+            _register(m, masked[low] | masked[low + 1], f"deadlock_pair{low}", reset_less=True)
+            for low in range(0, _UNIT_COUNT, 2)
+        ]
+        chosen = _register(
+            m, functools.reduce(operator.or_, pairs), "deadlock_index", reset_less=True
+        )
         # The decoder holds a bad word.
         code = Mux(word, decoded.payload.error, Mux(program, isa.Error.PROGRAM, isa.Error.DEADLOCK))
         at = Mux(program | word, index, chosen)

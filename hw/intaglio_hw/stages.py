@@ -84,8 +84,8 @@ class UnitStage(wiring.Component):
     ``available`` (bit u: unit u -> own unit; ``take`` pulses), and then offers its fields to the
     unit while fewer than IN_FLIGHT are running. Remembers index and signals of those that run; two
     cycles after the unit's ``done`` it pulses ``give`` (bit u: own unit -> unit u). After a cycle
-    of ``stop`` nothing is started: an offer is taken back. ``clear`` (while nothing is running)
-    forgets that the head has its tokens.
+    of ``stop`` nothing is started: an offer is taken back. ``clear`` (after cycles of ``stop``,
+    while nothing is running) forgets that the head has its tokens.
 
     ``head`` (stream of :func:`queue_layout`) is the queue: it keeps its payload, and whatever
     ``valid``, in the cycle after the transfer. ``unit`` is the unit's :class:`UnitSignature` from
@@ -139,10 +139,10 @@ class UnitStage(wiring.Component):
         m.d.comb += [
             undecided.eq(head.valid & ~self.granted),
             missing.eq(head.payload.wait & ~self.available),
-            grant.eq(undecided & self.satisfied & ~self.stop),
+            grant.eq(self.satisfied & ~self.granted),
         ]
         m.d.sync += [
-            self.satisfied.eq(undecided & ~missing.any() & ~self.clear),
+            self.satisfied.eq(undecided & ~missing.any() & ~self.stop),
             self.missing.eq(Mux(undecided, missing, 0)),
             self.take.eq(Mux(grant, head.payload.wait, 0)),
         ]
@@ -161,7 +161,9 @@ class UnitStage(wiring.Component):
         m.d.sync += [
             leaving.eq(starting),
             unit.instruction.valid.eq(
-                (self.granted | grant) & ~starting & ~leaving & (~second | self.done) & ~self.stop
+                (self.granted | self.satisfied)
+                & ~(starting | leaving | self.stop)
+                & (~second | finished)
             ),
             unit.stop.eq(self.stop),
         ]
@@ -174,7 +176,7 @@ class UnitStage(wiring.Component):
             second.eq(((self.running & leaving) | second) & ~finished),
         ]
 
-        # Index and signals of those that run: the oldest one, and the next, which follows the head
+        # Index and signals of those that run: the oldest one, and the next. Each follows the head
         # of the queue until it is there.
         entry = data.StructLayout({"signal": _UNIT_COUNT, "index": INDEX_BITS})
         oldest, next_, given = (
@@ -184,7 +186,7 @@ class UnitStage(wiring.Component):
             given.signal.eq(head.payload.signal),
             given.index.eq(head.payload.index),
         ]
-        with m.If((leaving & ~self.running) | finished):
+        with m.If(~self.running | finished):
             m.d.sync += oldest.eq(Mux(second, next_, given))
         with m.If(~second):
             m.d.sync += next_.eq(given)

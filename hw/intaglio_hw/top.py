@@ -80,7 +80,7 @@ class Accelerator(wiring.Component):
     interrupt
         Level, high until it is cleared in ``interrupt_status``.
     trace_start, trace_done
-        Bit u: unit u took, has finished an instruction in the cycle before, whose index in the program
+        Bit u: unit u took, finished an instruction in the cycle before, whose index in the program
         is ``trace_start_index_<unit>``, ``trace_done_index_<unit>``. For test benches and logic
         analysers.
 

@@ -342,8 +342,8 @@ def test_unit_stage():
     ("old", "new"),
     [
         ("head.payload.wait & ~self.available", "head.payload.wait & ~self.available & 7"),
-        ("& (~second | self.done)", ""),
-        ("                & ~leaving\n", ""),
+        ("                & (~second | finished)\n", ""),
+        ("starting | leaving | self.stop", "starting | self.stop"),
         ("with m.If(leaving | self.clear):", "with m.If(leaving):"),
     ],
 )  # fmt: skip

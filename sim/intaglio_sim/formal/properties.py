@@ -148,9 +148,10 @@ class TokenProperties(wiring.Component):
         return m
 
     #: That both count the same, and what is formed ahead, for the induction.
+    _BITS = isa.TOKEN_MAX.bit_length() + 2
     INVARIANTS = (
-        f"(= (bvadd ((_ sign_extend 1) [dut.above]) (_ bv1 {isa.TOKEN_MAX.bit_length() + 2})) [tokens])",
-        f"(= [dut.full] (= [tokens] (_ bv{isa.TOKEN_MAX} {isa.TOKEN_MAX.bit_length() + 2})))",
+        f"(= (bvadd ((_ sign_extend 1) [dut.above]) (_ bv1 {_BITS})) [tokens])",
+        f"(= [dut.full] (= [tokens] (_ bv{isa.TOKEN_MAX} {_BITS})))",
     )
 
 
@@ -161,7 +162,7 @@ class UnitStageProperties(wiring.Component):
     2. An instruction starts only after it has had its tokens: one grant for each start.
     3. Between 0 and IN_FLIGHT instructions run, and ``running`` says whether any do; a ``done``
        gives tokens only if one does.
-    4. From the second cycle of ``stop`` on nothing is offered and nothing is taken.
+    4. From the second cycle of ``stop`` on nothing is offered, from the third on nothing is taken.
 
     ``stage``: a :class:`intaglio_hw.stages.UnitStage` of ``load``.
     """
@@ -195,15 +196,16 @@ class UnitStageProperties(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.dut = dut = self._stage
-        # The queue: an offer stays as it is until it is taken, or the queue is cleared. In the cycle
-        # after that it may say anything.
+        # The queue: an offer stays as it is until it is taken, or the queue is cleared. In the
+        # cycle after that it may say anything.
         waiting, wait_before, leaving = Signal(), Signal(4), Signal()
-        stopped, finished = Signal(), Signal()
+        stopped, stopped_before, finished = Signal(), Signal(), Signal()
         m.d.sync += [
             waiting.eq(self.head_valid & ~dut.head.ready & ~leaving & ~self.clear),
             wait_before.eq(self.wait),
             leaving.eq(dut.head.ready),
             stopped.eq(self.stop),
+            stopped_before.eq(stopped),
             finished.eq(self.unit_done),
         ]
         m.d.comb += [
@@ -230,11 +232,11 @@ class UnitStageProperties(wiring.Component):
         undecided, took, took_before = Signal(), Signal(), Signal()
         m.d.comb += [
             undecided.eq(self.head_valid & ~taken),
-            took.eq(undecided & satisfied & ~self.stop),
+            took.eq(satisfied & ~taken),
         ]
         gives = Signal()
         m.d.sync += [
-            satisfied.eq(undecided & ~self.clear & ((self.wait & ~self.available) == 0)),
+            satisfied.eq(undecided & ~self.stop & ((self.wait & ~self.available) == 0)),
             took_before.eq(took),
             gives.eq(finished & (flying > 0)),
         ]
@@ -255,7 +257,9 @@ class UnitStageProperties(wiring.Component):
             Assert(dut.running == (flying > 0)),
             Assert(dut.done == (finished & (flying > 0))),
             Assert(~dut.give.any() | gives),
-            Assert(~stopped | ~(offer | dut.take.any())),
+            Assert(~stopped | ~offer),
+            Assert(~(stopped & stopped_before) | ~dut.take.any()),
+            Assert(~took | undecided),
         ]
         return m
 

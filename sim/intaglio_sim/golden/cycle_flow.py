@@ -20,9 +20,9 @@ from intaglio.spec.memory import OUTSTANDING
 from intaglio.spec.timing import ArraySchedule
 from intaglio.spec.timing_vector import vector_cycles, vector_interval
 from intaglio_hw.axi import BOUNDARY_BYTES, RowBursts
+from intaglio_hw.fetch import Decoder, Fetch
 from intaglio_hw.interfaces import IN_FLIGHT, READ_LATENCY
 from intaglio_hw.load import LoadUnit
-from intaglio_hw.fetch import Decoder, Fetch
 from intaglio_hw.queues import HeadQueue
 from intaglio_hw.sequencer import Sequencer
 from intaglio_hw.stages import UnitStage
