@@ -12,6 +12,7 @@ __all__ = ["Reducer"]
 
 # Windows of many instructions: as an accumulator of the array.
 _SUM_BITS = 32
+_HALF = _SUM_BITS // 2
 # Weights that sum to 2047, times -128; and a difference of two.
 _COLUMN_BITS = 19
 _SLOPE_BITS = 20
@@ -20,7 +21,7 @@ _SLOPE_BITS = 20
 class Reducer(wiring.Component):
     """Reduce vectors, one per cycle: per lane the maximum, or the sum of ``weight * code``.
 
-    ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 5 cycles
+    ``values`` is the reduction of all vectors since the one with ``first``, LATENCY = 7 cycles
     after the last of them; a sum is int32 and wraps.
 
     With ``vertical`` a beat is not added to the sum. ``top`` and ``bottom`` give a column of the
@@ -46,7 +47,7 @@ class Reducer(wiring.Component):
         The result.
     """
 
-    LATENCY = 5
+    LATENCY = 7
 
     def __init__(self, *, lanes: int, family: str = "generic") -> None:
         self.lanes, self.family = lanes, family
@@ -68,19 +69,21 @@ class Reducer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        first_4 = delay(m, self.first, 4, name="first")
-        valid_2 = delay(m, self.valid, 2, name="valid", reset_less=False)
-        valid_4 = delay(m, valid_2, 2, name="valid_4", reset_less=False)
-        vertical_2 = delay(m, self.vertical, 2, name="vertical")
-        top_2 = delay(m, self.top, 2, name="top")
-        bottom_2 = delay(m, self.bottom, 2, name="bottom")
-        steps_2 = delay(m, self.steps, 2, name="steps")
+        first_5 = delay(m, self.first, 5, name="first")
+        first_6 = delay(m, first_5, 1, name="first_6")
+        valid_3 = delay(m, self.valid, 3, name="valid", reset_less=False)
+        valid_5 = delay(m, valid_3, 2, name="valid_5", reset_less=False)
+        valid_6 = delay(m, valid_5, 1, name="valid_6", reset_less=False)
+        vertical_3 = delay(m, self.vertical, 3, name="vertical")
+        top_3 = delay(m, self.top, 3, name="top")
+        bottom_3 = delay(m, self.bottom, 3, name="bottom")
+        steps_3 = delay(m, self.steps, 3, name="steps")
         # What is added to the sum.
         product, once, twice = (Signal(reset_less=True) for _ in range(3))
         m.d.sync += [
-            product.eq(~vertical_2),
-            once.eq(vertical_2 & steps_2[0]),
-            twice.eq(vertical_2 & steps_2[1]),
+            product.eq(~vertical_3),
+            once.eq(vertical_3 & steps_3[0]),
+            twice.eq(vertical_3 & steps_3[1]),
         ]
         weight = Cat(self.weight_ahead, Const(0, 1))
         for j in range(self.lanes):
@@ -94,31 +97,44 @@ class Reducer(wiring.Component):
                 block.enable.eq(1),
                 block.load.eq(1),
             ]
-            product_2 = block.product
-            code_4 = delay(m, self.codes[j], 4, name=f"code_{j}")
-            # Stage 3: the columns. Sum and difference side by side; each fits, so that it does not
+            code_5 = delay(m, self.codes[j], 5, name=f"code_{j}")
+            # Stage 3: the way from the multiplier.
+            product_3 = delay(m, block.product, 1, name=f"product_3_{j}")
+            # Stage 4: the columns. Sum and difference side by side; each fits, so that it does not
             # matter what wraps on the way.
-            product_3 = delay(m, product_2, 1, name=f"product_3_{j}")
+            product_4 = delay(m, product_3, 1, name=f"product_4_{j}")
             upper = Signal(signed(_COLUMN_BITS), name=f"upper_{j}", reset_less=True)
             upper_slope = Signal(signed(_SLOPE_BITS), name=f"upper_slope_{j}", reset_less=True)
             right = Signal(signed(_COLUMN_BITS), name=f"right_{j}", reset_less=True)
             slope = Signal(signed(_SLOPE_BITS), name=f"slope_{j}", reset_less=True)
-            half = product_2[:_COLUMN_BITS].as_signed()
-            with m.If(valid_2 & top_2):
+            half = product_3[:_COLUMN_BITS].as_signed()
+            with m.If(valid_3 & top_3):
                 m.d.sync += [upper.eq(half), upper_slope.eq(half - right)]
-            with m.If(valid_2 & bottom_2):
+            with m.If(valid_3 & bottom_3):
                 m.d.sync += [right.eq(upper + half), slope.eq(upper_slope + half)]
-            # Stage 4: what the sum changes by.
+            # Stage 5: what the sum changes by.
             change = Signal(signed(_SUM_BITS), name=f"change_{j}", reset_less=True)
             m.d.sync += change.eq(
-                Mux(product, product_3, Mux(once, slope, Mux(twice, slope << 1, 0)))
+                Mux(product, product_4, Mux(once, slope, Mux(twice, slope << 1, 0)))
             )
-            # Stage 5: the reductions, one beside the other.
-            total = Signal(signed(_SUM_BITS), name=f"total_{j}", reset_less=True)
+            # Stages 6 and 7: the reductions, one beside the other; the sum in two halves.
+            low = Signal(_HALF + 1, name=f"low_{j}", reset_less=True)
+            high = Signal(_SUM_BITS - _HALF, name=f"high_{j}", reset_less=True)
             largest = Signal(signed(8), name=f"largest_{j}", reset_less=True)
-            with m.If(valid_4):
-                m.d.sync += total.eq(Mux(first_4, 0, total) + change)
-                with m.If(first_4 | less(largest, code_4)):
-                    m.d.sync += largest.eq(code_4)
-            m.d.comb += self.values[j].eq(Mux(self.maximum, largest, total))
+            with m.If(valid_5):
+                m.d.sync += low.eq(Mux(first_5, change[:_HALF], low[:_HALF] + change[:_HALF]))
+                with m.If(first_5 | less(largest, code_5)):
+                    m.d.sync += largest.eq(code_5)
+            high_change = delay(m, change[_HALF:], 1, name=f"high_change_{j}")
+            with m.If(valid_6):
+                m.d.sync += high.eq(
+                    Mux(
+                        first_6,
+                        high_change,
+                        (Cat(Const(1, 1), high) + Cat(low[_HALF], high_change))[1:],
+                    )
+                )
+            total = Cat(delay(m, low[:_HALF], 1, name=f"low_7_{j}"), high).as_signed()
+            largest_7 = delay(m, largest, 1, name=f"largest_7_{j}")
+            m.d.comb += self.values[j].eq(Mux(self.maximum, largest_7, total))
         return m

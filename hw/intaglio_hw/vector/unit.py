@@ -11,6 +11,7 @@ from intaglio.spec.arith import CODE_MAX, CODE_MIN
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Function
 from intaglio.spec.timing_vector import MIN_CHUNK
+from intaglio_hw.arith import less
 from intaglio_hw.interfaces import (
     DRAIN_LATENCY,
     ERROR_BITS,
@@ -116,10 +117,10 @@ class _Setup(wiring.Component):
         m.d.sync += [
             fractions.eq(
                 Cat(
-                    fields.frac_h >= fields.den_h,
-                    fields.frac_w >= fields.den_w,
-                    fields.step_h > fields.den_h,
-                    fields.step_w > fields.den_w,
+                    ~less(fields.frac_h, fields.den_h),
+                    ~less(fields.frac_w, fields.den_w),
+                    less(fields.den_h, fields.step_h),
+                    less(fields.den_w, fields.step_w),
                 )
             ),
             weights.eq(
@@ -146,7 +147,7 @@ class VectorUnit(wiring.Component):
     """The unit that runs ``vector`` instructions (:data:`intaglio.spec.isa.VECTOR`).
 
     Every beat that the :class:`~intaglio_hw.vector.walker.Walker` steps through goes down one
-    pipeline that never stalls. Cycles after the beat, with V = 16:
+    pipeline that never stalls. Cycles after the beat, with V = 18:
 
     ====== ========================================================================
     0      counted
@@ -154,7 +155,7 @@ class VectorUnit(wiring.Component):
     3 - 6  inside or outside, clamped, weight, address: VEC is addressed in cycle 6
     8      checked: a beat that may not be performed is dropped; VEC data
     9      lanes selected
-    10-15  products, reduction, arg max; ACC is addressed in cycle V - 6
+    10-17  products, reduction, arg max; ACC is addressed in cycle V - 6
     V      :class:`~intaglio_hw.requantizer.Requantizer` takes the value
     V + 13 codes
     V + 14 OFM is written

@@ -20,7 +20,7 @@ SETUP = 5
 #: Cycles from acceptance to the first beat at least: products and checks of the instruction.
 SETUP_MIN = 7
 #: Cycles from a beat to the value that it gives, V.
-VALUE = 16
+VALUE = 18
 #: Fewest cycles from the first beat of a chunk to that of the next.
 MIN_CHUNK = 3
 #: Cycles from that value to ``done``: requantisation, write, report.
