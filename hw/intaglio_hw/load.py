@@ -10,7 +10,7 @@ from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Buffer, Error
 from intaglio.spec.memory import OUTSTANDING
-from intaglio_hw.axi import ROW_BITS, RowBursts, RowWalker, row_info_layout
+from intaglio_hw.axi import ROW_BITS, RowBursts, RowWalker
 from intaglio_hw.interfaces import (
     ERROR_BITS,
     IN_FLIGHT,
@@ -19,57 +19,10 @@ from intaglio_hw.interfaces import (
     WritePortSignature,
     instruction_layout,
 )
+from intaglio_hw.load_rows import REST, STEP, hand_over, place_layout, row_layout, step_fields
 from intaglio_hw.streams import Queue, Tally, TwinBuffer
 
 __all__ = ["LoadUnit"]
-
-
-#: What a step of the writing side does. ``at_end``: go on to the next row, if there is one;
-#: ``skip``: to the next beat without a vector; otherwise to the next vector. ``is_data``: its beat
-#: comes from memory. ``emits``: it has a vector, ``takes``: it goes on to a row of the same
-#: instruction, ``ends``: it ends the instruction. Three groups of registers go ahead with it, if
-#: they are concerned: those of rows, of beats and of vectors, ``free`` or ``waiting`` for the beat.
-_STEP = data.StructLayout(
-    dict.fromkeys(
-        (
-            "is_data",
-            "at_end",
-            "within",  # the complement
-            "skip",
-            "emits",
-            "takes",
-            "ends",
-            "row_free",
-            "row_waiting",
-            "beat_free",
-            "beat_waiting",
-            "vector_free",
-            "vector_waiting",
-        ),
-        1,
-    )
-)
-#: No row is held.
-_REST = {"at_end": 1, "row_free": 1, "beat_free": 1, "vector_free": 1}
-
-
-def _step(*, is_data: Value, onward: Value, skip: Value, at_end: Value, last: Value) -> dict:
-    """Return the fields of a step; ``onward``: to the next beat, ``last``: of the last row."""
-    return {
-        "is_data": is_data,
-        "at_end": at_end,
-        "within": ~at_end,
-        "skip": skip,
-        "emits": ~skip,
-        "takes": at_end & ~last,
-        "ends": at_end & last,
-        "row_free": at_end & ~is_data,
-        "row_waiting": at_end & is_data,
-        "beat_free": onward & ~is_data,
-        "beat_waiting": onward & is_data,
-        "vector_free": ~skip & ~is_data,
-        "vector_waiting": ~skip & is_data,
-    }
 
 
 class LoadUnit(wiring.Component):
@@ -145,32 +98,8 @@ class LoadUnit(wiring.Component):
 
         m.submodules.walker = walker = RowWalker()
         m.submodules.bursts = bursts = RowBursts(config=self.config)
-        # What the writing side has to know about a row is formed in front of its queue, and of the
-        # two places behind it.
-        info_layout = row_info_layout(self.config)
-        row_shape = data.StructLayout(
-            {
-                **info_layout.members,
-                # Beats, if there are some, with those of padding in front, behind the third; none:
-                # negative.
-                "more": ROW_BITS + 2 - lane_bits,
-                "failed": 1,  # has an error
-                "is_data": 1,  # the first beat comes from memory, the second
-                "then_data": 1,
-                "skip": 1,  # the first vector also needs the second beat
-                "single": 1,  # there is no other
-                "lead": 3,  # whole beats of padding in front
-                "shift": lane_bits,  # of the first vector, of the second
-                "over": 1,
-                "then_shift": lane_bits,
-                "then_over": 1,
-            }
-        )
-        place_shape = data.StructLayout(
-            {**row_shape.members, "head": R, "tail": R, "lead_near": 1, "first": _STEP}
-        )
-        m.submodules.infos = infos = Queue(shape=row_shape, depth=16)
-        m.submodules.next_row = next_row = TwinBuffer(shape=place_shape)
+        m.submodules.infos = infos = Queue(shape=row_layout(self.config), depth=16)
+        m.submodules.next_row = next_row = TwinBuffer(shape=place_layout(self.config))
 
         # ``abort`` throws away all that is on its way: rows, bursts not yet offered, beats.
         abort = Signal()
@@ -291,7 +220,7 @@ class LoadUnit(wiring.Component):
         with m.If(idle):
             m.d.sync += [ask.eq(self.unit.instruction.payload), reach.eq(0)]
 
-        handing = self._hand_over(m, bursts, infos, next_row, ask, one_vector)
+        handing = hand_over(m, self.config, bursts, infos, next_row, ask, one_vector)
 
         # Bursts on their way; one that is asked for is counted a cycle later, before the next one
         # is offered.
@@ -330,7 +259,7 @@ class LoadUnit(wiring.Component):
         resting = Signal(init=1)
         engaged = Signal()  # its complement
         running = Signal()
-        now = Signal(_STEP, init=_REST)
+        now = Signal(STEP, init=REST)
         wants = Signal()  # waiting for a beat, or abort
         then_data = Signal(reset_less=True)  # the next beat comes from memory
         row_last = Signal(reset_less=True)
@@ -382,7 +311,7 @@ class LoadUnit(wiring.Component):
                 is_data = Mux(now.skip | over, then_data, now.is_data)
                 onward = Mux(now.skip, over | vector_last, then_over | vector_next)
                 at_end = Mux(now.skip, vector_last, vector_next)
-                following = _step(
+                following = step_fields(
                     is_data=is_data, onward=onward, skip=Const(0), at_end=at_end, last=row_last
                 )
                 m.d.sync += [now[name].eq(value) for name, value in following.items()]
@@ -390,7 +319,7 @@ class LoadUnit(wiring.Component):
             with m.Elif(row_there):
                 m.d.sync += [now.eq(info.first), wants.eq(info.first.beat_waiting)]
             with m.Else():
-                m.d.sync += [now[name].eq(_REST.get(name, 0)) for name in _STEP.members]
+                m.d.sync += [now[name].eq(REST.get(name, 0)) for name in STEP.members]
                 m.d.sync += [now.takes.eq(now.takes), wants.eq(0)]
 
         # Rows.
@@ -554,7 +483,7 @@ class LoadUnit(wiring.Component):
         with m.If(begins):
             m.d.sync += now.takes.eq(1)
         with m.If(abort):
-            m.d.sync += [now[name].eq(_REST.get(name, 0)) for name in _STEP.members]
+            m.d.sync += [now[name].eq(REST.get(name, 0)) for name in STEP.members]
             m.d.sync += wants.eq(1)
         return m
 
@@ -566,86 +495,3 @@ class LoadUnit(wiring.Component):
                 with m.Case(key):
                     m.d.comb += result.eq(row[(depth - 1).bit_length() :].any())
         return result
-
-    def _hand_over(self, m: Module, bursts, infos, next_row, ask, one_vector) -> Signal:
-        """Form what the writing side has to know of a row; return whether one is on its way.
-
-        RowBursts hands over one row in three cycles: what its ``ready`` says may be a cycle old,
-        and what depends on ``head`` is formed before the row is handed over.
-        """
-        R = self.config.R
-        lane_bits = (R - 1).bit_length()
-        # The instruction of the row, which may have gone when the row is handed over.
-        lead = Signal(8, reset_less=True)
-        stride = Signal(lane_bits + 1, reset_less=True)
-        single = Signal(reset_less=True)
-        with m.If(bursts.row.ready):
-            m.d.sync += [lead.eq(ask.lead), stride.eq(ask.vector_step), single.eq(one_vector)]
-        # lead - head, in beats and bytes.
-        ahead_layout = data.StructLayout(
-            {"bytes": lane_bits, "beats": 8 - lane_bits, "negative": 1}
-        )
-        next_ahead = Signal(ahead_layout, reset_less=True)
-        ahead = Signal(ahead_layout, reset_less=True)
-        handed = Signal(bursts.info.payload.shape(), reset_less=True)
-        more = Signal(ROW_BITS + 2 - lane_bits, reset_less=True)
-        then = Signal(lane_bits + 1, reset_less=True)
-        failed = Signal(reset_less=True)
-        handing = Signal()
-        about = bursts.info.payload
-        first_ahead = Signal(ahead_layout)
-        front = Signal(signed(4), reset_less=True)  # beats of padding in front, less 2
-        some_more = Signal((len(about.more) + 3) // 4, reset_less=True)
-        shift = (~next_ahead.bytes)[:lane_bits]
-        m.d.comb += first_ahead.eq((lead - about.head)[:9])
-        m.d.sync += [
-            bursts.info.ready.eq(infos.i.ready),
-            handing.eq(bursts.info.valid & bursts.info.ready),
-            next_ahead.eq(first_ahead),
-            front.eq(Mux(first_ahead.negative, 0, first_ahead.beats[:3]) - 2),
-            ahead.eq(next_ahead),
-            handed.eq(about),
-            some_more.eq(Cat(about.more[i : i + 4].any() for i in range(0, len(about.more), 4))),
-            more.eq(about.more + front),
-            then.eq(shift + stride),
-            failed.eq(about.error != Error.NONE),
-        ]
-        shape = infos.i.payload
-        farther = Signal(lane_bits + 1)
-        m.d.comb += [
-            infos.i.valid.eq(handing),
-            *(shape[name].eq(handed[name]) for name in ("head", "tail", "some", "error", "last")),
-            shape.more.eq(more),
-            shape.failed.eq(failed),
-            shape.skip.eq(ahead.negative),
-            shape.single.eq(single),
-            shape.lead.eq(Mux(ahead.negative, 0, ahead.beats)),
-            shape.is_data.eq(handed.some & (shape.lead == 0)),
-            shape.then_data.eq(
-                handed.some & Mux(shape.lead == 0, some_more.any(), shape.lead == 1)
-            ),
-            shape.shift.eq(~ahead.bytes),
-            shape.over.eq(then[lane_bits]),
-            shape.then_shift.eq(then),
-            farther.eq(shape.then_shift + stride),
-            shape.then_over.eq(farther[lane_bits]),
-        ]
-        row, place = infos.o.payload, next_row.i.payload
-        masks = ("head", "tail")
-        first = _step(
-            is_data=row.is_data,
-            onward=row.skip | row.over | row.single,
-            skip=row.skip,
-            at_end=row.single & ~row.skip,
-            last=row.last,
-        )
-        m.d.comb += [
-            next_row.i.valid.eq(infos.o.valid),
-            infos.o.ready.eq(next_row.i.ready),
-            *(place[name].eq(row[name]) for name in row.shape().members if name not in masks),
-            *(place.first[name].eq(value) for name, value in first.items()),
-            place.lead_near.eq(row.lead <= 2),
-            place.head.eq(Const((1 << R) - 1, R) << row.head),
-            place.tail.eq(~(Const((1 << R) - 2, R) << (row.tail - 1)[:lane_bits])[:R]),
-        ]
-        return handing
