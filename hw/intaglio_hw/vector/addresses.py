@@ -1,6 +1,6 @@
 """From a position to checked addresses: padding, clamping, weights, errors."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -142,7 +142,7 @@ class AddressPipeline(wiring.Component):
             padded_2.eq(padding),
             outside_2.eq(is_argmax & outside),
             last_lane.eq(fields.channels - 1),
-            behind.eq(Cat(last_lane < j for j in range(R))),
+            behind.eq(Cat(Const(0, 1), (last_lane < j for j in range(1, R)))),
             unused_2.eq(Mux(at_1["output_last"], behind, 0)),
         ]
         with m.If(is_resize):
