@@ -8,27 +8,34 @@ from intaglio.spec.config import CONFIGS
 from intaglio_hw.array import ArrayUnit
 from intaglio_sim.runner import run_bench
 
-SIMULATORS = ["icarus", "verilator"]
-
 
 def _config(base, /, **changes):
     return dataclasses.replace(CONFIGS[base], **changes)
 
 
-@pytest.mark.parametrize("simulator", SIMULATORS)
+# Simulators of the default tier, configuration. Icarus takes minutes for eight lanes.
+CASES = [
+    (["verilator"], CONFIGS["tiny-8x8"]),
+    (["icarus", "verilator"], CONFIGS["narrow-8x4"]),
+    ([], _config("narrow-8x4", multiplier="logic")),
+    ([], _config("wide-16x8", acc_depth=64)),
+    ([], _config("narrow-8x4", K=1, drain_lanes=1)),
+    ([], _config("wide-16x8", name="wide-16x16", K=16, acc_depth=128)),
+]
+
+
 @pytest.mark.parametrize(
-    "config",
+    ("config", "simulator"),
     [
-        CONFIGS["tiny-8x8"],
-        CONFIGS["narrow-8x4"],
-        pytest.param(_config("narrow-8x4", multiplier="logic"), marks=pytest.mark.slow),
-        pytest.param(_config("wide-16x8", acc_depth=64), marks=pytest.mark.slow),
-        pytest.param(_config("narrow-8x4", K=1, drain_lanes=1), marks=pytest.mark.slow),
         pytest.param(
-            _config("wide-16x8", name="wide-16x16", K=16, acc_depth=128), marks=pytest.mark.slow
-        ),
+            config,
+            simulator,
+            id=f"{config.name}-{config.R}x{config.K}-{config.multiplier}-{simulator}",
+            marks=[] if simulator in default else pytest.mark.slow,
+        )
+        for default, config in CASES
+        for simulator in ("icarus", "verilator")
     ],
-    ids=lambda config: f"{config.name}-{config.R}x{config.K}-{config.multiplier}",
 )
 def test_array(config, simulator):
     run_bench(ArrayUnit(config=config), "bench_array", simulator=simulator, config=config, seed=11)
