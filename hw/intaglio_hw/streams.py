@@ -36,12 +36,8 @@ class Tally(wiring.Component):
         return m
 
 
-class SkidBuffer(wiring.Component):
-    """Cut every combinational path between two streams.
-
-    Holds up to two payloads: ``o.valid``, ``o.payload`` and ``i.ready`` are all registers. Order is
-    kept, nothing is lost or repeated; one payload per cycle. A payload that enters in cycle t is at
-    ``o`` in cycle t + LATENCY, or later if older ones wait.
+class _Buffer(wiring.Component):
+    """What a buffer of two payloads between two streams has outside.
 
     Parameters
     ----------
@@ -54,6 +50,15 @@ class SkidBuffer(wiring.Component):
 
     def __init__(self, *, shape: ShapeLike) -> None:
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+
+class SkidBuffer(_Buffer):
+    """Cut every combinational path between two streams.
+
+    Holds up to two payloads: ``o.valid``, ``o.payload`` and ``i.ready`` are all registers. Order is
+    kept, nothing is lost or repeated; one payload per cycle. A payload that enters in cycle t is at
+    ``o`` in cycle t + LATENCY, or later if older ones wait.
+    """
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -82,23 +87,12 @@ class SkidBuffer(wiring.Component):
         return m
 
 
-class TwinBuffer(wiring.Component):
+class TwinBuffer(_Buffer):
     """Two places between two streams, for a reader whose ``ready`` comes late.
 
     As :class:`SkidBuffer`, but ``o.ready`` leads to a pointer and a count, to no payload;
     ``o.payload`` is a choice between two registers.
-
-    Parameters
-    ----------
-    shape
-        Shape of the payload.
     """
-
-    #: Cycles from input to output of an empty buffer.
-    LATENCY = 1
-
-    def __init__(self, *, shape: ShapeLike) -> None:
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

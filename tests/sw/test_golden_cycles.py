@@ -123,7 +123,7 @@ def test_beats_of_a_load(fields: dict[str, int], beats: int) -> None:
 
 
 def test_fetching_alone_is_limited_by_the_decoder() -> None:
-    """Eight beats and four cycles of checks for each instruction, when memory is fast."""
+    """Eight beats and the checks' cycles for each instruction, when memory is fast."""
     # The least instructions take their units longer than that: no unit gets them all.
     words = [isa.encode("vector", {"function": 1}), *[isa.encode("array")] * 2] * 13
     timeline = CycleModel(config=CONFIG, memory_latency=2).run(handmade(*words))

@@ -10,8 +10,8 @@ from intaglio.spec.errors import IntaglioError
 
 __all__ = ["NETWORKS", "network_rates"]
 
-#: The networks: name -> (size of the images (height, width), classes). Those of the paper as it
-#: runs them, the small ones as they are trained here.
+#: The networks: name -> (size of the images (height, width), classes), small enough for a model of
+#: every cycle to take seconds.
 NETWORKS = {
     "deeplabv3-resnet50": ((176, 240), 21),
     "fcn-vgg16": ((176, 240), 21),
