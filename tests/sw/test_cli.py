@@ -241,9 +241,8 @@ def test_bench_train_beside_brevitas() -> None:
     words += ("--channels", "1/4", "--batch", "2", "--steps", "2", "--threads", "1")
     status, out, _ = call(*words, "--peer", "brevitas")
     data = json.loads(out)
-    assert (
-        status == 0 and data["brevitas_step_ratio"] > 0 and data["brevitas_peak_memory_ratio"] > 0
-    )
+    assert status == 0 and data["brevitas_step_ratio"] > 0
+    assert data["brevitas_peak_memory_ratio"] > 0
     assert len(data["seconds"]["brevitas"]) == 2 and data["brevitas_seconds"] > 0
     assert data["peak_bytes"]["brevitas"] > 0
 
