@@ -30,6 +30,8 @@ _RETURNS = (
     "weight_step",
     "weight_step_saturated",
     "halve",
+    "error_digits",
+    "square_sums",
     *(f"maximum_{t}" for t in ("int16_t", "int32_t", "int64_t")),
     *(f"quantize_gradient_{t}" for t in ("int32_t", "int64_t")),
 )
