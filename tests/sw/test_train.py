@@ -1,5 +1,6 @@
 """Training runs: learning, resuming to the same bytes, damage and interruption."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from intaglio.data import Shapes, epoch_batches
 from intaglio.nn.models import build
@@ -55,6 +57,33 @@ def test_metrics_of_a_run(finished):
     model, config = load_run(out)
     assert config.steps == 8 and not model.training
     assert weights_digest(model) == metrics["digest"]
+
+
+def test_another_split_and_the_main_classes(tmp_path):
+    """trainaug of voc has masks of its own; train has no list here and is not read."""
+    root, rng = tmp_path / "VOC2012", np.random.default_rng(3)
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"):
+        (root / folder).mkdir(parents=True)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, folder, name in (
+        ("trainaug", "SegmentationClassAug", "a"),
+        ("val", "SegmentationClass", "b"),
+    ):
+        pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg", format="PNG")
+        mask = np.array([0, 8, 3, 255], np.uint8)[rng.integers(0, 4, (16, 16))]
+        Image.fromarray(mask).save(root / folder / f"{name}.png")
+        (lists / f"{split}.txt").write_text(f"{name}\n")
+    config = TrainConfig(**TINY | {"batch": 1}, data=f"voc:{root}", split="trainaug", steps=1)
+    metrics = train(config, out=tmp_path / "run", **QUIET)
+    assert len(metrics["loss"]["int"]) == 1
+    present = {k: v for k, v in enumerate(metrics["iou"]) if v is not None}
+    assert sorted(present) == [0, 3, 8]
+    # background and cat are main classes, bird is none
+    assert metrics["main_miou"] == pytest.approx((present[0] + present[8]) / 2)
+    with pytest.raises(IntaglioError, match="train.txt"):
+        train(dataclasses.replace(config, split="train"), out=tmp_path / "other", **QUIET)
 
 
 @pytest.mark.parametrize(
