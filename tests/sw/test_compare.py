@@ -1,6 +1,7 @@
 """``intaglio compare``: the table, and the pictures, of runs with and without a twin."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_the_table_and_both_pictures(runs, tmp_path, capsys):
     words = ["compare", *runs, "--curves", str(curves), "--maps", str(maps), "--images", "2"]
     assert main([*words, "--json"]) == 0
     both, alone = json.loads(capsys.readouterr().out)["runs"]
-    metrics = json.loads(open(f"{runs[0]}/metrics.json").read())
+    metrics = json.loads((Path(runs[0]) / "metrics.json").read_text())
     assert both["miou"] == alone["miou"] == metrics["miou"]  # the twin changes no integer
     assert both["difference"] == metrics["miou"] - metrics["float_miou"]
     assert both["loss"] == metrics["loss"]["int"][-1]

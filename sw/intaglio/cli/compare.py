@@ -8,7 +8,6 @@ import click
 
 from intaglio.cli.common import Outcome, progress, read_json, result_command, table
 from intaglio.spec.errors import IntaglioError
-from intaglio.spec.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +107,8 @@ def _draw_curves(path: Path, metrics: dict[Path, dict[str, Any]]) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
+    from intaglio.spec.files import atomic_write
+
     columns = min(2, len(metrics))
     lines = -(-len(metrics) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.1 * lines), layout="constrained")
@@ -137,6 +138,8 @@ def _draw_maps(path: Path, runs: Sequence[Path], images: int) -> None:
     """Draw rows of (integers, float32) class maps, one row for each run."""
     import numpy as np
     from PIL import Image
+
+    from intaglio.spec.files import atomic_write
 
     rows = [_map_row(run, images) for run in runs]
     width = max(row.shape[1] for row in rows)
