@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from intaglio.nn.models import MODELS, check_size
+from intaglio.nn.models import MODELS, frame_size
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.variants import Recipe
 from intaglio.train.schedule import Schedule, parse_milestones
@@ -93,8 +93,15 @@ class TrainConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise IntaglioError(f"{name} must be in [{low}, {high}], not {value}")
-        check_size(MODELS[self.model], self.height, self.width)
         _ = self.learning_rates, self.recipe
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Value of the size, rows and columns, that the network sees: images are in its middle.
+
+        It is the least that holds ``height`` x ``width`` and that the network takes.
+        """
+        return frame_size(MODELS[self.model], self.height, self.width)
 
     @property
     def recipe(self) -> Recipe:

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from intaglio.data import Dataset, batches_per_epoch, epoch_batches, open_dataset, ordered_batches
 from intaglio.nn import workers
-from intaglio.nn.models import MODELS, build, load_state_dict, predict, read_state
+from intaglio.nn.models import MODELS, build, framed, load_state_dict, predict, read_state
 from intaglio.nn.recipe import apply_recipe, move
 from intaglio.spec.errors import IntaglioError
-from intaglio.spec.metrics import confusion_matrix, evaluate
+from intaglio.spec.metrics import VOID, confusion_matrix, evaluate
 from intaglio.train.checkpoint import (
     load_arrays,
     load_model,
@@ -78,7 +78,7 @@ def evaluate_model(model: nn.Module, dataset: Dataset, *, batch: int = 8) -> dic
 def _batches(
     config: TrainConfig, dataset: Dataset, start: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield this worker's share of the batches of the steps from ``start`` on."""
+    """Yield this worker's share of the batches of the steps from ``start`` on, in their frames."""
     each = batches_per_epoch(len(dataset), config.batch)
     step = start
     while step < config.steps:
@@ -96,7 +96,10 @@ def _batches(
             start=first,
             prefetch=2,
         ):
-            yield torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+            yield (
+                framed(torch.from_numpy(images), config.frame, 0).to(device),
+                framed(torch.from_numpy(labels), config.frame, VOID).to(device),
+            )
             step += 1
             if step == config.steps:
                 return
