@@ -76,15 +76,16 @@ def build(name: str, *, classes: int, width: Any = 1, seed: int = 0) -> nn.Modul
     return model
 
 
-def build_twin(model: nn.Module, *, statistics: str = "l2") -> nn.Module:
+def build_twin(model: nn.Module, *, statistics: str = "l2", namespace: Any = twin) -> nn.Module:
     """Return the float32 twin of an integer network from :func:`build`, with its present weights.
 
     ``statistics`` is "l2" for ordinary batch norm, or "l1" for the real-valued counterpart of the
-    integers' batch norm, which has a training mode only.
+    integers' batch norm, which has a training mode only. ``namespace`` has the layers, those of
+    :mod:`intaglio.nn.twin` or others with their names, signatures and parameters.
     """
     if statistics not in ("l1", "l2"):
         raise ValueError(f"statistics must be 'l1' or 'l2', not {statistics!r}")
-    namespace = SimpleNamespace(**vars(twin))
+    namespace = SimpleNamespace(**vars(namespace))
     if statistics == "l1":
         namespace.BatchNorm2d = twin.L1BatchNorm2d
     floats = _network(model.name, namespace, model.classes, model.width)
