@@ -25,13 +25,8 @@ _FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fope
 _RETURNS = (
     "quantize_error",
     "batch_norm_backward",
-    "momentum_sum_int32_t",
-    "momentum_sum_int64_t",
-    "weight_step",
-    "weight_step_saturated",
-    "halve",
-    *(f"maximum_{t}" for t in ("int16_t", "int32_t", "int64_t")),
-    *(f"quantize_gradient_{t}" for t in ("int32_t", "int64_t")),
+    "maximum_int16_t",
+    *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),
 )
 
 
