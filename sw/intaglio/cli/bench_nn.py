@@ -29,6 +29,7 @@ _PARTS = {
     "batch_norm_backward": "batch norm",
     "requantize": "quantise, diffuse",
     "quantize_error": "quantise, diffuse",
+    "error_sums": "quantise, diffuse",
     "weight_codes": "quantise, diffuse",
     "momentum_update": "update",
     "weight_update": "update",

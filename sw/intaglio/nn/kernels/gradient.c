@@ -9,7 +9,7 @@
 enum {
     PIXELS = 512, /* in a panel: it stays in the first cache */
     PARTS = 8,    /* panels of pixels between two barriers */
-    SPAN = 8,     /* columns of panels for which the pixels of a tap are looked up once */
+    SPAN = 8,     /* most columns of panels for which the pixels of a tap are looked up once */
 };
 
 /* The input pixels that tap (r, s) meets at outputs [m0, m0 + count). */
@@ -75,7 +75,9 @@ static void gradient_panel(const int8_t *const *at, const int8_t *outside, i64 c
 int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
 {
     const i64 M = v->N * v->P * v->Q, panels = groups_of(v->C, COLUMNS);
-    const i64 spans = groups_of(panels, SPAN), pitch = v->R * v->S * v->C;
+    /* At least eight tasks where there are as many panels, so that all threads have some. */
+    const i64 span = most(1, least(SPAN, v->R * v->S * panels / 8));
+    const i64 spans = groups_of(panels, span), pitch = v->R * v->S * v->C;
     const i64 whole = groups_of(K, ROWS) * ROWS * PIXELS; /* codes of a panel of pixels */
     a_code *error = buffer(PARTS * whole * sizeof *error);
     int8_t *zeros = calloc(K, 1);
@@ -102,12 +104,12 @@ int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
             }
 #pragma omp for schedule(dynamic)
             for (i64 task = 0; task < v->R * v->S * spans; task++) {
-                const i64 tap = task / spans, from = task % spans * SPAN;
+                const i64 tap = task / spans, from = task % spans * span;
                 for (i64 m0 = start; m0 < end; m0 += PIXELS) {
                     const int8_t *at[PIXELS];
                     const i64 pixels = least(PIXELS, end - m0);
                     tap_pixels(v, tap / v->S, tap % v->S, m0, pixels, at);
-                    for (i64 j = from; j < least(panels, from + SPAN); j++)
+                    for (i64 j = from; j < least(panels, from + span); j++)
                         gradient_panel(at, v->outside, j * COLUMNS,
                                        least(COLUMNS, v->C - j * COLUMNS), pixels,
                                        error + (m0 - start) / PIXELS * whole, K, b,
