@@ -30,6 +30,7 @@ _PARTS = {
     "batch_norm_backward": "batch norm",
     "requantize": "quantise, diffuse",
     "quantize_error": "quantise, diffuse",
+    "error_sums": "quantise, diffuse",
     "weight_codes": "quantise, diffuse",
     "quantize_gradient": "update",
     "update": "update",

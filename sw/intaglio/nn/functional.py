@@ -322,7 +322,8 @@ class _RequantizeBias(torch.autograd.Function):
             wide, exponent = _wide_nhwc(gradient)
             digits = ctx.scale.variant.digits(variants.masked(wide, mask), exponent)
         error = [(_nchw(e), exponent) for e, exponent in digits]
-        total = [(e.sum((0, 1, 2), dtype=torch.int64), exponent) for e, exponent in digits]
+        sums = kernels.active().error_sums
+        total = [(sums(e.reshape(-1, e.shape[3])), exponent) for e, exponent in digits]
         return IntTensor.from_terms(error), IntTensor.from_terms(total), None, None, None
 
 
