@@ -8,6 +8,7 @@ that quantises takes its forward value from the integer network; everything back
 autograd through convolutions, L1 batch norm, softmax and resize, and no error is quantised.
 """
 
+import copy
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,7 +101,7 @@ def real_network(model):
 
 def gradient_cosines(model, loss, codes, labels):
     """Return for every weight of a convolution the cosine of integer and real gradient."""
-    real = real_network(model)
+    real, model = real_network(model), copy.deepcopy(model)  # no optimiser quantises the copy's
     layers = dict(real.named_modules())
 
     def keep(path):
@@ -112,8 +113,6 @@ def gradient_cosines(model, loss, codes, labels):
 
     hooks = [m.register_forward_hook(keep(path)) for path, m in model.named_modules()]
     model.train()
-    for parameter in model.parameters():
-        parameter.grad = None
     loss(model(codes), labels).backward()
     for hook in hooks:
         hook.remove()

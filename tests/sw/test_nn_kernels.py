@@ -151,6 +151,12 @@ def test_quantize_error(g, shape):
         both("quantize_error", terms[1:2], None, shift)
 
 
+@pytest.mark.parametrize("rows, C", [(1, 3), (253, 17), (1100, 70)])
+def test_error_sums(g, rows, C):
+    both("error_sums", rand(g, -128, 127, (rows, C)))
+    both("error_sums", torch.full((rows, C), -128, dtype=torch.int8))
+
+
 def test_errors_beyond_32_bits_are_quantised_in_64(g):
     shape = (2, 3, 5, 9)
     wide = rand(g, -(1 << 31), (1 << 31) - 1, shape, torch.int32)
@@ -209,36 +215,86 @@ def test_softmax_cross_entropy(g, dtype, exponent, classes):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-@pytest.mark.parametrize("exponents", [(-40, -42, -45), (-10, -60, -45), (-90, -42, -200)])
-@pytest.mark.parametrize("bits", [8, 16])
-def test_update(g, dtype, exponents, bits):
-    n = 1000
+@pytest.mark.parametrize("bits", [torch.int8, torch.int16])
+@pytest.mark.parametrize("shape", [(1,), (1030,), (3, 5, 1, 1), (4, 7, 3, 2), (2, 600, 3, 3)])
+def test_quantize_gradient(g, library, dtype, bits, shape):
+    """Sums as the products leave them, at every kind of shift, from an index in the middle."""
+    extreme = torch.iinfo(dtype).max if dtype == torch.int32 else 1 << 61
+    for high, shifts in ((200, (0, 1, 3)), (1 << 20, (13, 5, 30)), (extreme, (24, 31))):
+        x = rand(g, -high, high, shape, dtype)
+        x.view(-1)[0] = -high - (high == (1 << 31) - 1)
+        if len(shape) == 4:
+            x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        for shift in (*shifts, *((54, 62) if high >> 60 else ())):
+            found, wanted = torch.empty((2, *shape), dtype=bits)
+            options = dict(seed=(1 << 63) + 5, stream=8, start=12345)
+            largest = native.quantize_gradient(x, shift, found, **options)
+            assert largest == plain.quantize_gradient(x, shift, wanted, **options)
+            assert torch.equal(found, wanted)
+
+
+def updates(options, momentum, gradient, master, *rest):
+    """Return what both kernels make of copies, which the native one changes."""
+    (m, me), (g, ge), (w, we) = momentum, gradient, master
+    results = [
+        k.update(m.clone(), me, g, ge, w.clone(), we, *rest, **options) for k in (native, plain)
+    ]
+    same(*results)
+    return results[0]
+
+
+@pytest.mark.parametrize("bits", [torch.int8, torch.int16])
+@pytest.mark.parametrize(
+    "exponents", [(-40, -42, -34), (-10, -60, -34), (-90, -42, -200), (-30, -29, -15)]
+)
+@pytest.mark.parametrize("n", [1, 513, 3000])
+def test_update(g, library, bits, exponents, n):
+    """Every kind of sum and step, with right, wrong and missing guesses, in place or not."""
+    limit = torch.iinfo(bits).max
     momentum, master = rand(g, -32767, 32767, (2, n), torch.int16)
-    gradient = rand(g, -(1 << 20), 1 << 20, (n,), dtype)
-    options = dict(gradient_bits=bits, seed=(1 << 63) + 5, streams=(8, 9))
-    for decayed in (master, None):
-        new, exponent = both(
-            "momentum_update",
-            *(momentum, exponents[0], gradient, exponents[1], decayed, exponents[2]),
-            **options,
-        )
-    turned = gradient.reshape(10, 2, 5, 10).permute(0, 3, 1, 2)  # as the products leave it
-    four = [v.reshape(10, 10, 2, 5) for v in (momentum, master)]
-    both(
-        "momentum_update",
-        *(four[0], exponents[0], turned, exponents[1], four[1], exponents[2]),
-        **options,
-    )
-    zero = torch.zeros(n, dtype=torch.int16)
-    both("momentum_update", zero, -3, zero.to(dtype), -9, None, 0, **options)
-    for target in (-15, -60, 20, -2000, 2000):
-        for fixed in (False, True):
-            both(
-                "weight_update",
-                *(master, -15, new, target, (200, 3)),
-                **dict(fixed=fixed, seed=1, stream=10),
-            )
-    del exponent
+    gradient = rand(g, -limit, limit, (n,), bits)
+    small = master // 4  # no step leaves 16 bits
+    for decay in (11, None):
+        for w in (master, small):
+            for rate in ((200, 3), (131, 12), (255, 40), (128, 300), (255, -20), (255, -300)):
+                for guess in ([], [1, 1, 1], [32767, limit, 32767], [0, 0, 0]):
+                    updates(
+                        dict(decay=decay, seed=(1 << 63) + 5, stream=8, guess=guess),
+                        *((momentum, exponents[0]), (gradient, exponents[1]), (w, exponents[2])),
+                        rate,
+                    )
+
+
+def test_update_of_zeros(g):
+    """Terms that are zero have no exponent; without any the momentum keeps its own."""
+    zero = torch.zeros(100, dtype=torch.int16)
+    some = rand(g, -100, 100, (100,), torch.int16)
+    for m in (zero, some):
+        for e in (zero.to(torch.int8), some.to(torch.int8)):
+            for w in (zero, some):
+                for decay in (11, None):
+                    for guess in ([], [100, 100, 100]):
+                        options = dict(decay=decay, seed=1, stream=4, guess=guess)
+                        updates(options, (m, -3), (e, -900), (w, 70), (200, 3))
+
+
+@pytest.mark.parametrize("target", [-15, -60, 20, -28, -30, -2000, 2000])
+@pytest.mark.parametrize("decay", [11, None])
+def test_steps_that_leave_the_range_halve_the_master(g, library, target, decay):
+    momentum, master = rand(g, -32767, 32767, (2, 1000), torch.int16)
+    gradient = torch.zeros(1000, dtype=torch.int8)
+    options = dict(decay=decay, seed=1, stream=8, guess=[])
+    for rate in range(-6, 60, 3):
+        updates(options, (momentum, target), (gradient, 0), (master, -15), (200, rate))
+
+
+def test_update_is_made_in_place_and_remembers_the_maxima(g):
+    momentum, master = rand(g, -9000, 9000, (2, 1000), torch.int16)
+    gradient, guess = rand(g, -127, 127, (1000,), torch.int8), []
+    options = dict(decay=11, seed=1, stream=8, guess=guess)
+    before = int(momentum.abs().max()), int(gradient.abs().max()), int(master.abs().max())
+    m, _, w, _ = native.update(momentum, -30, gradient, -24, master, -15, (200, 12), **options)
+    assert m is momentum and w is master and tuple(guess) == before
 
 
 @pytest.mark.parametrize("top", [0, 100, 128, 129, 20000, 32767])

@@ -1,4 +1,4 @@
-"""The fused kernels of the variants against the plain ones: equal bytes for odd sizes and extremes."""
+"""The fused kernels of the variants against the plain ones: equal bytes."""
 
 import pytest
 import torch

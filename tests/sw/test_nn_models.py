@@ -309,3 +309,60 @@ def test_what_is_refused():
     model = build("fcn-mini", classes=3, width="1/4")
     with pytest.raises(IntaglioError, match="height must be a positive multiple of 8, not 36"):
         check_size(model, 36, 40)
+
+
+def backward(model):
+    """Differentiate the loss of always the same batch."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=g)
+    y = torch.randint(0, 3, (2, 16, 16), dtype=torch.uint8, generator=g)
+    SoftmaxCrossEntropy()(model(x), y).backward()
+
+
+def test_gradients_take_one_byte_for_each_weight_and_any_slices_give_the_same(monkeypatch):
+    found = []
+    for size in (1 << 21, 1000, 1):  # whole, some rows, one row at a time
+        monkeypatch.setattr("intaglio.train.optimizer.SLICE", size)
+        model = build("fcn-mini", classes=3, width="1/4", seed=1)
+        optimizer = SGD(model.named_parameters(), seed=1)
+        for step in range(3):
+            optimizer.zero_grad()
+            backward(model)
+            for p in model.parameters():
+                assert p.grad.codes.dtype == (torch.int8 if p.dim() == 4 else torch.int16)
+                assert len(p.grad.terms) == 1 and p.grad.codes.is_contiguous()
+            if step == 1:  # a guess that is far off changes nothing
+                for state in optimizer._states.values():
+                    state.scale, state.maxima[:] = 1000, [1, 1, 1]
+            optimizer.step(Schedule(rate="1/20", steps=3).at(step))
+        found.append(weights_digest(model))
+    assert len(set(found)) == 1
+
+
+def test_a_second_backward_pass_before_the_step_is_refused():
+    model = build("fcn-mini", classes=3, width="1/4", seed=1)
+    optimizer = SGD(model.named_parameters(), seed=1)
+    backward(model)
+    with pytest.raises(RuntimeError, match="a backward pass on top of a quantised gradient"):
+        backward(model)
+    optimizer.zero_grad()
+    backward(model)
+    before = {n: p.grad.codes.clone() for n, p in model.named_parameters()}
+    younger = SGD(model.named_parameters(), seed=1)  # takes the parameters over
+    optimizer.zero_grad()
+    backward(model)
+    assert all(torch.equal(before[n], p.grad.codes) for n, p in model.named_parameters())
+    assert all(s.gradient is None for s in optimizer._states.values())
+    del younger
+    for p in model.parameters():
+        p.grad = None
+    backward(model)
+    assert all(p.grad.codes.dtype in (torch.int32, torch.int64) for p in model.parameters())
+
+
+def test_a_graph_is_differentiated_once():
+    model = build("fcn-mini", classes=3, width="1/4", seed=1)
+    loss = SoftmaxCrossEntropy()(model(images(2, 16, 16)), labels(2, 16, 16, 3))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="a graph is differentiated once"):
+        loss.backward()

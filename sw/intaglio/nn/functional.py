@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from intaglio.nn import kernels, variants, workers
-from intaglio.nn.int_tensor import IntTensor
+from intaglio.nn.int_tensor import IntTensor, Late
 from intaglio.spec import ops, quant
 from intaglio.spec.graph import CLASSES_MAX, Graph, GraphBuilder
 
@@ -203,8 +203,19 @@ def _digits(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
     return digits
 
 
-def _sum(terms: list[tuple[torch.Tensor, int]]) -> IntTensor | None:
+def _sum(terms: Sequence[tuple[torch.Tensor | Late, int]]) -> IntTensor | None:
     return IntTensor.from_terms(terms) if terms else None
+
+
+def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
+    """Return attributes of ``ctx`` and drop them: the graph lives on to the end of the pass."""
+    try:
+        values = tuple(getattr(ctx, name) for name in names)
+    except AttributeError:
+        raise RuntimeError("a graph is differentiated once: what it kept is freed") from None
+    for name in names:
+        delattr(ctx, name)
+    return values
 
 
 class _Conv(torch.autograd.Function):
@@ -223,16 +234,29 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        k, x, weight, window = kernels.active(), ctx.x, ctx.weight, ctx.window
+        k, window = kernels.active(), ctx.window
+        x, weight = _take(ctx, "x", "weight")
         size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
+        shape, taps = ctx.shape, ctx.taps
         xgrad, wgrad = [], []
+
+        def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
+            def rows(start: int, stop: int) -> torch.Tensor:
+                live: torch.Tensor = k.conv_weight_gradient(
+                    x, e[..., start:stop], window.kernel, **window.geometry
+                )
+                if live.shape[1:] == shape[1:]:
+                    return live
+                _, C, R, S = shape
+                part = live.new_zeros((stop - start, R, S, C)).permute(0, 3, 1, 2)
+                part[:, :, taps[0], taps[1]] = live
+                return part
+
+            return rows
+
         for e, exponent in _digits(gradient):
-            part = k.conv_weight_gradient(x, e, window.kernel, **window.geometry)
-            if weight.shape != ctx.shape:
-                K, C, R, S = ctx.shape
-                live, part = part, part.new_zeros((K, R, S, C)).permute(0, 3, 1, 2)
-                part[:, :, ctx.taps[0], ctx.taps[1]] = live
-            wgrad.append((part, exponent + x_exponent))
+            late = Late(shape, e.device, product(e))
+            wgrad.append((late, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
                 wide = k.conv_input_gradient(e, weight, size=size, **window.geometry)
                 xgrad.append((_nchw(wide), exponent + w_exponent))
@@ -252,12 +276,23 @@ class _ConvTranspose(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        k, x, weight, window = kernels.active(), ctx.x, ctx.weight, ctx.window
+        k, window = kernels.active(), ctx.window
+        x, weight = _take(ctx, "x", "weight")
         size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
         xgrad, wgrad = [], []
+
+        def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
+            def rows(start: int, stop: int) -> torch.Tensor:
+                part: torch.Tensor = k.conv_weight_gradient(
+                    e, x[..., start:stop], window.kernel, **window.geometry
+                )
+                return part
+
+            return rows
+
         for e, exponent in _digits(gradient):
-            part = k.conv_weight_gradient(e, x, window.kernel, **window.geometry)
-            wgrad.append((part, exponent + x_exponent))
+            late = Late(weight.shape, e.device, product(e))
+            wgrad.append((late, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
                 wide = k.conv(e, weight, size=size, **window.geometry)
                 xgrad.append((_nchw(wide), exponent + w_exponent))
@@ -280,13 +315,15 @@ class _RequantizeBias(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
+        (mask,) = _take(ctx, "mask")
         if ctx.scale.variant is None:
-            digits = [_quantize(gradient, ctx.mask, ctx.scale)]
+            digits = [_quantize(gradient, mask, ctx.scale)]
         else:
             wide, exponent = _wide_nhwc(gradient)
-            digits = ctx.scale.variant.digits(wide, exponent, ctx.mask)
+            digits = ctx.scale.variant.digits(wide, exponent, mask)
         error = [(_nchw(e), exponent) for e, exponent in digits]
-        total = [(e.sum((0, 1, 2), dtype=torch.int64), exponent) for e, exponent in digits]
+        sums = kernels.active().error_sums
+        total = [(sums(e.reshape(-1, e.shape[3])), exponent) for e, exponent in digits]
         return IntTensor.from_terms(error), IntTensor.from_terms(total), None, None, None
 
 
@@ -333,16 +370,17 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         k, layer = kernels.active(), ctx.layer
-        e, exponent = _quantize(gradient, ctx.mask, layer.error_scale)
+        mask, xhat = _take(ctx, "mask", "xhat")
+        e, exponent = _quantize(gradient, mask, layer.error_scale)
         sign_sum, gamma, mantissa, shift = ctx.means
-        error_sum, product_sum = k.batch_norm_sums(e.reshape(ctx.xhat.shape), ctx.xhat)
+        error_sum, product_sum = k.batch_norm_sums(e.reshape(xhat.shape), xhat)
         means = quant.batch_norm_error_means(
             _host(workers.total(error_sum)), _host(workers.total(product_sum)), sign_sum, ctx.count
         )
         factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
         wide_exponent = exponent - quant.MEAN_BITS + factor_exponent - ctx.acc_exponent
         vectors = [_device(v, e) for v in (*means, factors)]
-        xhat = ctx.xhat.reshape(e.shape)
+        xhat = xhat.reshape(e.shape)
         return (
             _accumulator_error(layer, e, xhat, vectors, wide_exponent),
             IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
@@ -386,8 +424,9 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         e, exponent = _wide_nhwc(gradient)
         w = ctx.window
+        (winner,) = _take(ctx, "winner")
         wide = kernels.active().max_pool_gradient(
-            e, ctx.winner, w.kernel, w.stride, w.padding, ctx.size
+            e, winner, w.kernel, w.stride, w.padding, ctx.size
         )
         return IntTensor(_nchw(wide), exponent), None
 
@@ -432,9 +471,10 @@ class _Add(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        if ctx.mask is not None:
+        (mask,) = _take(ctx, "mask")
+        if mask is not None:
             e, exponent = _wide_nhwc(gradient)
-            gradient = IntTensor(_nchw(torch.where(ctx.mask > 0, e, 0)), exponent)
+            gradient = IntTensor(_nchw(torch.where(mask > 0, e, 0)), exponent)
         return gradient, gradient, None, None
 
 
@@ -547,7 +587,8 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         if int(gradient.codes) != 1 or gradient.exponent != 0:
             raise ValueError("a loss is differentiated alone: scale the learning rate instead")
-        return IntTensor(_nchw(ctx.error), -7 - (ctx.pixels.bit_length() - 1)), None, None
+        (error,) = _take(ctx, "error")
+        return IntTensor(_nchw(error), -7 - (ctx.pixels.bit_length() - 1)), None, None
 
 
 def quantize_image(images: torch.Tensor) -> IntTensor:

@@ -5,14 +5,40 @@ differentiates nothing else, but it owns no floating storage: its payload is one
 tensors. Only what autograd itself needs is dispatched; everything else is refused by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["IntTensor"]
+__all__ = ["IntTensor", "Late"]
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class Late:
+    """Integers that are computed when they are asked for, by ranges of their first axis.
+
+    ``compute(start, stop)`` returns those rows; it keeps alive what they are computed from. So the
+    gradient of a large weight, four bytes for each, is not held before a quantiser reads it.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        device: torch.device,
+        compute: Callable[[int, int], torch.Tensor],
+    ) -> None:
+        self.shape, self.device = torch.Size(shape), device
+        self.compute = compute
+
+
+def _rows(codes: torch.Tensor | Late, start: int, stop: int) -> torch.Tensor:
+    return codes.compute(start, stop) if isinstance(codes, Late) else codes[start:stop]
+
+
+def _sum(terms: Sequence[tuple[torch.Tensor, int]], exponent: int) -> torch.Tensor:
+    first, *others = (c.to(torch.int64) << (e - exponent) for c, e in terms)
+    return sum(others, first)
 
 
 class IntTensor(torch.Tensor):
@@ -37,7 +63,7 @@ class IntTensor(torch.Tensor):
         An operation that has no meaning here; the text names it.
     """
 
-    _terms: tuple[tuple[torch.Tensor, int], ...]
+    _terms: tuple[tuple[torch.Tensor | Late, int], ...]
     #: Name of the value in the graph that is being recorded.
     value_name: str | None
 
@@ -46,11 +72,15 @@ class IntTensor(torch.Tensor):
         return cls.from_terms(((codes, exponent),))
 
     @classmethod
-    def from_terms(cls, terms: Sequence[tuple[torch.Tensor, int]]) -> "IntTensor":
-        """Return the exact sum of ``terms`` = (codes, exponent), all of one shape."""
+    def from_terms(cls, terms: Sequence[tuple[torch.Tensor | Late, int]]) -> "IntTensor":
+        """Return the exact sum of ``terms`` = (codes, exponent), all of one shape; codes may be
+        :class:`Late`.
+        """
         codes = terms[0][0]
         for c, _ in terms:
-            if isinstance(c, IntTensor) or c.dtype not in _INTEGERS:
+            if isinstance(c, IntTensor):
+                raise TypeError("codes must be a tensor of signed integers, not an IntTensor")
+            if not isinstance(c, Late) and c.dtype not in _INTEGERS:
                 raise TypeError(f"codes must be a tensor of signed integers, not {c.dtype}")
             if c.shape != codes.shape:
                 raise ValueError(f"terms have shapes {tuple(codes.shape)} and {tuple(c.shape)}")
@@ -64,7 +94,9 @@ class IntTensor(torch.Tensor):
     @property
     def terms(self) -> tuple[tuple[torch.Tensor, int], ...]:
         """Value of the summands, each (codes, exponent)."""
-        return self._terms
+        if any(isinstance(c, Late) for c, _ in self._terms):
+            self._terms = tuple((_rows(c, 0, c.shape[0]), e) for c, e in self._terms)
+        return self._terms  # type: ignore[return-value]
 
     @property
     def exponent(self) -> int:
@@ -74,11 +106,21 @@ class IntTensor(torch.Tensor):
     @property
     def codes(self) -> torch.Tensor:
         """Value of the integers; more than one term is added into int64."""
-        if len(self._terms) > 1:
-            e = self.exponent
-            total = sum(c.to(torch.int64) << (x - e) for c, x in self._terms)
-            self._terms = ((total, e),)
-        return self._terms[0][0]
+        terms = self.terms
+        if len(terms) > 1:
+            self._terms = terms = ((_sum(terms, self.exponent), self.exponent),)
+        return terms[0][0]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return a range of the first axis of :attr:`codes`; what is late stays so."""
+        if start == 0 and stop == self.shape[0] and len(self._terms) > 1:
+            return self.codes
+        terms = [(_rows(c, start, stop), e) for c, e in self._terms]
+        return terms[0][0] if len(terms) == 1 else _sum(terms, self.exponent)
+
+    def holds(self, other: "IntTensor") -> bool:
+        """Return whether the codes of ``other`` are among the terms."""
+        return any(c is d for c, _ in self._terms for d, _ in other._terms)
 
     def assign(self, codes: torch.Tensor, exponent: int) -> None:
         """Replace the payload of a parameter; shape and type stay."""
@@ -99,11 +141,13 @@ class IntTensor(torch.Tensor):
         return self.codes.to(torch.float64) * 2.0**self.exponent
 
     def __repr__(self, **_: Any) -> str:
-        kinds = "+".join(str(c.dtype).removeprefix("torch.") for c, _ in self._terms)
+        kinds = "+".join(
+            str(getattr(c, "dtype", "late")).removeprefix("torch.") for c, _ in self._terms
+        )
         return f"IntTensor(shape={tuple(self.shape)}, codes={kinds}, exponent={self.exponent})"
 
     def __deepcopy__(self, memo: dict) -> "IntTensor":
-        out = IntTensor.from_terms(tuple((c.clone(), e) for c, e in self._terms))
+        out = IntTensor.from_terms(tuple((c.clone(), e) for c, e in self.terms))
         out.requires_grad_(self.requires_grad)
         if getattr(self, "_is_param", False):
             out._is_param = True  # what nn.Parameter sets on a subclass
@@ -120,7 +164,7 @@ class IntTensor(torch.Tensor):
         if func in (aten.detach.default, aten.alias.default):
             return cls.from_terms(args[0]._terms)
         if func is aten.clone.default:
-            return cls.from_terms(tuple((c.clone(), e) for c, e in args[0]._terms))
+            return cls.from_terms(tuple((c.clone(), e) for c, e in args[0].terms))
         if func is aten.add.Tensor and not kwargs and all(isinstance(a, cls) for a in args):
             return cls.from_terms(args[0]._terms + args[1]._terms)
         if func is aten.add_.Tensor and not kwargs and all(isinstance(a, cls) for a in args):
@@ -135,7 +179,7 @@ class IntTensor(torch.Tensor):
             if args[0].codes.dtype == torch.int16:  # load_state_dict
                 args[0].assign(args[1].codes.clone(), args[1].exponent)
             else:
-                args[0]._terms = tuple((c.clone(), e) for c, e in args[1]._terms)
+                args[0]._terms = tuple((c.clone(), e) for c, e in args[1].terms)
             return args[0]
         # Not TypeError: the operators of Python would turn that into a text without the name.
         raise NotImplementedError(

@@ -56,9 +56,11 @@ class Monitor:
             for name, module in self.trainee.model.named_modules()
             if isinstance(module, Add | BatchNorm2d | Conv2d | ConvTranspose2d)
         ]
+        self.trainee.optimizer.watch = self._gradient
         try:
             yield
         finally:
+            self.trainee.optimizer.watch = None
             for handle in handles:
                 handle.remove()
         self._parameters()
@@ -120,8 +122,6 @@ class Monitor:
                     self._tell(name, "update", text)
             else:
                 self._fixed(name, parameter)
-            if parameter.grad is not None:
-                self._gradient(name, parameter.grad, weight=parameter.dim() == 4)
 
     def _fixed(self, name: str, parameter: IntTensor) -> None:
         largest = int(parameter.codes.to(torch.int32).abs().max())
@@ -130,7 +130,8 @@ class Monitor:
             text = f"values reach {largest * 2.0**parameter.exponent:.3g}; they saturate at "
             self._tell(name, "fixed", f"{text}+-{reach:.3g}")
 
-    def _gradient(self, name: str, gradient: IntTensor, *, weight: bool) -> None:
+    def _gradient(self, name: str, gradient: IntTensor) -> None:
+        weight = gradient.dim() == 4
         codes = gradient.codes.to(torch.int64).abs()
         largest = int(codes.max())
         if largest == 0:

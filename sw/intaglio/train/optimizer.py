@@ -1,6 +1,7 @@
 """SGD with momentum on integer masters."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = ["DECAY_SHIFT", "SGD", "VECTOR_BITS", "WEIGHT_BITS", "pixel_factor"]
 DECAY_SHIFT = 11
 #: Bits of the quantised gradient: of convolution weights, and of gamma, beta and biases.
 WEIGHT_BITS, VECTOR_BITS = 8, 16
+#: Elements of a gradient that are quantised at a time: their sums stay in the last cache.
+SLICE = 1 << 21
 
 
 def pixel_factor(pixels: int) -> Fraction:
@@ -28,15 +31,46 @@ def pixel_factor(pixels: int) -> Fraction:
     return Fraction(pixels, 1 << (pixels.bit_length() - 1))
 
 
-def _shared(gradient: IntTensor) -> IntTensor:
+def _shared(codes: torch.Tensor) -> torch.Tensor:
     """Return the sum of the workers' gradients, in as few bytes as are sure to hold it."""
     if workers.count() == 1:
-        return gradient
-    codes = gradient.codes
+        return codes
     largest = workers.maximum(int(codes.abs().max()))
     narrow = largest * workers.count() < 1 << 31
-    total = workers.total(codes.to(torch.int32 if narrow else torch.int64))
-    return IntTensor(total, gradient.exponent)
+    return workers.total(codes.to(torch.int32 if narrow else torch.int64))
+
+
+def _ranges(shape: torch.Size) -> list[tuple[int, int]]:
+    """Return the ranges of the first axis in which a gradient is quantised."""
+    rows = max(SLICE // max(shape[1:].numel(), 1), 1)
+    rows = rows - rows % 48 if rows >= 48 else rows  # whole register tiles of the products
+    return [(a, min(a + rows, shape[0])) for a in range(0, shape[0], rows)]
+
+
+def _hook(parameter: IntTensor, optimizer: "weakref.ref[SGD]", name: str) -> None:
+    """Let ``optimizer``, and no older one, quantise the gradients of ``parameter``."""
+    older = getattr(parameter, "_quantizer", None)
+    if older is not None:
+        older.remove()
+
+    def arrived(_: torch.Tensor) -> None:
+        owner = optimizer()
+        if owner is not None:
+            owner._arrived(name)
+
+    parameter._quantizer = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore
+
+
+class _State:
+    """What the optimiser has of a parameter besides its momentum."""
+
+    def __init__(self) -> None:
+        #: The quantised gradient of this step, and the exponent that the update reads it at.
+        self.gradient: IntTensor | None = None
+        self.exponent = 0
+        #: Guesses that never change a result: exponent of the quantised gradient, maxima.
+        self.scale: int | None = None
+        self.maxima: list[int] = []
 
 
 class SGD:
@@ -44,6 +78,10 @@ class SGD:
 
     Gradients become 8 bits (gamma, beta, biases: 16), momenta and masters are int16; every rounding
     of the update is stochastic and takes its bits from (seed, step, parameter, index).
+
+    A gradient is quantised as soon as the backward pass has it whole, workers' shares included, and
+    ``grad`` is the quantised one from then on: one byte for each weight. So one step takes one
+    backward pass (of a sum of losses, if need be). A parameter belongs to the last SGD made for it.
 
     Parameters
     ----------
@@ -53,6 +91,11 @@ class SGD:
         Of the stochastic rounding, in [0, 2**64 - 1].
     recipe
         Bits of the masters, and whether gradients keep their magnitude.
+
+    Raises
+    ------
+    RuntimeError
+        From ``backward()``: a gradient comes on top of one that is quantised already.
     """
 
     def __init__(
@@ -65,66 +108,117 @@ class SGD:
         self.parameters: dict[str, IntTensor] = {}
         self.momenta: dict[str, tuple[torch.Tensor, int]] = {}
         self.seed, self.steps, self.recipe = seed, 0, recipe
+        #: Called with (name, gradient) before each is quantised, if set: to watch, not to change.
+        self.watch: Callable[[str, IntTensor], None] | None = None
+        self._states: dict[str, _State] = {}
+        self._streams: dict[str, int] = {}
+        # The hooks would keep this optimiser alive as long as the parameters.
+        me = weakref.ref(self)
         for name, parameter in parameters:
             if not isinstance(parameter, IntTensor):
                 raise TypeError(f"parameter {name} is not an IntTensor")
             exponent = parameter.exponent
+            self._streams[name] = len(self.parameters) << 2
             self.parameters[name] = parameter
             self.momenta[name] = torch.zeros_like(parameter.codes, dtype=torch.int16), exponent
+            self._states[name] = _State()
+            if parameter.requires_grad:
+                _hook(parameter, me, name)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        for name, parameter in self.parameters.items():
+            parameter.grad = self._states[name].gradient = None
 
     def step(self, rate: Fraction) -> None:
-        """Update every parameter that has a gradient with the learning rate ``rate``.
-
-        Gradients of several workers are added first; ``grad`` is their sum then.
-        """
+        """Update every parameter that has a gradient with the learning rate ``rate``."""
         fraction = quant.learning_rate(rate.numerator, rate.denominator)
-        for index, (name, parameter) in enumerate(self.parameters.items()):
+        for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                parameter.grad = _shared(parameter.grad)
-                stream = (self.steps << 16) | (index << 2)
-                self._update(name, parameter, parameter.grad, fraction, stream)
+                if parameter.grad is not self._states[name].gradient:  # it was set by hand
+                    self._quantize(name, parameter)
+                self._update(name, parameter, fraction)
         self.steps += 1
 
-    def _update(
-        self,
-        name: str,
-        parameter: IntTensor,
-        gradient: IntTensor,
-        fraction: tuple[int, int],
-        stream: int,
-    ) -> None:
-        weight, exponent = parameter.dim() == 4, gradient.exponent
+    def _stream(self, name: str) -> int:
+        return (self.steps << 16) | self._streams[name]
+
+    def _arrived(self, name: str) -> None:
+        """Quantise the gradient that a backward pass has left."""
+        parameter, before = self.parameters[name], self._states[name].gradient
+        gradient = parameter.grad
+        if before is not None and gradient is not None and gradient.holds(before):
+            raise RuntimeError(
+                f"{name}: a backward pass on top of a quantised gradient; make one step with each "
+                f"pass, after zero_grad(), or add the losses"
+            )
+        self._quantize(name, parameter)
+
+    def _quantize(self, name: str, parameter: IntTensor) -> None:
+        """Replace the gradient of ``parameter`` by its codes.
+
+        It is computed, summed over the workers and quantised in slices of the first axis, so that
+        the wide sums of a large layer never exist at once. The shift is a guess until all slices
+        are known; those that were quantised with another one are done again.
+        """
+        gradient, state = parameter.grad, self._states[name]
+        assert isinstance(gradient, IntTensor)
+        bits = WEIGHT_BITS if parameter.dim() == 4 else VECTOR_BITS
+        exponent, row = gradient.exponent, parameter.shape[1:].numel()
+        codes = torch.empty(
+            parameter.shape, dtype=torch.int8 if bits == 8 else torch.int16, device=parameter.device
+        )
+        ranges = _ranges(parameter.shape)
+        # No guess is beyond what sums of 32 bits can need.
+        shift = 0 if state.scale is None else min(max(state.scale - exponent, 0), 24)
+        used: dict[tuple[int, int], int] = {}
+        largest, k = 0, kernels.active()
+        parts: list[torch.Tensor] = []
+
+        def run(part: torch.Tensor, a: int, b: int, right: int) -> int:
+            options = {"seed": self.seed, "stream": self._stream(name), "start": a * row}
+            used[a, b] = right
+            return int(k.quantize_gradient(part, right, codes[a:b], **options))
+
+        for a, b in ranges:
+            part = _shared(gradient.rows(a, b))
+            largest = max(largest, run(part, a, b, shift))
+            needed = quant.scale_shift(largest, bits)
+            if needed > shift or (needed < shift and len(ranges) == 1):
+                shift = needed
+                run(part, a, b, shift)
+            if self.watch is not None:
+                parts.append(part)
+        if self.watch is not None:
+            self.watch(name, IntTensor(torch.cat(parts), exponent))
+        shift = quant.scale_shift(largest, bits)
+        for (a, b), right in list(used.items()):
+            if right != shift:
+                run(_shared(gradient.rows(a, b)), a, b, shift)
+        state.scale = exponent + shift
+        state.gradient = parameter.grad = IntTensor(codes, exponent + shift)
+        state.exponent = exponent + shift
         if not self.recipe.magnitude:
-            exponent = normalized_exponent(int(gradient.codes.abs().max()))
+            state.exponent = normalized_exponent(largest) + shift
+
+    def _update(self, name: str, parameter: IntTensor, fraction: tuple[int, int]) -> None:
+        state, weight = self._states[name], parameter.dim() == 4
+        assert state.gradient is not None
         other = weight and self.recipe.master_bits != 16
         k = kernels.plain if other else kernels.active()
-        momentum = k.momentum_update(
-            *self.momenta[name],
-            gradient.codes,
-            exponent,
-            parameter.codes if weight else None,
-            parameter.exponent - DECAY_SHIFT,
-            gradient_bits=WEIGHT_BITS if weight else VECTOR_BITS,
-            seed=self.seed,
-            streams=(stream, stream + 1),
-        )
-        self.momenta[name] = momentum
         limit = {"limit": master_limit(self.recipe.master_bits)} if other else {}
-        master = k.weight_update(
-            parameter.codes,
-            parameter.exponent,
-            *momentum,
+        momentum, exponent, *master = k.update(
+            *self.momenta[name],
+            *(state.gradient.codes, state.exponent),
+            *(parameter.codes, parameter.exponent),
             fraction,
-            fixed=not weight,
+            decay=DECAY_SHIFT if weight else None,
             seed=self.seed,
-            stream=stream + 2,
+            stream=self._stream(name),
+            guess=state.maxima,
             **limit,
         )
+        self.momenta[name] = momentum, exponent
         parameter.assign(*master)
 
     def state_arrays(self) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import torch
 
 from intaglio.nn.kernels import loader, native_conv, plain
 from intaglio.nn.kernels.loader import call as _call
+from intaglio.nn.kernels.loader import empty
 from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
@@ -28,17 +29,18 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_weight_gradient",
+    "error_sums",
     "max_pool",
     "max_pool_gradient",
-    "momentum_update",
     "quantize_error",
+    "quantize_gradient",
     "requantize",
     "resize_gradient",
     "resize_rounded",
     "resize_wide",
     "softmax_cross_entropy",
+    "update",
     "weight_codes",
-    "weight_update",
 ]
 
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
@@ -93,7 +95,7 @@ def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
     master = master.contiguous()
     shift = quant.scale_shift(_call("maximum_int16_t", master, master.numel()), 8)
     K, C, R, S = master.shape
-    out = torch.empty((K, R, S, C), dtype=torch.int8)
+    out = empty((K, R, S, C), torch.int8)
     _call("weight_codes", master, out, shift, K, C, R * S)
     return out.permute(0, 3, 1, 2), shift
 
@@ -150,7 +152,7 @@ def batch_norm_normalize(
         )
     acc = acc.contiguous()
     M, C = acc.shape
-    xhat = torch.empty((M, C), dtype=torch.int16)
+    xhat = empty((M, C), torch.int16)
     y = torch.empty((M, C), dtype=torch.int8)
     signs = torch.empty(C, dtype=torch.int64)
     z = None if residual is None else residual.contiguous()
@@ -182,6 +184,14 @@ def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple
     zero = None if mask is None else mask.contiguous()
     maximum = _call("quantize_error", pointer, len(kept), zero, shift, out, *shape)
     return out, maximum
+
+
+@_on_cpu
+def error_sums(error: torch.Tensor) -> torch.Tensor:
+    M, C = error.shape
+    total = torch.empty(C, dtype=torch.int64)
+    _call("error_sums", error.contiguous(), total, M, C)
+    return total
 
 
 @_on_cpu
@@ -233,7 +243,7 @@ def max_pool_gradient(
 ) -> torch.Tensor:
     error = error.contiguous()
     N, P, Q, C = error.shape
-    out = torch.empty((N, *size, C), dtype=error.dtype)
+    out = empty((N, *size, C), error.dtype)
     shape = (N, *size, C, *kernel, *stride, *padding[:2], P, Q)
     _call(f"max_pool_gradient_{_kind(error)}", error, winner, out, *shape)
     return out
@@ -310,101 +320,115 @@ def softmax_cross_entropy(
 
 
 @_on_cpu
-def momentum_update(
-    momentum: torch.Tensor,
-    momentum_exponent: int,
-    gradient: torch.Tensor,
-    gradient_exponent: int,
-    master: torch.Tensor | None,
-    decay_exponent: int,
-    *,
-    gradient_bits: int,
-    seed: int,
-    streams: Pair,
-) -> tuple[torch.Tensor, int]:
+def quantize_gradient(
+    gradient: torch.Tensor, shift: int, out: torch.Tensor, *, seed: int, stream: int, start: int = 0
+) -> int:
+    if gradient.dtype not in (torch.int32, torch.int64):
+        gradient = gradient.to(torch.int32)
     if gradient.dim() == 4 and gradient.permute(0, 2, 3, 1).is_contiguous():
         K, C, R, S = gradient.shape
         order = K, C, R * S
     else:
         gradient = gradient.contiguous()
-        order = gradient.shape[0], gradient[0].numel(), 1
-    count = gradient.numel()
-    shift = quant.scale_shift(_call(f"maximum_{_kind(gradient)}", gradient, count), gradient_bits)
-    limit = (1 << (gradient_bits - 1)) - 1
-    g = torch.empty(gradient.shape, dtype=torch.int16)
-    key = seed ^ mix64(streams[0])
-    g_max = _call(f"quantize_gradient_{_kind(gradient)}", gradient, g, shift, limit, key, *order)
-    if g_max < 0:
-        raise MemoryError("no memory for the buffers of an update")
-    scale = (1 << quant.MOMENTUM_SHIFT) - 1
-    sizes = [
-        (
-            scale * _call("maximum_int16_t", momentum, count),
-            momentum_exponent - quant.MOMENTUM_SHIFT,
-        ),
-        (g_max, gradient_exponent + shift),
-    ]
-    if master is not None:
-        sizes.append((_call("maximum_int16_t", master, count), decay_exponent))
-    alive = [(n, e) for n, e in sizes if n]
+        order = 1, gradient.numel(), 1
+    limit, key = (1 << (8 * out.element_size() - 1)) - 1, seed ^ mix64(stream)
+    name = f"quantize_gradient_{_kind(gradient)}_{_kind(out)}"
+    return _call(name, gradient, out, shift, limit, key, start, *order)
+
+
+class _Places(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("m", "g", "w")]
+
+
+class _Stride(ctypes.Structure):
+    _fields_ = [("rate", ctypes.c_int64), ("shift", ctypes.c_int64), ("key", ctypes.c_uint64)]
+
+
+def _places(
+    largest: Sequence[int], exponents: Sequence[int]
+) -> tuple[int, bool, tuple[int, ...]] | None:
+    """Return the exponent of a momentum's sum, whether 32 bits hold it, and the terms' shifts.
+
+    None where all terms are zero. ``largest`` are the magnitudes of the terms.
+    """
+    alive = [(n, e) for n, e in zip(largest, exponents, strict=True) if n]
     if not alive:
-        return torch.zeros_like(momentum), momentum_exponent
+        return None
     top = max(e + quant.log2_ceil(n) for n, e in alive)
     base = max(min(e for _, e in alive), top - 40)
-    left = [max(e - base, -62) if n else 0 for n, e in sizes]
+    left = [max(e - base, -62) if n else 0 for n, e in zip(largest, exponents, strict=True)]
     # Half the memory where no term, rounded up, and no sum of them reaches 2**31.
     terms = [
         (n << x) + 1 if x >= 0 else n + (1 << min(-x, 62))
-        for (n, _), x in zip(sizes, left, strict=True)
+        for n, x in zip(largest, left, strict=True)
     ]
-    total = torch.empty(gradient.shape, dtype=torch.int32 if sum(terms) < 1 << 31 else torch.int64)
-    decay = master if master is not None and sizes[2][0] else None
-    maximum = _call(
-        f"momentum_sum_{_kind(total)}",
-        *(momentum, scale, left[0], g, left[1]),
-        *(decay, left[2] if decay is not None else 0, total, count),
-    )
-    shift = quant.scale_shift(maximum, 16)
-    out = torch.empty_like(momentum)
-    _call(f"round_master_{_kind(total)}", total, out, shift, seed ^ mix64(streams[1]), count)
-    return out, base + shift
+    return base, sum(terms) < 1 << 31, (*left, *[0] * (3 - len(left)))
 
 
 @_on_cpu
-def weight_update(
-    master: torch.Tensor,
-    master_exponent: int,
+def update(
     momentum: torch.Tensor,
     momentum_exponent: int,
+    gradient: torch.Tensor,
+    gradient_exponent: int,
+    master: torch.Tensor,
+    master_exponent: int,
     rate: Pair,
     *,
-    fixed: bool,
+    decay: int | None,
     seed: int,
     stream: int,
-) -> tuple[torch.Tensor, int]:
-    count = master.numel()
-    shift = master_exponent - momentum_exponent + rate[1]
-    if shift < -14:  # beyond the range of the loop: a step of 2**22 << 14 or more
-        return plain.weight_update(
-            master,
-            master_exponent,
-            momentum,
-            momentum_exponent,
-            rate,
-            fixed=fixed,
+    guess: list[int],
+) -> tuple[torch.Tensor, int, torch.Tensor, int]:
+    """In place, in two passes; ``guess`` holds the largest momentum, gradient and master."""
+    momentum, master, gradient = (v.contiguous() for v in (momentum, master, gradient))
+    scale, count = (1 << quant.MOMENTUM_SHIFT) - 1, momentum.numel()
+    exponents = [momentum_exponent - quant.MOMENTUM_SHIFT, gradient_exponent]
+    if decay is not None:
+        exponents.append(master_exponent - decay)
+    kind = _kind(gradient)
+
+    def places(largest: list[int]) -> tuple[int, bool, tuple[int, ...]] | None:
+        return _places([scale * largest[0], *largest[1:]][: len(exponents)], exponents)
+
+    found = (ctypes.c_int64 * 4)()
+    # The pass that finds the sum's maximum needs those of the terms; they say if it was right.
+    chosen, tried = places(guess or [quant.MASTER_LIMIT, 127, quant.MASTER_LIMIT]), False
+    while True:
+        base, narrow, left = chosen or (momentum_exponent, True, (0, 0, 0))
+        wide, shifts = ("int32_t" if narrow else "int64_t"), ctypes.byref(_Places(*left))
+        terms = momentum, gradient, master, int(decay is not None), shifts
+        _call(f"update_maxima_{wide}_{kind}", *terms, ctypes.byref(found), count)
+        right = places(list(found[:3]))
+        if right == chosen:
+            break
+        assert not tried, "the maxima of the terms do not depend on the guess"
+        chosen, tried = right, True
+    shift = quant.scale_shift(found[3], 16)
+    momentum_exponent, key = base + shift, seed ^ mix64(stream + 1)
+    right_shift = master_exponent - momentum_exponent + rate[1]
+    step = _Stride(rate[0], right_shift, seed ^ mix64(stream + 2))
+    # No step is larger than this; the usual one leaves the master's exponent as it is.
+    reach = found[2] + (quant.MASTER_LIMIT * rate[0] >> max(right_shift, 0)) + 1
+    usual = 0 <= right_shift <= 48 and (decay is None or reach <= quant.MASTER_LIMIT)
+    behind = ctypes.byref(step) if usual else None
+    _call(f"update_{wide}_{kind}", *terms, shift, key, behind, count)
+    guess[:] = found[:3]
+    if usual:
+        return momentum, momentum_exponent, master, master_exponent
+    if right_shift < -14:  # beyond the range of the loops: a step of 2**22 << 14 or more
+        stepped = plain.weight_update(
+            *(master, master_exponent, momentum, momentum_exponent, rate),
+            fixed=decay is None,
             seed=seed,
-            stream=stream,
+            stream=stream + 2,
         )
-    key = seed ^ mix64(stream)
-    if 0 <= shift <= 48:
-        out = torch.empty_like(master)
-        top = _call("weight_step_saturated", master, momentum, rate[0], shift, key, out, count)
-        if fixed or top <= quant.MASTER_LIMIT:
-            return out, master_exponent
-    wide = torch.empty(master.shape, dtype=torch.int32)
-    top = _call("weight_step", master, momentum, rate[0], shift, key, wide, count)
-    while not fixed and top > quant.MASTER_LIMIT:
-        top, master_exponent = _call("halve", wide, count), master_exponent + 1
-    out = torch.empty_like(master)
-    _call("clip_master", wide, out, count)
-    return out, master_exponent
+        return momentum, momentum_exponent, *stepped
+    ends, halvings = (ctypes.c_int64 * 2)(), 0
+    if decay is not None:
+        _call("step_range", master, momentum, ctypes.byref(step), ctypes.byref(ends), count)
+        low, high = ends
+        while max(-low, high) > quant.MASTER_LIMIT:
+            low, high, halvings = (low + 1) >> 1, (high + 1) >> 1, halvings + 1
+    _call("step_halved", master, momentum, ctypes.byref(step), halvings, count)
+    return momentum, momentum_exponent, master, master_exponent + halvings

@@ -22,16 +22,19 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_weight_gradient",
+    "error_sums",
     "max_pool",
     "max_pool_gradient",
     "momentum_update",
     "quantize_error",
+    "quantize_gradient",
     "random_bits",
     "requantize",
     "resize_gradient",
     "resize_rounded",
     "resize_wide",
     "softmax_cross_entropy",
+    "update",
     "weight_codes",
     "weight_update",
 ]
@@ -121,6 +124,11 @@ def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple
     """
     total = _merge(terms, mask)
     return _diffuse(total, shift), int(total.abs().max())
+
+
+def error_sums(error: torch.Tensor) -> torch.Tensor:
+    """Return the sums of int8 errors (M, C) over M, int64 (C,)."""
+    return error.sum(0, dtype=torch.int64)
 
 
 def batch_norm_sums(error: torch.Tensor, xhat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,11 +290,65 @@ def random_bits(
     return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
-def _stochastic(x: torch.Tensor, shift: int, seed: int, stream: int) -> torch.Tensor:
+def _stochastic(
+    x: torch.Tensor, shift: int, seed: int, stream: int, first: int = 0
+) -> torch.Tensor:
     if shift == 0:
         return x
-    bits = random_bits(seed, stream, x.numel(), x.device).reshape(x.shape)
+    bits = random_bits(seed, stream, x.numel(), x.device, first).reshape(x.shape)
     return (x + (bits & ((1 << shift) - 1))) >> shift
+
+
+def quantize_gradient(
+    gradient: torch.Tensor, shift: int, out: torch.Tensor, *, seed: int, stream: int, start: int = 0
+) -> int:
+    """Write the codes of ``gradient`` for a right shift to ``out``, and return the largest
+    magnitude before it.
+
+    ``out``, contiguous, is int8 or int16, which says how many bits the codes have. The first
+    element draws the word of index ``start``.
+    """
+    wide, limit = gradient.to(torch.int64), (1 << (8 * out.element_size() - 1)) - 1
+    out.copy_(_stochastic(wide, shift, seed, stream, start).clamp(-limit, limit))
+    return int(wide.abs().max())
+
+
+def update(
+    momentum: torch.Tensor,
+    momentum_exponent: int,
+    gradient: torch.Tensor,
+    gradient_exponent: int,
+    master: torch.Tensor,
+    master_exponent: int,
+    rate: Pair,
+    *,
+    decay: int | None,
+    seed: int,
+    stream: int,
+    guess: list[int],
+    limit: int = quant.MASTER_LIMIT,
+) -> tuple[torch.Tensor, int, torch.Tensor, int]:
+    """Return momentum and master, each with its exponent, after a step; a gradient is its codes.
+
+    They may be the tensors that were given, changed. The master of a weight decays by 2**-decay;
+    where ``decay`` is None it does not, and keeps its exponent. Random words are those of
+    ``stream`` + 1 and + 2. ``guess`` is the executor's own: empty at first, it never changes the
+    result.
+    """
+    momentum, momentum_exponent = momentum_update(
+        *(momentum, momentum_exponent, gradient, gradient_exponent),
+        *(None if decay is None else master, master_exponent - (decay or 0)),
+        seed=seed,
+        stream=stream + 1,
+    )
+    stepped = weight_update(
+        *(master, master_exponent, momentum, momentum_exponent, rate),
+        fixed=decay is None,
+        seed=seed,
+        stream=stream + 2,
+        limit=limit,
+    )
+    return momentum, momentum_exponent, *stepped
 
 
 def momentum_update(
@@ -297,21 +359,17 @@ def momentum_update(
     master: torch.Tensor | None,
     decay_exponent: int,
     *,
-    gradient_bits: int,
     seed: int,
-    streams: Pair,
+    stream: int,
 ) -> tuple[torch.Tensor, int]:
-    """Return the new momentum, int16, and its exponent."""
+    """Return the new momentum, int16, and its exponent; ``gradient`` are its codes."""
     g = gradient.to(torch.int64)
-    shift = quant.scale_shift(int(g.abs().max()), gradient_bits)
-    limit = (1 << (gradient_bits - 1)) - 1
-    g = _stochastic(g, shift, seed, streams[0]).clamp_(-limit, limit)
     terms = [
         (
             momentum.to(torch.int64) * ((1 << quant.MOMENTUM_SHIFT) - 1),
             momentum_exponent - quant.MOMENTUM_SHIFT,
         ),
-        (g, gradient_exponent + shift),
+        (g, gradient_exponent),
     ]
     if master is not None:
         terms.append((master.to(torch.int64), decay_exponent))
@@ -324,7 +382,7 @@ def momentum_update(
     for v, e, _ in alive:
         total += v << (e - base) if e >= base else round_shift(v, min(base - e, 62))
     shift = quant.scale_shift(int(total.abs().max()), 16)
-    codes = _stochastic(total, shift, seed, streams[1])
+    codes = _stochastic(total, shift, seed, stream)
     return codes.clamp_(-quant.MASTER_LIMIT, quant.MASTER_LIMIT).to(torch.int16), base + shift
 
 

@@ -1,28 +1,49 @@
-/* The update of masters and momenta with stochastic rounding: the kernels of plain.py, byte for byte.
+/* Quantising gradients and updating momenta and masters with stochastic rounding: the kernels of
+ * plain.py, byte for byte.
  *
  * Every element draws its random bits by its index, so that the partition over threads does not
- * matter. Compile with -fwrapv.
+ * matter. Loops are over blocks that stay in the first cache, one kind of lane in each loop, which
+ * the compiler turns into vectors. Compile with -fwrapv.
  */
 #include "tile.h"
 
-#include <stdlib.h>
+enum { BLOCK = 512 };
 
-/* SplitMix64 with a counter: word i of (key = seed ^ mix64(stream)). */
-static inline u64 word(u64 key, u64 i)
+static const u64 GAMMA = 0x9E3779B97F4A7C15u;
+
+/* SplitMix64 with a counter: word i of (key = seed ^ mix64(stream)) is finish(key + (i + 1) GAMMA).
+ */
+INLINE u64 finish(u64 z)
 {
-    u64 z = key + (i + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
 }
 
-/* |x| < 2**61, shift at most 61; the offset makes the shift one of unsigned numbers (see diffuse). */
-static inline i64 stochastic(i64 x, i64 shift, u64 key, u64 i)
+/* n words from index i on, each `step` after the one before; of 32 bits the lower ones are kept. */
+#define WORDS(type)                                                                                \
+    INLINE void words_##type(u64 key, u64 i, u64 step, type *out, i64 n)                           \
+    {                                                                                              \
+        u64 z = key + (i + 1) * GAMMA;                                                             \
+        for (i64 j = 0; j < n; j++, z += step * GAMMA)                                             \
+            out[j] = (type)finish(z);                                                              \
+    }
+WORDS(uint32_t)
+WORDS(uint64_t)
+
+/* floor((x + u) / 2**shift), u the lowest bits of the word; written so that no sum overflows. */
+INLINE int32_t stochastic_int32_t(int32_t x, int shift, uint32_t word)
 {
-    const u64 offset = (u64)1 << 62;
-    const u64 sum = (u64)x + (word(key, i) & (((u64)1 << shift) - 1)) + offset;
-    return (i64)(sum >> shift) - (i64)(offset >> shift);
+    const uint32_t mask = ((uint32_t)1 << shift) - 1;
+    return (x >> shift) + (int32_t)((((uint32_t)x & mask) + (word & mask)) >> shift);
 }
+INLINE i64 stochastic_int64_t(i64 x, int shift, u64 word)
+{
+    const u64 mask = ((u64)1 << shift) - 1;
+    return (x >> shift) + (i64)((((u64)x & mask) + (word & mask)) >> shift);
+}
+
+#define CLIPPED(v, limit) ((v) < -(limit) ? -(limit) : (v) > (limit) ? (limit) : (v))
 
 #define MAXIMUM(type)                                                                              \
     i64 maximum_##type(const type *x, i64 count)                                                   \
@@ -37,166 +58,222 @@ static inline i64 stochastic(i64 x, i64 shift, u64 key, u64 i)
         return most(high, -(i64)low);                                                              \
     }
 MAXIMUM(int16_t)
-MAXIMUM(int32_t)
-MAXIMUM(int64_t)
 
-/* Gradients lie as (K, taps, C), masters and momenta as (K, C, taps): of one k, in L2, in turn.
- *
- * shift 0 is exact and draws nothing that matters. Returns -1 where memory is lacking.
+/* Gradients lie as (K, taps, C), codes and masters as (K, C, taps). The codes of n channels of one
+ * tap, element j at out[j * taps] with the index i + j * taps. Extends low and high by the values.
  */
-#define QUANTIZE(type)                                                                             \
-    i64 quantize_gradient_##type(const type *x, int16_t *out, i64 shift, i64 limit, u64 key, i64 K, \
-                                 i64 C, i64 taps)                                                  \
+#define QUANTIZE_BLOCK(from, word, to)                                                             \
+    INLINE void quantize_block_##from##_##to(const from *x, to *out, int shift, from limit,        \
+                                             u64 key, u64 i, i64 n, i64 taps, from *low,           \
+                                             from *high)                                           \
     {                                                                                              \
-        i64 top = 0;                                                                               \
-        int failed = 0;                                                                            \
-        _Pragma("omp parallel reduction(max : top) reduction(| : failed)")                         \
-        {                                                                                          \
-            type *turned = taps > 1 ? malloc(C * taps * sizeof *turned) : NULL;                    \
-            failed = taps > 1 && !turned;                                                          \
-            _Pragma("omp for schedule(static)") for (i64 k = 0; k < K; k++)                        \
-            {                                                                                      \
-                const type *v = x + k * C * taps;                                                  \
-                if (failed)                                                                        \
-                    continue;                                                                      \
-                if (taps > 1) {                                                                    \
-                    for (i64 c = 0; c < C; c++)                                                    \
-                        for (i64 t = 0; t < taps; t++)                                             \
-                            turned[c * taps + t] = v[t * C + c];                                   \
-                    v = turned;                                                                    \
-                }                                                                                  \
-                int16_t *y = out + k * C * taps;                                                   \
-                for (i64 i = 0; i < C * taps; i++) {                                               \
-                    i64 q = stochastic(v[i], shift, key, (u64)(k * C * taps + i));                 \
-                    q = q < -limit ? -limit : q > limit ? limit : q;                               \
-                    y[i] = (int16_t)q;                                                             \
-                    const i64 a = q < 0 ? -q : q;                                                  \
-                    top = a > top ? a : top;                                                       \
-                }                                                                                  \
-            }                                                                                      \
-            free(turned);                                                                          \
+        word bits[BLOCK];                                                                          \
+        to codes[BLOCK];                                                                           \
+        to *y = taps == 1 ? out : codes;                                                           \
+        from a = *low, b = *high;                                                                  \
+        words_##word(key, i, (u64)taps, bits, n);                                                  \
+        for (i64 j = 0; j < n; j++) {                                                              \
+            const from v = x[j], q = stochastic_##from(v, shift, bits[j]);                         \
+            a = v < a ? v : a;                                                                     \
+            b = v > b ? v : b;                                                                     \
+            y[j] = (to)CLIPPED(q, limit);                                                          \
         }                                                                                          \
-        return failed ? -1 : top;                                                                  \
+        *low = a;                                                                                  \
+        *high = b;                                                                                 \
+        if (taps > 1)                                                                              \
+            for (i64 j = 0; j < n; j++)                                                            \
+                out[j * taps] = codes[j];                                                          \
     }
-QUANTIZE(int32_t)
-QUANTIZE(int64_t)
 
-/* left[k] >= 0 shifts term k to the left, below 0 rounds it off; a dead term has scale 0. */
-static inline i64 place(i64 v, i64 left)
+/* The largest magnitude of x; out are its codes after a right shift by `shift`, at most 31 (int64:
+ * 63). first: the index of x[0].
+ */
+#define QUANTIZE(from, word, to)                                                                   \
+    QUANTIZE_BLOCK(from, word, to)                                                                 \
+    i64 quantize_gradient_##from##_##to(const from *x, to *out, i64 shift, i64 limit, u64 key,     \
+                                        u64 first, i64 K, i64 C, i64 taps)                         \
+    {                                                                                              \
+        from high = 0, low = 0;                                                                    \
+        if (taps == 1) { /* no order to be turned: rows as long as a block */                      \
+            const i64 count = K * C;                                                               \
+            _Pragma("omp parallel for schedule(static) reduction(max : high) reduction(min : low)") \
+            for (i64 i = 0; i < count; i += BLOCK) quantize_block_##from##_##to(                   \
+                x + i, out + i, (int)shift, (from)limit, key, first + (u64)i,                      \
+                least(BLOCK, count - i), 1, &low, &high);                                          \
+        } else {                                                                                   \
+            _Pragma("omp parallel for schedule(static) reduction(max : high) reduction(min : low)") \
+            for (i64 k = 0; k < K; k++) for (i64 c = 0; c < C; c += BLOCK)                         \
+                for (i64 t = 0; t < taps; t++)                                                     \
+            {                                                                                      \
+                const i64 i = (k * C + c) * taps + t;                                              \
+                quantize_block_##from##_##to(x + (k * taps + t) * C + c, out + i, (int)shift,      \
+                                             (from)limit, key, first + (u64)i,                     \
+                                             least(BLOCK, C - c), taps, &low, &high);              \
+            }                                                                                      \
+        }                                                                                          \
+        return most(high, -(i64)low);                                                              \
+    }
+QUANTIZE(int32_t, uint32_t, int8_t)
+QUANTIZE(int32_t, uint32_t, int16_t)
+QUANTIZE(int64_t, uint64_t, int8_t)
+QUANTIZE(int64_t, uint64_t, int16_t)
+
+/* The three terms of a momentum: 7 momentum, gradient, master (or NULL). left >= 0 shifts a term to
+ * the left, below 0 rounds it off.
+ */
+typedef struct {
+    i64 left_m, left_g, left_w;
+} places;
+
+INLINE int32_t place_int32_t(int32_t v, i64 left)
 {
-    return left >= 0 ? v << left : (v + (((i64)1 << -left) >> 1)) >> -left;
+    const int up = left > 0 ? (int)left : 0, down = left < 0 ? (int)-left : 0;
+    return ((v << up) + ((1 << down) >> 1)) >> down;
+}
+INLINE i64 place_int64_t(i64 v, i64 left)
+{
+    const int up = left > 0 ? (int)left : 0, down = left < 0 ? (int)-left : 0;
+    return ((v << up) + (((i64)1 << down) >> 1)) >> down;
 }
 
-i64 momentum_sum_int64_t(const int16_t *momentum, i64 scale, i64 left_m, const int16_t *gradient,
-                         i64 left_g, const int16_t *master, i64 left_w, i64 *out, i64 count)
-{
-    i64 top = 0;
-#pragma omp parallel for schedule(static) reduction(max : top)
-    for (i64 i = 0; i < count; i++) {
-        i64 v = place(momentum[i] * scale, left_m) + place(gradient[i], left_g);
-        if (master)
-            v += place(master[i], left_w);
-        out[i] = v;
-        const i64 a = v < 0 ? -v : v;
-        top = a > top ? a : top;
+#define TOTALS(wide, grad)                                                                         \
+    INLINE void totals_##wide##_##grad(const int16_t *momentum, const grad *gradient,              \
+                                       const int16_t *master, places p, wide *out, i64 n)          \
+    {                                                                                              \
+        for (i64 j = 0; j < n; j++)                                                                \
+            out[j] = place_##wide(7 * (wide)momentum[j], p.left_m) +                               \
+                     place_##wide(gradient[j], p.left_g);                                          \
+        if (master)                                                                                \
+            for (i64 j = 0; j < n; j++)                                                            \
+                out[j] += place_##wide(master[j], p.left_w);                                       \
+    }                                                                                              \
+    /* The largest magnitudes: found = of momentum, gradient, master and total. */                 \
+    void update_maxima_##wide##_##grad(const int16_t *momentum, const grad *gradient,              \
+                                       const int16_t *master, i64 decays, const places *p,         \
+                                       i64 *found, i64 count)                                      \
+    {                                                                                              \
+        wide high = 0, low = 0;                                                                    \
+        int32_t m = 0, g = 0, w = 0;                                                               \
+        _Pragma("omp parallel for schedule(static) reduction(max : high, m, g, w) reduction(min : low)") \
+        for (i64 i = 0; i < count; i += BLOCK)                                                     \
+        {                                                                                          \
+            const i64 n = least(BLOCK, count - i);                                                 \
+            wide total[BLOCK];                                                                     \
+            totals_##wide##_##grad(momentum + i, gradient + i, decays ? master + i : NULL, *p,     \
+                                   total, n);                                                      \
+            for (i64 j = 0; j < n; j++) {                                                          \
+                high = total[j] > high ? total[j] : high;                                          \
+                low = total[j] < low ? total[j] : low;                                             \
+            }                                                                                      \
+            int16_t from[3] = {0}, to[3] = {0};                                                    \
+            for (i64 j = 0; j < n; j++) {                                                          \
+                from[0] = momentum[i + j] < from[0] ? momentum[i + j] : from[0];                   \
+                to[0] = momentum[i + j] > to[0] ? momentum[i + j] : to[0];                         \
+                from[1] = gradient[i + j] < from[1] ? gradient[i + j] : from[1];                   \
+                to[1] = gradient[i + j] > to[1] ? gradient[i + j] : to[1];                         \
+                from[2] = master[i + j] < from[2] ? master[i + j] : from[2];                       \
+                to[2] = master[i + j] > to[2] ? master[i + j] : to[2];                             \
+            }                                                                                      \
+            m = (int32_t)most(m, most(to[0], -from[0]));                                           \
+            g = (int32_t)most(g, most(to[1], -from[1]));                                           \
+            w = (int32_t)most(w, most(to[2], -from[2]));                                           \
+        }                                                                                          \
+        found[0] = m;                                                                              \
+        found[1] = g;                                                                              \
+        found[2] = w;                                                                              \
+        found[3] = most(high, -(i64)low);                                                          \
     }
-    return top;
-}
 
-/* The same where no sum leaves 31 bits; a right shift rounds and drops at most 31 bits. */
-i64 momentum_sum_int32_t(const int16_t *momentum, i64 scale, i64 left_m, const int16_t *gradient,
-                         i64 left_g, const int16_t *master, i64 left_w, int32_t *out, i64 count)
+/* How a master steps: master - SR(momentum rate), saturated; shift in [0, 48]. */
+typedef struct {
+    i64 rate, shift;
+    u64 key;
+} stride;
+
+/* |momentum rate| < 2**23: the upper bits of a word decide nothing below a shift of 31. */
+INLINE void step_block(int16_t *master, const int16_t *momentum, const stride *s, u64 i, i64 n)
 {
-    const int32_t up_m = left_m > 0 ? left_m : 0, down_m = left_m < 0 ? -left_m : 0;
-    const int32_t up_g = left_g > 0 ? left_g : 0, down_g = left_g < 0 ? -left_g : 0;
-    const int32_t up_w = left_w > 0 ? left_w : 0, down_w = left_w < 0 ? -left_w : 0;
-    const int32_t half_m = (1 << down_m) >> 1, half_g = (1 << down_g) >> 1;
-    const int32_t half_w = (1 << down_w) >> 1, s = (int32_t)scale;
-    int32_t high = 0, low = 0;
-    if (master) {
-#pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
-        for (i64 i = 0; i < count; i++) {
-            const int32_t v = (((momentum[i] * s << up_m) + half_m) >> down_m) +
-                              (((gradient[i] << up_g) + half_g) >> down_g) +
-                              (((master[i] << up_w) + half_w) >> down_w);
-            out[i] = v;
-            high = v > high ? v : high;
-            low = v < low ? v : low;
+    if (s->shift < 31) {
+        uint32_t bits[BLOCK];
+        const int32_t rate = (int32_t)s->rate;
+        words_uint32_t(s->key, i, 1, bits, n);
+        for (i64 j = 0; j < n; j++) {
+            const int32_t v = master[j] - stochastic_int32_t(momentum[j] * rate, (int)s->shift, bits[j]);
+            master[j] = (int16_t)CLIPPED(v, 32767);
         }
     } else {
-#pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
-        for (i64 i = 0; i < count; i++) {
-            const int32_t v = (((momentum[i] * s << up_m) + half_m) >> down_m) +
-                              (((gradient[i] << up_g) + half_g) >> down_g);
-            out[i] = v;
-            high = v > high ? v : high;
-            low = v < low ? v : low;
+        uint64_t bits[BLOCK];
+        words_uint64_t(s->key, i, 1, bits, n);
+        for (i64 j = 0; j < n; j++) {
+            const i64 v = master[j] - stochastic_int64_t(momentum[j] * s->rate, (int)s->shift, bits[j]);
+            master[j] = (int16_t)CLIPPED(v, 32767);
         }
     }
-    return most(high, -(i64)low);
 }
 
-#define ROUND(type)                                                                                \
-    void round_master_##type(const type *x, int16_t *out, i64 shift, u64 key, i64 count)           \
+/* In place: momentum = SR(total), and where a stride is given, the master's step behind it. */
+#define UPDATE(wide, word, grad)                                                                   \
+    TOTALS(wide, grad)                                                                             \
+    void update_##wide##_##grad(int16_t *momentum, const grad *gradient, int16_t *master,          \
+                                i64 decays, const places *p, i64 shift, u64 key,                   \
+                                const stride *step, i64 count)                                     \
     {                                                                                              \
-        _Pragma("omp parallel for schedule(static)") for (i64 i = 0; i < count; i++)               \
+        _Pragma("omp parallel for schedule(static)") for (i64 i = 0; i < count; i += BLOCK)        \
         {                                                                                          \
-            i64 v = stochastic(x[i], shift, key, (u64)i);                                          \
-            out[i] = (int16_t)(v < -32767 ? -32767 : v > 32767 ? 32767 : v);                       \
+            const i64 n = least(BLOCK, count - i);                                                 \
+            wide total[BLOCK];                                                                     \
+            word bits[BLOCK];                                                                      \
+            totals_##wide##_##grad(momentum + i, gradient + i, decays ? master + i : NULL, *p,     \
+                                   total, n);                                                      \
+            words_##word(key, (u64)i, 1, bits, n);                                                 \
+            for (i64 j = 0; j < n; j++) {                                                          \
+                const wide v = stochastic_##wide(total[j], (int)shift, bits[j]);                   \
+                momentum[i + j] = (int16_t)CLIPPED(v, 32767);                                      \
+            }                                                                                      \
+            if (step)                                                                              \
+                step_block(master + i, momentum + i, step, (u64)i, n);                             \
         }                                                                                          \
     }
-ROUND(int32_t)
-ROUND(int64_t)
+UPDATE(int32_t, uint32_t, int8_t)
+UPDATE(int32_t, uint32_t, int16_t)
+UPDATE(int64_t, uint64_t, int8_t)
+UPDATE(int64_t, uint64_t, int16_t)
 
-/* As weight_step below, saturated: the usual case, in which nothing leaves 16 bits. */
-i64 weight_step_saturated(const int16_t *master, const int16_t *momentum, i64 rate, i64 shift,
-                          u64 key, int16_t *out, i64 count)
+/* A step that may leave 16 bits; shift in [-14, 48], below 0 a left shift, above 48 no step. */
+INLINE i64 stepped(int16_t master, int16_t momentum, const stride *s, u64 i)
 {
-    i64 top = 0;
-#pragma omp parallel for schedule(static) reduction(max : top)
-    for (i64 i = 0; i < count; i++) {
-        const i64 v = master[i] - stochastic(momentum[i] * rate, shift, key, (u64)i);
-        out[i] = (int16_t)(v < -32767 ? -32767 : v > 32767 ? 32767 : v);
-        const i64 a = v < 0 ? -v : v;
-        top = a > top ? a : top;
-    }
-    return top;
+    const i64 product = momentum * s->rate;
+    if (s->shift > 48)
+        return master;
+    if (s->shift < 0)
+        return master - (product << -s->shift);
+    return master - stochastic_int64_t(product, (int)s->shift, finish(s->key + (i + 1) * GAMMA));
 }
 
-/* out = master - SR(momentum * rate); shift below 0 is a left shift, above 48 no update. */
-i64 weight_step(const int16_t *master, const int16_t *momentum, i64 rate, i64 shift, u64 key,
-                int32_t *out, i64 count)
+/* found: the smallest and the largest stepped master, or 0. */
+void step_range(const int16_t *master, const int16_t *momentum, const stride *s, i64 *found,
+                i64 count)
 {
-    i64 top = 0;
-#pragma omp parallel for schedule(static) reduction(max : top)
+    i64 high = 0, low = 0;
+#pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
     for (i64 i = 0; i < count; i++) {
-        const i64 product = momentum[i] * rate;
-        i64 delta = 0;
-        if (shift >= 0 && shift <= 48)
-            delta = stochastic(product, shift, key, (u64)i);
-        else if (shift < 0)
-            delta = product << least(-shift, 32);
-        i64 v = master[i] - delta;
-        v = v < -((i64)1 << 30) ? -((i64)1 << 30) : v > ((i64)1 << 30) ? (i64)1 << 30 : v;
-        out[i] = (int32_t)v;
-        const i64 a = v < 0 ? -v : v;
-        top = a > top ? a : top;
+        const i64 v = stepped(master[i], momentum[i], s, (u64)i);
+        high = v > high ? v : high;
+        low = v < low ? v : low;
     }
-    return top;
+    found[0] = low;
+    found[1] = high;
 }
 
-void clip_master(const int32_t *x, int16_t *out, i64 count)
+/* In place: the stepped masters, halved `halvings` times with ties up, which is one division rounded
+ * up, and saturated.
+ */
+void step_halved(int16_t *master, const int16_t *momentum, const stride *s, i64 halvings, i64 count)
 {
-    for (i64 i = 0; i < count; i++)
-        out[i] = (int16_t)(x[i] < -32767 ? -32767 : x[i] > 32767 ? 32767 : x[i]);
-}
-
-i64 halve(int32_t *x, i64 count)
-{
-    i64 top = 0;
+    const i64 rest = ((i64)1 << halvings) - 1;
+#pragma omp parallel for schedule(static)
     for (i64 i = 0; i < count; i++) {
-        x[i] = (x[i] + 1) >> 1;
-        top = most(top, x[i] < 0 ? -x[i] : x[i]);
+        const i64 v = (stepped(master[i], momentum[i], s, (u64)i) + rest) >> halvings;
+        master[i] = (int16_t)CLIPPED(v, 32767);
     }
-    return top;
 }
