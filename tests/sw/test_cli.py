@@ -235,6 +235,52 @@ def test_bench_train() -> None:
     assert sum(data["parts"].values()) == pytest.approx(1)
 
 
+def test_bench_train_beside_brevitas() -> None:
+    pytest.importorskip("brevitas")
+    words = ("bench", "train", "--model", "fcn-mini", "--height", "16", "--width", "24", "--json")
+    words += ("--channels", "1/4", "--batch", "2", "--steps", "2", "--threads", "1")
+    status, out, _ = call(*words, "--peer", "brevitas")
+    data = json.loads(out)
+    assert status == 0 and data["brevitas_step_ratio"] > 0
+    assert data["brevitas_peak_memory_ratio"] > 0
+    assert len(data["seconds"]["brevitas"]) == 2 and data["brevitas_seconds"] > 0
+    assert data["peak_bytes"]["brevitas"] > 0
+
+
+@pytest.mark.parametrize("name", ["deeplab-mini", "fcn-vgg16"])
+def test_the_peer_is_the_twin_in_eight_bits(name: str) -> None:
+    quant = pytest.importorskip("brevitas.nn")
+    import torch
+
+    from intaglio.cli.bench_peers import brevitas_twin
+    from intaglio.nn import twin
+    from intaglio.nn.models import build, build_twin
+
+    network = build(name, classes=5, width="1/8", seed=3)
+    floats, peer = build_twin(network), brevitas_twin(network)
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    convolutions = [m for m in peer.modules() if isinstance(m, kinds)]
+    count = sum(isinstance(m, twin.Conv2d | twin.ConvTranspose2d) for m in floats.modules())
+    assert len(convolutions) == count > 0
+    assert all(isinstance(m, quant.QuantConv2d | quant.QuantConvTranspose2d) for m in convolutions)
+    relus = sum(getattr(m, "relu", False) is True for m in floats.modules())
+    assert sum(isinstance(m, quant.QuantReLU) for m in peer.modules()) == relus > 0
+    known = dict(peer.named_parameters())
+    assert all(torch.equal(known[n], p) for n, p in floats.named_parameters())
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    a, b = floats.train()(images), peer.train()(images)
+    assert a.shape == b.shape and not torch.equal(a, b)
+    assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.9
+
+
+def test_bench_train_without_brevitas(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "brevitas", None)
+    monkeypatch.setitem(sys.modules, "brevitas.nn", None)
+    words = ("bench", "train", "--model", "fcn-mini", "--height", "16", "--width", "24")
+    status, _, err = call(*words, "--channels", "1/8", "--batch", "1", "--peer", "brevitas")
+    assert status == 1 and "pip install brevitas==" in err and err.strip().count("\n") == 0
+
+
 def test_bench_infer() -> None:
     words = ("bench", "infer", "--model", "fcn-mini", "--height", "16", "--width", "24")
     status, out, _ = call(*words, "--channels", "1/4", "--runs", "2", "--threads", "1", "--json")

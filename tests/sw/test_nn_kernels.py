@@ -151,6 +151,12 @@ def test_quantize_error(g, shape):
         both("quantize_error", terms[1:2], None, shift)
 
 
+@pytest.mark.parametrize("rows, C", [(1, 3), (253, 17), (1100, 70)])
+def test_error_sums(g, rows, C):
+    both("error_sums", rand(g, -128, 127, (rows, C)))
+    both("error_sums", torch.full((rows, C), -128, dtype=torch.int8))
+
+
 def test_errors_beyond_32_bits_are_quantised_in_64(g):
     shape = (2, 3, 5, 9)
     wide = rand(g, -(1 << 31), (1 << 31) - 1, shape, torch.int32)

@@ -10,7 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from intaglio.compile import compile_graph
 from intaglio.nn import IntTensor, to_graph
 from intaglio.nn.loss import SoftmaxCrossEntropy
-from intaglio.nn.models import MODELS, build, build_twin, calibrate, check_size, predict
+from intaglio.nn.models import (
+    MODELS,
+    build,
+    build_twin,
+    calibrate,
+    check_size,
+    frame_size,
+    predict,
+)
 from intaglio.spec.config import CONFIGS
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.isa import Error
@@ -202,6 +210,36 @@ def test_sizes_that_are_refused():
     ):
         with pytest.raises(IntaglioError, match=text):
             check_size(model, *size)
+
+
+def test_frames_of_any_size():
+    deeplab, fcn, mini = MODELS["deeplabv3-resnet50"], MODELS["fcn-vgg16"], MODELS["fcn-mini"]
+    for model, size, frame in (
+        (deeplab, (32, 48), (32, 48)),
+        (deeplab, (33, 49), (33, 49)),
+        (deeplab, (33, 48), (48, 48)),
+        (deeplab, (1, 179), (16, 192)),
+        (fcn, (32, 101), (32, 101)),
+        (fcn, (31, 101), (32, 101)),
+        (mini, (9, 16), (16, 16)),
+    ):
+        assert frame_size(model, *size) == frame
+        check_size(model, *frame)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_prediction_in_a_frame(dtype):
+    model = build("deeplabv3-resnet50", classes=5, width="1/8", seed=3)
+    images = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8)
+    calibrate(model, images)
+    small = images[:, :, 4:43, 7:56]  # 39 x 49, nine rows and fifteen columns less than its frame
+    whole = torch.full_like(images, 128)
+    whole[:, :, 4:43, 7:56] = small
+    shift = 128 if dtype == torch.int8 else 0
+    whole, small = ((x.to(torch.int16) - shift).to(dtype) for x in (whole, small))
+    found = predict(model.eval(), small)
+    assert found.shape == (2, 39, 49)
+    assert torch.equal(found, predict(model, whole)[:, 4:43, 7:56])
 
 
 def test_cut_of_a_transposed_convolution():

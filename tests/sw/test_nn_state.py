@@ -1,8 +1,12 @@
 """Float weights with torchvision's names, loaded into the integer networks."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as TF
 
 from intaglio.nn.models import build, build_twin, load_state_dict, read_state
 from intaglio.spec.errors import IntaglioError
@@ -100,6 +104,65 @@ def test_vgg_with_reshaped_fc6_and_normalised_images():
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     for place in (0, 1, 2):
         assert cosine(found[place].to_float()[inner], pools[place][inner]) > 0.97
+
+
+def test_vgg_of_convolutions_alone():
+    """fc6 and fc7 keep their start, and the pools, rescaled or not, are those of the floats."""
+    model, twin = twin_state("fcn-vgg16")
+    known = dict(model.named_parameters())
+    start = {n: v.codes.clone() for n, v in known.items() if n.startswith("classifier")}
+    state = {n: v for n, v in torchvision_vgg(twin).items() if n.startswith("features")}
+    state["features.10.weight"] *= 300
+    report = load_state_dict(model, state, images=IMAGES)
+    assert report["loaded"] == 26 and report["saturated"] == {}
+    assert {n for n in report["fresh"] if n.startswith("classifier")} == set(start) and start
+    assert all(torch.equal(known[n].codes, v) for n, v in start.items())
+    mean, std = (
+        torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    with torch.no_grad():
+        for name, value in state.items():
+            twin.get_parameter(name).copy_(value)
+        pools = twin.features((IMAGES / 255 - mean) / std)
+        found = model.eval().features(model.quantize(IMAGES))
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    for place in (0, 1, 2):
+        assert cosine(found[place].to_float()[inner], pools[place][inner]) > 0.97
+        assert found[place].codes.max() > 64  # the codes are used
+    del state["features.7.weight"]
+    with pytest.raises(IntaglioError, match="1 names are missing, such as features.7.weight"):
+        load_state_dict(model, state, images=IMAGES)
+
+
+def test_hed_weights_are_the_same_function_of_the_pixels():
+    """Away from the border HED's first convolution on BGR minus its mean, in torchvision's form."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "hed_weights.py"
+    spec = importlib.util.spec_from_file_location("hed_weights", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    layers = {
+        name: (RNG.normal(size=(3, 3, 3 if index == 0 else 2, 5)), RNG.normal(size=5))
+        for index, name in script.PLAN.items()
+    }
+    state = script.convert(layers)
+    assert len(state) == 26
+    weight, bias = (torch.from_numpy(v) for v in layers["block1_conv1"])
+    pixels = IMAGES.to(torch.float64)
+    bgr = pixels.flip(1) - torch.tensor(script.MEAN_BGR, dtype=torch.float64).reshape(3, 1, 1)
+    expected = TF.conv2d(bgr, weight.permute(3, 2, 0, 1), bias)
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (script.MEAN, script.DEVIATION))
+    normalised = (pixels / 255 - mean) / std
+    found = TF.conv2d(
+        normalised,
+        state["features.0.weight"].to(torch.float64),
+        state["features.0.bias"].to(torch.float64),
+    )
+    assert torch.allclose(found, expected, rtol=0, atol=1e-2)  # of values up to some hundreds
+    weight, bias = layers["block5_conv3"]
+    assert torch.equal(
+        state["features.28.weight"], torch.from_numpy(weight.transpose(3, 2, 0, 1)).float()
+    )
+    assert torch.equal(state["features.28.bias"], torch.from_numpy(bias).float())
 
 
 def test_vgg_with_batch_norm_takes_biases_into_the_means():

@@ -1,5 +1,6 @@
 """Training runs: learning, resuming to the same bytes, damage and interruption."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from intaglio.data import Shapes, epoch_batches
-from intaglio.nn.models import build
+from intaglio.nn.models import build, predict
 from intaglio.spec.errors import IntaglioError
+from intaglio.spec.metrics import confusion_matrix, evaluate
 from intaglio.train import TrainConfig, load_run, train, weights_digest
 from intaglio.train.checkpoint import load_arrays
 from intaglio.train.trainees import Integers
@@ -55,6 +58,52 @@ def test_metrics_of_a_run(finished):
     model, config = load_run(out)
     assert config.steps == 8 and not model.training
     assert weights_digest(model) == metrics["digest"]
+
+
+def test_any_size(tmp_path):
+    """Images lie in the middle of the least frame that the network takes; the frame is void."""
+    config = TrainConfig(**TINY | {"height": 13, "width": 21}, steps=2, twin=True)
+    assert config.frame == (16, 24)
+    metrics = train(config, out=tmp_path, **QUIET)
+    model, _ = load_run(tmp_path)
+    val = Shapes("val", height=13, width=21)
+    matrix = np.zeros((len(val.classes),) * 2, np.int64)
+    for sample in val:
+        whole = np.full((16, 24, 3), 128, np.uint8)
+        whole[1:14, 1:22] = sample.image
+        found = predict(model, torch.from_numpy(whole.transpose(2, 0, 1)[None].copy()))
+        cut = found[0, 1:14, 1:22].numpy()
+        matrix += confusion_matrix(sample.mask, cut, len(val.classes))
+    assert metrics["miou"] == evaluate(matrix).miou
+    same = TrainConfig(**TINY | {"height": 16, "width": 24}, steps=2)
+    assert same.frame == (16, 24)
+
+
+def test_another_split_and_the_main_classes(tmp_path):
+    """trainaug of voc has masks of its own; train has no list here and is not read."""
+    root, rng = tmp_path / "VOC2012", np.random.default_rng(3)
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"):
+        (root / folder).mkdir(parents=True)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, folder, name in (
+        ("trainaug", "SegmentationClassAug", "a"),
+        ("val", "SegmentationClass", "b"),
+    ):
+        pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg", format="PNG")
+        mask = np.array([0, 8, 3, 255], np.uint8)[rng.integers(0, 4, (16, 16))]
+        Image.fromarray(mask).save(root / folder / f"{name}.png")
+        (lists / f"{split}.txt").write_text(f"{name}\n")
+    config = TrainConfig(**TINY | {"batch": 1}, data=f"voc:{root}", split="trainaug", steps=1)
+    metrics = train(config, out=tmp_path / "run", **QUIET)
+    assert len(metrics["loss"]["int"]) == 1
+    present = {k: v for k, v in enumerate(metrics["iou"]) if v is not None}
+    assert sorted(present) == [0, 3, 8]
+    # background and cat are main classes, bird is none
+    assert metrics["main_miou"] == pytest.approx((present[0] + present[8]) / 2)
+    with pytest.raises(IntaglioError, match="train.txt"):
+        train(dataclasses.replace(config, split="train"), out=tmp_path / "other", **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +280,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, finished):
     [
         (dict(model="unet"), "'unet' is unknown"),
         (dict(steps=0), r"steps must be in \[1, 10000000\], not 0"),
-        (dict(height=20), "height must be a positive multiple of 8, not 20"),
+        (dict(height=7), r"height must be in \[8, 4088\], not 7"),
         (dict(rate="0"), r"learning rate must be in \(0, 16\], not 0"),
         (dict(warmup=2000), r"warmup must be in \[0, 999\], not 2000"),
         (dict(power=3), "power must be 1 or 2, not 3"),

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = (
     "train",
     "ablate",
+    "compare",
     "eval",
     "freeze",
     "compile",

@@ -6,13 +6,14 @@ import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
 
+from intaglio.cli.bench_peers import PEERS, STATISTICS_STEPS, brevitas_twin
 from intaglio.cli.common import Choices, Outcome, progress, result_command, table
 from intaglio.spec.errors import IntaglioError
 
@@ -29,6 +30,7 @@ _PARTS = {
     "batch_norm_backward": "batch norm",
     "requantize": "quantise, diffuse",
     "quantize_error": "quantise, diffuse",
+    "error_sums": "quantise, diffuse",
     "weight_codes": "quantise, diffuse",
     "quantize_gradient": "update",
     "update": "update",
@@ -112,6 +114,14 @@ def _float_step(twin: Any, images: Any, labels: Any) -> Callable[[], float]:
     return step
 
 
+def _peer_step(network: Any, images: Any, labels: Any) -> Callable[[], float]:
+    """Return a step of Brevitas' network; its first steps, which collect statistics, are over."""
+    step = _float_step(brevitas_twin(network), images, labels)
+    for _ in range(STATISTICS_STEPS + 1):
+        step()
+    return step
+
+
 def _resident(field: str) -> int:
     """Return VmRSS or VmHWM of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -134,8 +144,10 @@ def _peak(kind: str, settings: dict[str, Any], queue: Any) -> None:
     model = build(settings["model"], classes=settings["classes"], width=settings["channels"])
     if kind == "int":
         step = _integer_step(model, images, labels)
-    else:
+    elif kind == "float":
         step = _float_step(build_twin(model), images, labels)
+    else:
+        step = _peer_step(model, images, labels)
     del model
     gc.collect()
     # What building took on the way is given back: the peak is that of training.
@@ -146,9 +158,9 @@ def _peak(kind: str, settings: dict[str, Any], queue: Any) -> None:
     queue.put(_resident("VmHWM") - start)
 
 
-def _memory(settings: dict[str, Any]) -> dict[str, int]:
+def _memory(settings: dict[str, Any], kinds: Iterable[str]) -> dict[str, int]:
     context, found = multiprocessing.get_context("spawn"), {}
-    for kind in ("int", "float"):
+    for kind in kinds:
         queue = context.Queue()
         child = context.Process(target=_peak, args=(kind, settings, queue))
         child.start()
@@ -208,6 +220,11 @@ def _ratio(found: Any, clock: str, over: str) -> float:
     "--steps", type=click.IntRange(1), default=5, show_default=True, help="Measured steps of each."
 )
 @click.option("--memory/--no-memory", default=True, help="Measure memory as well; yes.")
+@click.option(
+    "--peer",
+    type=click.Choice(PEERS),
+    help="Measure this as well, if it is installed: quantisation-aware training of the twin.",
+)
 def train_command(
     model: str,
     height: int,
@@ -218,12 +235,14 @@ def train_command(
     batch: int,
     steps: int,
     memory: bool,
+    peer: str | None,
 ) -> Outcome:
     """A whole training step, integers beside the float32 twin, alternating in one process.
 
     Forward, loss, backward and update; the twin is channels-last PyTorch with autograd and SGD.
     step_ratio is float time / integer time of the median steps, cpu_ratio that of processor time,
-    which other processes disturb less; parts are shares of one integer step.
+    which other processes disturb less; parts are shares of one integer step. With a peer,
+    PEER_step_ratio is the peer's time / integer time.
     """
     import torch
 
@@ -245,8 +264,12 @@ def train_command(
     images, labels = _sample(batch, height, width, classes)
     twin = build_twin(network)
     integers = _integer_step(network, images, labels)
-    progress(f"{model}: {steps} steps of integers and float32, {batch} x {height} x {width}")
-    found = _alternate({"int": integers, "float": _float_step(twin, images, labels)}, steps)
+    runs = {"int": integers, "float": _float_step(twin, images, labels)}
+    if peer:
+        runs[peer] = _peer_step(network, images, labels)
+    names = ", ".join(["integers", "float32", *([peer] if peer else [])])
+    progress(f"{model}: {steps} steps of {names}, {batch} x {height} x {width}")
+    found = _alternate(runs, steps)
     seconds: defaultdict[str, float] = defaultdict(float)
     began = time.perf_counter()
     with _watch(seconds):
@@ -265,13 +288,21 @@ def train_command(
         "parts": parts,
     }
     summary = f"{model}: a step is {data['step_ratio']:.2f} times as fast as float32"
-    del network, twin, integers
+    if peer:
+        data[f"{peer}_step_ratio"] = _ratio(found, "wall", peer)
+        data[f"{peer}_cpu_ratio"] = _ratio(found, "cpu", peer)
+        data[f"{peer}_seconds"] = median(found[peer]["wall"])
+        summary += f", {data[f'{peer}_step_ratio']:.2f} times as {peer}"
+    del network, twin, integers, runs
     gc.collect()
     if memory:
         progress("peak memory, each in a process of its own")
-        peaks = _memory(settings)
+        peaks = _memory(settings, found)
         data |= {"peak_memory_ratio": peaks["int"] / peaks["float"], "peak_bytes": peaks}
-        summary += f" and takes {data['peak_memory_ratio']:.2f} of its memory"
+        summary += f" and takes {data['peak_memory_ratio']:.2f} of the memory of float32"
+        if peer:
+            data[f"{peer}_peak_memory_ratio"] = peaks["int"] / peaks[peer]
+            summary += f", {data[f'{peer}_peak_memory_ratio']:.2f} of that of {peer}"
     rows: list[list[Any]] = [["part of an integer step", "%"]]
     rows += [[part, f"{100 * share:.1f}"] for part, share in parts.items()]
     return Outcome(data=data, lines=table(rows, right=(1,)), summary=summary)

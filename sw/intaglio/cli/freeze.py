@@ -25,7 +25,7 @@ def freeze_command(run: Path, size: str | None, out: Path | None) -> Outcome:
 def freeze_run(
     run: Path, *, size: tuple[int, int] | None = None, out: Path | None = None
 ) -> Outcome:
-    """Freeze ``run`` at ``size`` (rows, columns), its own by default, into ``out``."""
+    """Freeze ``run`` at ``size`` (rows, columns), by default that of its frames, into ``out``."""
     from intaglio.cli.artifacts import metadata_of, require_run
     from intaglio.cli.runs import run_digest
     from intaglio.data import open_dataset
@@ -36,7 +36,7 @@ def freeze_run(
 
     require_run(run)
     model, config = load_run(run)
-    height, width = size or (config.height, config.width)
+    height, width = size or config.frame
     check_size(model, height, width)
     graph = to_graph(model, height=height, width=width)
     dataset = open_dataset(config.data, "val", height=height, width=width)

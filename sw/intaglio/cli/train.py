@@ -37,6 +37,7 @@ _OPTIONS = (
     click.option(
         "--data", metavar="SPEC", help="shapes (built in), camvid:DIR, voc:DIR, ade20k:DIR."
     ),
+    click.option("--split", metavar="NAME", help="To train on, such as trainaug of voc; train."),
     click.option("--height", type=int, help="Of the images, in pixels."),
     click.option("--width", type=int, help="Of the images, in pixels."),
     click.option("--channels", metavar="FACTOR", help="Width of the network, such as 1/4; 1."),
@@ -116,6 +117,10 @@ def train_command(
     miou = f"mIoU {100 * metrics['miou']:.1f} %"
     if "float_miou" in metrics:
         miou += f", float32 {100 * metrics['float_miou']:.1f} %"
+    if "main_miou" in metrics:
+        miou += f", of the main classes {100 * metrics['main_miou']:.1f} %"
+    if "float_main_miou" in metrics:
+        miou += f", float32 {100 * metrics['float_main_miou']:.1f} %"
     data = {key: value for key, value in metrics.items() if key != "loss"}
     return Outcome(
         data={"run": out, **data},

@@ -320,9 +320,10 @@ class _RequantizeBias(torch.autograd.Function):
             digits = [_quantize(gradient, mask, ctx.scale)]
         else:
             wide, exponent = _wide_nhwc(gradient)
-            digits = ctx.scale.variant.digits(variants.masked(wide, mask), exponent)
+            digits = ctx.scale.variant.digits(wide, exponent, mask)
         error = [(_nchw(e), exponent) for e, exponent in digits]
-        total = [(e.sum((0, 1, 2), dtype=torch.int64), exponent) for e, exponent in digits]
+        sums = kernels.active().error_sums
+        total = [(sums(e.reshape(-1, e.shape[3])), exponent) for e, exponent in digits]
         return IntTensor.from_terms(error), IntTensor.from_terms(total), None, None, None
 
 
@@ -397,17 +398,15 @@ def _accumulator_error(
     ``exponent`` is that of the wide error.
     """
     scale = layer.acc_error_scale
-    if scale.variant is None and layer.norm == "l1":
-        k, whole = kernels.active(), [workers.scanned(v) for v in (e, xhat)]
+    if scale.variant is None:
+        error, normal, norm = workers.scanned(e), workers.scanned(xhat), layer.norm
         codes, found = scale.quantize(
-            exponent, lambda right: k.batch_norm_backward(*whole, *vectors, right)
+            exponent,
+            lambda right: variants.batch_norm_backward(error, normal, vectors, right, norm=norm),
         )
         return IntTensor(_nchw(workers.unscanned(codes)), found)
-    wide = variants.batch_norm_gradient(e, xhat, *vectors, norm=layer.norm)
-    if scale.variant is None:
-        codes, found = _quantize(IntTensor(_nchw(wide), exponent), None, scale)
-        return IntTensor(_nchw(codes), found)
-    return IntTensor.from_terms([(_nchw(c), x) for c, x in scale.variant.digits(wide, exponent)])
+    digits = scale.variant.batch_norm_digits(e, xhat, vectors, exponent, norm=layer.norm)
+    return IntTensor.from_terms([(_nchw(c), x) for c, x in digits])
 
 
 class _MaxPool(torch.autograd.Function):

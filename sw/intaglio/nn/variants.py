@@ -4,20 +4,33 @@ Feature maps lie as (N, H, W, C), as in :mod:`intaglio.nn.kernels.plain`; a shar
 completed by the other workers' (:mod:`intaglio.nn.workers`).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from intaglio.nn import kernels, workers
-from intaglio.nn.kernels import plain
+from intaglio.nn.kernels import native_variants, plain
 from intaglio.spec import quant, variants
 from intaglio.spec.arith import round_shift
 from intaglio.spec.variants import FLAG_SHIFT, WIDE_LIMIT, Recipe
 
-__all__ = ["Draws", "ErrorVariant", "batch_norm_gradient", "batch_norm_statistics", "masked"]
+__all__ = [
+    "Draws",
+    "ErrorVariant",
+    "batch_norm_backward",
+    "batch_norm_gradient",
+    "batch_norm_statistics",
+    "masked",
+]
 
 #: Rows of a batch that are widened to int64 at a time.
 _ROWS = 1 << 16
+#: Of a guess, so that a wrong one stays within int64.
+_SHIFT_LIMIT = 48
+
+Vectors = Sequence[torch.Tensor]
 
 
 @dataclass
@@ -26,6 +39,10 @@ class Draws:
 
     seed: int
     step: int = 0
+
+
+def _fused(x: torch.Tensor) -> bool:
+    return kernels.active() is not plain and x.device.type == "cpu"
 
 
 def masked(wide: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -37,39 +54,99 @@ class ErrorVariant:
     """A quantiser of the error E2 that is not the default one; see ``error_digits`` of the spec.
 
     The words of stochastic rounding are those of stream ``(step, layer)`` at the element's index
-    in the batch of all workers, (N, C, H, W) in this order.
+    in the batch of all workers, (N, C, H, W) in this order. As in
+    :class:`intaglio.nn.functional.ErrorScale`, the fused kernels start from the scale of the step
+    before and are run again where it was another one.
     """
 
     def __init__(self, recipe: Recipe, draws: Draws, layer: int) -> None:
         self.bits, self.rounding = recipe.error_bits, recipe.error_rounding
         self.draws, self.layer = draws, layer
+        self.guess: int | None = None
 
-    def digits(self, wide: torch.Tensor, exponent: int) -> list[tuple[torch.Tensor, int]]:
-        """Return the int8 digits (N, H, W, C) of a wide error and their exponents."""
-        wide = wide.to(torch.int64)
+    def digits(
+        self, wide: torch.Tensor, exponent: int, mask: torch.Tensor | None = None
+    ) -> list[tuple[torch.Tensor, int]]:
+        """Return the int8 digits (N, H, W, C) of a wide error and their exponents.
+
+        Where ``mask`` is not positive the error is zero.
+        """
+        if not _fused(wide):
+            return self._plain(masked(wide.to(torch.int64), mask), exponent)
+        wide, mask = self._scanned(wide), None if mask is None else self._scanned(mask)
+        kind = self._kind(wide.numel())
+        return self._guessed(
+            exponent, lambda shift: native_variants.wide_digits(wide, mask, shift, **kind)
+        )
+
+    def batch_norm_digits(
+        self,
+        error: torch.Tensor,
+        xhat: torch.Tensor,
+        vectors: Vectors,
+        exponent: int,
+        *,
+        norm: str,
+    ) -> list[tuple[torch.Tensor, int]]:
+        """Return those of :func:`batch_norm_gradient`; ``vectors`` are m0, m1, m2, factors."""
+        if not _fused(error):
+            return self._plain(batch_norm_gradient(error, xhat, *vectors, norm=norm), exponent)
+        error, xhat = self._scanned(error), self._scanned(xhat)
+        kind = self._kind(error.numel()) | {"norm": norm}
+        return self._guessed(
+            exponent,
+            lambda shift: native_variants.batch_norm_digits(error, xhat, vectors, shift, **kind),
+        )
+
+    def _plain(self, wide: torch.Tensor, exponent: int) -> list[tuple[torch.Tensor, int]]:
         maximum = workers.maximum(int(wide.abs().max()))
         words = self._words(wide) if self.rounding == "stochastic" else None
+        shift, exponents = self._scale(maximum, exponent)
         if self.bits == 9:
-            shift = quant.scale_shift(maximum, 8 + FLAG_SHIFT)
             small = wide.abs() <= quant.CODE_LIMIT << shift
-            parts = (
-                (torch.where(small, 0, wide), shift + FLAG_SHIFT),
-                (torch.where(small, wide, 0), shift),
-            )
-            return [
-                (self._round(v, right, quant.CODE_LIMIT, words).to(torch.int8), exponent + right)
-                for v, right in parts
+            digits = [
+                self._round(torch.where(small, 0, wide), shift + FLAG_SHIFT, words),
+                self._round(torch.where(small, wide, 0), shift, words),
             ]
-        shift = quant.scale_shift(maximum, self.bits)
-        if self.bits == 8:
-            codes = self._round(wide, shift, quant.CODE_LIMIT, words)
-            return [(codes.to(torch.int8), exponent + shift)]
-        high, low = variants.digits_of_wide(self._round(wide, shift, WIDE_LIMIT, words))
-        return [(high.to(torch.int8), exponent + shift + 8), (low.to(torch.int8), exponent + shift)]
+        elif self.bits == 8:
+            digits = [self._round(wide, shift, words)]
+        else:
+            digits = list(variants.digits_of_wide(self._round(wide, shift, words)))
+        return [(d.to(torch.int8), e) for d, e in zip(digits, exponents, strict=True)]
 
-    def _round(
-        self, wide: torch.Tensor, shift: int, limit: int, words: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _scale(self, maximum: int, exponent: int) -> tuple[int, list[int]]:
+        """Return the right shift and the exponents of the digits."""
+        shift = quant.scale_shift(maximum, 8 + FLAG_SHIFT if self.bits == 9 else self.bits)
+        upper = {8: [], 9: [FLAG_SHIFT], 16: [8]}[self.bits]
+        return shift, [exponent + shift + more for more in (*upper, 0)]
+
+    def _guessed(
+        self, exponent: int, run: Callable[[int], tuple[list[torch.Tensor], int]]
+    ) -> list[tuple[torch.Tensor, int]]:
+        top = 0 if self.guess is None else max(self.guess - exponent, 0)
+        shift = min(self._scale(1 << top, 0)[0], _SHIFT_LIMIT)
+        digits, maximum = run(shift)
+        maximum = workers.maximum(maximum)
+        right, exponents = self._scale(maximum, exponent)
+        if right != shift:
+            digits, _ = run(right)
+        self.guess = exponent + quant.log2_ceil(maximum)
+        if self.rounding == "diffusion":
+            digits = [workers.unscanned(d) for d in digits]
+        return list(zip(digits, exponents, strict=True))
+
+    def _scanned(self, x: torch.Tensor) -> torch.Tensor:
+        return workers.scanned(x) if self.rounding == "diffusion" else x
+
+    def _kind(self, count: int) -> dict[str, Any]:
+        words = self.draws.seed, self._stream(), workers.rank() * count
+        return {"bits": self.bits, "rounding": self.rounding, "words": words}
+
+    def _stream(self) -> int:
+        return (self.draws.step << 16) | (self.layer << 2) | 3  # 0 to 2 are the optimiser's
+
+    def _round(self, wide: torch.Tensor, shift: int, words: torch.Tensor | None) -> torch.Tensor:
+        limit = WIDE_LIMIT if self.bits == 16 else quant.CODE_LIMIT
         if words is not None:
             codes = (wide + (words & ((1 << shift) - 1))) >> shift
         elif self.rounding == "nearest":
@@ -80,10 +157,9 @@ class ErrorVariant:
 
     def _words(self, wide: torch.Tensor) -> torch.Tensor:
         N, H, W, C = wide.shape
-        stream = (self.draws.step << 16) | (self.layer << 2) | 3  # 0 to 2 are the optimiser's
-        words = plain.random_bits(
-            self.draws.seed, stream, wide.numel(), wide.device, workers.rank() * wide.numel()
-        )
+        count = wide.numel()
+        first = workers.rank() * count
+        words = plain.random_bits(self.draws.seed, self._stream(), count, wide.device, first)
         return words.reshape(N, C, H, W).permute(0, 2, 3, 1)
 
 
@@ -118,11 +194,14 @@ def batch_norm_statistics(acc: torch.Tensor, norm: str) -> tuple[torch.Tensor, t
 
 def _square_sums(acc: torch.Tensor, mean: torch.Tensor) -> list[int]:
     """Return the sums of the squared deviations, which need more than 64 bits."""
-    sums = torch.zeros((3, acc.shape[1]), dtype=torch.int64, device=acc.device)
-    for rows in acc.split(_ROWS):
-        centred = (rows.to(torch.int64) - mean).abs_()
-        high, low = centred >> 16, centred & 0xFFFF
-        sums += torch.stack(((high * high).sum(0), (high * low).sum(0), (low * low).sum(0)))
+    if _fused(acc):
+        sums = native_variants.square_sums(acc, mean)
+    else:
+        sums = torch.zeros((3, acc.shape[1]), dtype=torch.int64, device=acc.device)
+        for rows in acc.split(_ROWS):
+            centred = (rows.to(torch.int64) - mean).abs_()
+            high, low = centred >> 16, centred & 0xFFFF
+            sums += torch.stack(((high * high).sum(0), (high * low).sum(0), (low * low).sum(0)))
     a, b, c = workers.total(sums).cpu().tolist()
     return [(x << 32) + (y << 17) + z for x, y, z in zip(a, b, c, strict=True)]
 
@@ -142,3 +221,22 @@ def batch_norm_gradient(
     if norm == "l1":
         return (wide - xhat.sign().to(torch.int64) * m1 + m2) * factors
     return (wide - round_shift(xhat.to(torch.int64) * m1, -quant.NORMAL_EXPONENT)) * factors
+
+
+def batch_norm_backward(
+    error: torch.Tensor, xhat: torch.Tensor, vectors: Vectors, shift: int, *, norm: str
+) -> tuple[torch.Tensor, int]:
+    """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude.
+
+    ``vectors`` are m0, m1, m2 and factors.
+    """
+    if norm == "l1":
+        codes, maximum = kernels.active().batch_norm_backward(error, xhat, *vectors, shift)
+        return codes, maximum
+    if _fused(error):
+        options: dict[str, Any] = {"norm": norm, "bits": 8, "rounding": "diffusion"}
+        digits, maximum = native_variants.batch_norm_digits(error, xhat, vectors, shift, **options)
+        return digits[0], maximum
+    wide = batch_norm_gradient(error, xhat, *vectors, norm=norm)
+    codes = _diffused(wide, shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
+    return codes.to(torch.int8), int(wide.abs().max())

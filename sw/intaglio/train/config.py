@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from intaglio.nn.models import MODELS, check_size
+from intaglio.nn.models import MODELS, frame_size
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.variants import Recipe
 from intaglio.train.schedule import Schedule, parse_milestones
@@ -20,9 +20,9 @@ RATES = {
     "fcn-mini": "1/20",
     "deeplabv3-resnet50": "1/20",
     "deeplabv3-resnet50-os8": "1/20",
-    "fcn-vgg16": "1/100",
-    "fcn16s-vgg16": "1/100",
-    "fcn32s-vgg16": "1/100",
+    "fcn-vgg16": "1/50",
+    "fcn16s-vgg16": "1/50",
+    "fcn32s-vgg16": "1/50",
     "fcn-vgg16-bn": "1/20",
 }
 #: Peak without the magnitude of the gradients: their largest element moves its weight by this.
@@ -51,6 +51,7 @@ class TrainConfig:
 
     model: str = _value("deeplab-mini", "network")
     data: str = _value("shapes", "shapes (built in), camvid:DIR, voc:DIR or ade20k:DIR")
+    split: str = _value("train", "of the data set to train on, such as trainaug of voc")
     height: int = _value(120, "of the images, in pixels")
     width: int = _value(160, "of the images, in pixels")
     channels: str = _value("1", "width of the network, such as 1/4")
@@ -92,8 +93,15 @@ class TrainConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise IntaglioError(f"{name} must be in [{low}, {high}], not {value}")
-        check_size(MODELS[self.model], self.height, self.width)
         _ = self.learning_rates, self.recipe
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Value of the size, rows and columns, that the network sees: images are in its middle.
+
+        It is the least that holds ``height`` x ``width`` and that the network takes.
+        """
+        return frame_size(MODELS[self.model], self.height, self.width)
 
     @property
     def recipe(self) -> Recipe:

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from intaglio.data import Dataset, batches_per_epoch, epoch_batches, open_dataset, ordered_batches
 from intaglio.nn import workers
-from intaglio.nn.models import MODELS, build, load_state_dict, predict, read_state
+from intaglio.nn.models import MODELS, build, framed, load_state_dict, predict, read_state
 from intaglio.nn.recipe import apply_recipe, move
 from intaglio.spec.errors import IntaglioError
-from intaglio.spec.metrics import Metrics, confusion_matrix, evaluate
+from intaglio.spec.metrics import VOID, confusion_matrix, evaluate
 from intaglio.train.checkpoint import (
     load_arrays,
     load_model,
@@ -50,10 +50,11 @@ class Diverged(IntaglioError):
     """An exponent or a sum left its range."""
 
 
-def evaluate_model(model: nn.Module, dataset: Dataset, *, batch: int = 8) -> Metrics:
+def evaluate_model(model: nn.Module, dataset: Dataset, *, batch: int = 8) -> dict[str, Any]:
     """Return the metrics of ``model``, integers or twin, in eval mode on a whole split.
 
-    Workers share the images, and each has the metrics of all.
+    These are ``miou``, ``pixel_accuracy``, ``iou`` of each class, and ``main_miou`` where the data
+    set has main classes. Workers share the images, and each has the metrics of all.
     """
     model.eval()
     classes, device = len(dataset.classes), next(model.parameters()).device
@@ -62,13 +63,22 @@ def evaluate_model(model: nn.Module, dataset: Dataset, *, batch: int = 8) -> Met
     for images, labels in ordered_batches(dataset, batch=batch, **share):
         found = predict(model, torch.from_numpy(images).to(device)).cpu().numpy()
         matrix += confusion_matrix(labels, found, classes)
-    return evaluate(workers.total(torch.from_numpy(matrix)).numpy())
+    matrix = workers.total(torch.from_numpy(matrix)).numpy()
+    found = evaluate(matrix)
+    metrics = {
+        "miou": found.miou,
+        "pixel_accuracy": found.pixel_accuracy,
+        "iou": list(found.iou),
+    }
+    if dataset.main_classes is not None:
+        metrics["main_miou"] = evaluate(matrix, subset=dataset.main_classes).miou
+    return metrics
 
 
 def _batches(
     config: TrainConfig, dataset: Dataset, start: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield this worker's share of the batches of the steps from ``start`` on."""
+    """Yield this worker's share of the batches of the steps from ``start`` on, in their frames."""
     each = batches_per_epoch(len(dataset), config.batch)
     step = start
     while step < config.steps:
@@ -86,7 +96,10 @@ def _batches(
             start=first,
             prefetch=2,
         ):
-            yield torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+            yield (
+                framed(torch.from_numpy(images), config.frame, 0).to(device),
+                framed(torch.from_numpy(labels), config.frame, VOID).to(device),
+            )
             step += 1
             if step == config.steps:
                 return
@@ -265,10 +278,10 @@ def train(
     """Run ``config`` in the folder ``out``, or go on with it, and return its metrics.
 
     The metrics are also ``out/metrics.json``: ``steps``, ``miou``, ``pixel_accuracy``, ``iou`` of
-    each of ``classes`` on the val split (by ``model.eval()``, the frozen integers), ``loss`` of
-    every step of the integers ("int") and the twin ("float"), ``float_miou``,
-    ``float_pixel_accuracy`` and ``float_iou`` when a twin ran, ``digest`` of the weights and
-    ``seconds`` of this call. A checkpoint is written every ``save_every`` steps, at the end, and on
+    each of ``classes`` on the val split (by ``model.eval()``, the frozen integers), ``main_miou``
+    where the data set has main classes, ``loss`` of every step of the integers ("int") and the twin
+    ("float"), ``float_miou`` and so on when a twin ran, ``digest`` of the weights and ``seconds``
+    of this call. A checkpoint is written every ``save_every`` steps, at the end, and on
     SIGINT, which finishes the step. ``progress`` shows bars on standard error, ``log`` writes
     TensorBoard files, with statistics of single layers every ``log_every`` steps (see
     :class:`intaglio.train.monitor.Monitor`). ``device`` is PyTorch's name of the device to train
@@ -297,9 +310,10 @@ def train(
 
 
 def open_datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
-    """Return the train and the val split that ``config`` names, at its size."""
+    """Return the split that ``config`` trains on and the val split, at its size."""
     sizes = {"height": config.height, "width": config.width}
-    training, validation = (open_dataset(config.data, name, **sizes) for name in ("train", "val"))
+    splits = config.split, "val"
+    training, validation = (open_dataset(config.data, name, **sizes) for name in splits)
     return training, validation
 
 
@@ -335,9 +349,7 @@ def _train(
         found = evaluate_model(model, validation)
     metrics: dict[str, Any] = {
         "steps": config.steps,
-        "miou": found.miou,
-        "pixel_accuracy": found.pixel_accuracy,
-        "iou": list(found.iou),
+        **found,
         "classes": list(training.classes),
         "digest": weights_digest(model),
     }
@@ -345,11 +357,7 @@ def _train(
         twin = _Fit(floats, config, out, **options)
         curves["float"] = twin.run(training, device, progress=progress)
         found = evaluate_model(floats.model, validation)
-        metrics |= {
-            "float_miou": found.miou,
-            "float_pixel_accuracy": found.pixel_accuracy,
-            "float_iou": list(found.iou),
-        }
+        metrics |= {f"float_{name}": value for name, value in found.items()}
     metrics |= {"loss": curves, "seconds": round(time.monotonic() - began, 1)}
     if first:
         write_json(out / "metrics.json", metrics)

@@ -1,5 +1,6 @@
 """What is trained: the integer network, and its float32 twin; each with loss and optimiser."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -27,7 +28,7 @@ class Integers:
         self.draws = apply_recipe(model, config.recipe, seed=config.seed)
         self.loss = SoftmaxCrossEntropy()
         self.optimizer = SGD(model.named_parameters(), seed=config.seed, recipe=config.recipe)
-        pixels = config.batch * config.height * config.width
+        pixels = config.batch * math.prod(config.frame)
         self.factor = pixel_factor(pixels) if config.magnitude else Fraction(1)
 
     def step(self, number: int, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -65,7 +66,7 @@ class Floats:
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
         self.model, self.schedule = build_twin(model), config.learning_rates
-        pixels = config.batch * config.height * config.width
+        pixels = config.batch * math.prod(config.frame)
         weights = [p for p in self.model.parameters() if p.dim() == 4]
         vectors = [p for p in self.model.parameters() if p.dim() != 4]
         # The integers' decay acts on gradients that are pixel_factor too large.

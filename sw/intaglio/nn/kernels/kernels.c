@@ -4,11 +4,27 @@
  * does not matter. Compile with -fwrapv: shifts of negative numbers are arithmetic.
  */
 
+#define _DEFAULT_SOURCE /* madvise */
 #include "tile.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define LIMIT 127
+
+/* Ask for large pages in the whole ones of a block that is not touched yet; no is an answer. */
+void large_pages(char *block, i64 bytes)
+{
+    const uintptr_t page = 2 << 20;
+    const uintptr_t first = ((uintptr_t)block + page - 1) & -page;
+    const uintptr_t end = ((uintptr_t)block + (u64)bytes) & -page;
+#ifdef MADV_HUGEPAGE
+    if (first < end)
+        madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)first, (void)end;
+#endif
+}
 
 /* Output (p, q), tap (r, s) meet row (p * stride - origin + r * dilation) / spread of x. */
 void im2col(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64 S, i64 stride_h,
@@ -346,6 +362,37 @@ i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, 
         free(work);
     }
     return maximum;
+}
+
+void error_sums(const int8_t *error, i64 *total, i64 M, i64 C)
+{
+    memset(total, 0, C * sizeof *total);
+#pragma omp parallel
+    {
+        i64 *mine = calloc(C, sizeof *mine);
+        int16_t *part = malloc(C * sizeof *part);
+#pragma omp for schedule(static)
+        for (i64 block = 0; block < M; block += 252) {
+            memset(part, 0, C * sizeof *part); /* 252 * 128 < 2**15 */
+            const i64 end = least(block + 252, M);
+            i64 i = block;
+            for (; i + 4 <= end; i += 4) {
+                const int8_t *e = error + i * C;
+                for (i64 c = 0; c < C; c++)
+                    part[c] += (int16_t)(e[c] + e[C + c] + e[2 * C + c] + e[3 * C + c]);
+            }
+            for (; i < end; i++)
+                for (i64 c = 0; c < C; c++)
+                    part[c] += error[i * C + c];
+            for (i64 c = 0; c < C; c++)
+                mine[c] += part[c];
+        }
+#pragma omp critical
+        for (i64 c = 0; c < C; c++)
+            total[c] += mine[c];
+        free(mine);
+        free(part);
+    }
 }
 
 void batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i64 *product_sum,

@@ -12,21 +12,26 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["build", "call", "loaded"]
+__all__ = ["build", "call", "empty", "loaded"]
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 _FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fopenmp", "-std=c11")
+#: Bytes from which on the C library maps a block anew each time, whatever was freed before.
+_MAPPED = 32 << 20
 _RETURNS = (
     "quantize_error",
     "batch_norm_backward",
     "maximum_int16_t",
     *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),
+    "error_digits",
+    "square_sums",
 )
 
 
@@ -98,3 +103,15 @@ def call(name: str, *arguments: Any) -> int:
         else:
             values.append(a)
     return getattr(loaded(), name)(*values)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return ``torch.empty`` on the CPU; large blocks are backed by large pages where they exist.
+
+    A block of hundreds of megabytes is mapped for each use, and the faults of its small pages take
+    several times as long as what is written to it.
+    """
+    out = torch.empty(shape, dtype=dtype)
+    if out.nbytes >= _MAPPED and loaded() is not None:
+        call("large_pages", out, out.nbytes)
+    return out

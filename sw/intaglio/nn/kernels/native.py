@@ -15,6 +15,7 @@ import torch
 
 from intaglio.nn.kernels import loader, native_conv, plain
 from intaglio.nn.kernels.loader import call as _call
+from intaglio.nn.kernels.loader import empty
 from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
@@ -28,6 +29,7 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_weight_gradient",
+    "error_sums",
     "max_pool",
     "max_pool_gradient",
     "quantize_error",
@@ -93,7 +95,7 @@ def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
     master = master.contiguous()
     shift = quant.scale_shift(_call("maximum_int16_t", master, master.numel()), 8)
     K, C, R, S = master.shape
-    out = torch.empty((K, R, S, C), dtype=torch.int8)
+    out = empty((K, R, S, C), torch.int8)
     _call("weight_codes", master, out, shift, K, C, R * S)
     return out.permute(0, 3, 1, 2), shift
 
@@ -150,7 +152,7 @@ def batch_norm_normalize(
         )
     acc = acc.contiguous()
     M, C = acc.shape
-    xhat = torch.empty((M, C), dtype=torch.int16)
+    xhat = empty((M, C), torch.int16)
     y = torch.empty((M, C), dtype=torch.int8)
     signs = torch.empty(C, dtype=torch.int64)
     z = None if residual is None else residual.contiguous()
@@ -182,6 +184,14 @@ def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple
     zero = None if mask is None else mask.contiguous()
     maximum = _call("quantize_error", pointer, len(kept), zero, shift, out, *shape)
     return out, maximum
+
+
+@_on_cpu
+def error_sums(error: torch.Tensor) -> torch.Tensor:
+    M, C = error.shape
+    total = torch.empty(C, dtype=torch.int64)
+    _call("error_sums", error.contiguous(), total, M, C)
+    return total
 
 
 @_on_cpu
@@ -233,7 +243,7 @@ def max_pool_gradient(
 ) -> torch.Tensor:
     error = error.contiguous()
     N, P, Q, C = error.shape
-    out = torch.empty((N, *size, C), dtype=error.dtype)
+    out = empty((N, *size, C), error.dtype)
     shape = (N, *size, C, *kernel, *stride, *padding[:2], P, Q)
     _call(f"max_pool_gradient_{_kind(error)}", error, winner, out, *shape)
     return out

@@ -1,4 +1,4 @@
-"""The products of a convolution in C, see ``convolve.c``: bytes of those in ``plain_conv``."""
+"""The products of a convolution in C, see ``convolve.c`` and ``gradient.c``: bytes of those in ``plain_conv``."""
 
 import ctypes
 import itertools
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from intaglio.nn.kernels.loader import call
+from intaglio.nn.kernels.loader import call, empty
 from intaglio.nn.kernels.plain_conv import ROWS
 
 __all__ = ["conv", "conv_input_gradient", "conv_weight_gradient"]
@@ -51,7 +51,7 @@ def _gather(
     """Return the windows as a map (N, P, Q, R * S * C)."""
     N, H, W, C = x.shape
     width = kernel[0] * kernel[1] * C
-    out = torch.empty((N, *size, width), dtype=torch.int8)
+    out = empty((N, *size, width), torch.int8)
     shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, *size, code, width)
     call("im2col", x, out, *shape)
     return out
@@ -100,7 +100,7 @@ def conv(
     """Return the int32 accumulators (N, *size, K) of a convolution padded with ``code``."""
     x = x.contiguous()
     K, C, R, S = weight.shape
-    out = torch.empty((x.shape[0], *size, K), dtype=torch.int32)
+    out = empty((x.shape[0], *size, K), torch.int32)
     if C < _FEW and R * S > 1:
         x = _gather(x, (R, S), stride, origin, dilation, size, code)
         _convolve(x, weight.permute(2, 3, 1, 0).reshape(1, 1, -1, K), out)
@@ -125,11 +125,11 @@ def conv_input_gradient(
     taps = weight.permute(2, 3, 0, 1)
     first = dilation[0] * (R - 1) - origin[0], dilation[1] * (S - 1) - origin[1]
     if stride == (1, 1) or (dilation != (1, 1) and R * S > 1):
-        out = torch.empty((e.shape[0], *size, C), dtype=torch.int32)
+        out = empty((e.shape[0], *size, C), torch.int32)
         _convolve(e, taps, out, flip=True, origin=first, dilation=dilation, spread=stride)
         return out
     # One convolution for each phase of the output: the others' taps meet only inserted zeros.
-    out = torch.empty((e.shape[0], *size, C), dtype=torch.int32)
+    out = empty((e.shape[0], *size, C), torch.int32)
     for a in range(min(stride[0], size[0])):
         for b in range(min(stride[1], size[1])):
             phase = out[:, a :: stride[0], b :: stride[1]]
@@ -152,7 +152,7 @@ def _gradient(
     outside = torch.zeros(C, dtype=torch.int8)
     shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, P, Q)
     windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
-    out = torch.empty((K, *kernel, C), dtype=torch.int32)
+    out = empty((K, *kernel, C), torch.int32)
     _checked(call("weight_gradient", ctypes.byref(windows), e, K, out))
     return out
 

@@ -22,6 +22,7 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_weight_gradient",
+    "error_sums",
     "max_pool",
     "max_pool_gradient",
     "momentum_update",
@@ -123,6 +124,11 @@ def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple
     """
     total = _merge(terms, mask)
     return _diffuse(total, shift), int(total.abs().max())
+
+
+def error_sums(error: torch.Tensor) -> torch.Tensor:
+    """Return the sums of int8 errors (M, C) over M, int64 (C,)."""
+    return error.sum(0, dtype=torch.int64)
 
 
 def batch_norm_sums(error: torch.Tensor, xhat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,6 +22,8 @@ __all__ = [
     "build_twin",
     "calibrate",
     "check_size",
+    "frame_size",
+    "framed",
     "load_state_dict",
     "predict",
     "read_state",
@@ -74,15 +76,16 @@ def build(name: str, *, classes: int, width: Any = 1, seed: int = 0) -> nn.Modul
     return model
 
 
-def build_twin(model: nn.Module, *, statistics: str = "l2") -> nn.Module:
+def build_twin(model: nn.Module, *, statistics: str = "l2", namespace: Any = twin) -> nn.Module:
     """Return the float32 twin of an integer network from :func:`build`, with its present weights.
 
     ``statistics`` is "l2" for ordinary batch norm, or "l1" for the real-valued counterpart of the
-    integers' batch norm, which has a training mode only.
+    integers' batch norm, which has a training mode only. ``namespace`` has the layers, those of
+    :mod:`intaglio.nn.twin` or others with their names, signatures and parameters.
     """
     if statistics not in ("l1", "l2"):
         raise ValueError(f"statistics must be 'l1' or 'l2', not {statistics!r}")
-    namespace = SimpleNamespace(**vars(twin))
+    namespace = SimpleNamespace(**vars(namespace))
     if statistics == "l1":
         namespace.BatchNorm2d = twin.L1BatchNorm2d
     floats = _network(model.name, namespace, model.classes, model.width)
@@ -111,6 +114,29 @@ def check_size(model: Any, height: int, width: int) -> None:
         )
 
 
+def frame_size(model: Any, height: int, width: int) -> tuple[int, int]:
+    """Return the least size that holds ``height`` x ``width`` and that :func:`check_size` accepts.
+
+    ``model`` is a network or its class.
+    """
+    least = getattr(model, "SMALLEST", model.STRIDE)
+    for more in (0, 1) if getattr(model, "ONE_MORE", False) else (0,):
+        if all(n >= least and n % model.STRIDE == more for n in (height, width)):
+            return height, width
+    rows, columns = (max(-(-n // model.STRIDE) * model.STRIDE, least) for n in (height, width))
+    return rows, columns
+
+
+def framed(maps: torch.Tensor, size: tuple[int, int], fill: int) -> torch.Tensor:
+    """Return ``maps`` (..., H, W) in the middle of a frame of ``size`` (rows, columns)."""
+    rows, columns = (total - n for total, n in zip(size, maps.shape[-2:], strict=True))
+    if (rows, columns) == (0, 0):
+        return maps
+    top, left = rows // 2, columns // 2
+    sides = (left, columns - left, top, rows - top)
+    return nn.functional.pad(maps, sides, value=fill)
+
+
 def calibrate(model: nn.Module, images: torch.Tensor) -> None:
     """Set the running statistics from ``images`` (N, 3, H, W); weights stay as they are."""
     check_size(model, images.shape[2], images.shape[3])
@@ -127,10 +153,14 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> None:
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return the class map uint8 (N, H, W) of ``images``, uint8 pixels or int8 codes.
 
-    The model, integers or twin, is in eval mode.
+    The model, integers or twin, is in eval mode. Images of a size that it does not take lie in the
+    middle of a frame of code 0 (pixel 128), which is cut off the class map again.
     """
-    check_size(model, images.shape[2], images.shape[3])
+    height, width = images.shape[2:]
+    size = frame_size(model, height, width)
+    whole = framed(images, size, 128 if images.dtype == torch.uint8 else 0)
     with torch.no_grad():
-        classes = model.argmax(model(images))
+        classes = model.argmax(model(whole))
     codes = classes.codes if isinstance(classes, IntTensor) else classes
-    return codes[:, 0].to(torch.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return codes[:, 0, top : top + height, left : left + width].to(torch.uint8)

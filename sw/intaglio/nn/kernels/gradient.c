@@ -1,0 +1,126 @@
+/* The weight gradient of a convolution on (N, H, W, C) int8 maps: the sum over the output pixels of
+ * error times input.
+ *
+ * An output is the sum of at most 2**17 products of at most 2**14, which int32 holds. Callers refuse
+ * more pixels. Every element of the result is written by one thread.
+ */
+#include "windows.h"
+
+enum {
+    PIXELS = 512, /* in a panel: it stays in the first cache */
+    PARTS = 8,    /* panels of pixels between two barriers */
+    SPAN = 8,     /* most columns of panels for which the pixels of a tap are looked up once */
+};
+
+/* The input pixels that tap (r, s) meets at outputs [m0, m0 + count). */
+static void tap_pixels(const windows *v, i64 r, i64 s, i64 m0, i64 count, const int8_t **out)
+{
+    i64 q = m0 % v->Q, p = m0 / v->Q % v->P, n = m0 / v->Q / v->P;
+    for (i64 i = 0; i < count; i++) {
+        out[i] = pixel(v, n, p, q, r, s);
+        if (++q == v->Q) {
+            q = 0;
+            if (++p == v->P) {
+                p = 0;
+                n++;
+            }
+        }
+    }
+}
+
+/* Pack a GROUP of pixels of the error, the K channels in panels of ROWS: (panel, group, row, j).
+ *
+ * line: room for K + ROWS groups.
+ */
+static void pack_error(const int8_t *const rows[GROUP], i64 K, i64 groups, a_code *line,
+                       a_code *out)
+{
+    for (i64 k = 0; k < K; k++)
+        for (int j = 0; j < GROUP; j++)
+            line[k * GROUP + j] = (a_code)(rows[j][k] + OFFSET);
+    for (i64 k = 0; k < K; k += ROWS)
+        memcpy(out + k * groups * GROUP, line + k * GROUP, ROWS * GROUP * sizeof *line);
+}
+
+/* out[k, c] (+)= the sum over the pixels of e[m, k] x[m, c]; at: the pixels of x. */
+static void gradient_panel(const int8_t *const *at, const int8_t *outside, i64 c, i64 columns,
+                           i64 pixels, const a_code *error, i64 K, b_code *b, int32_t *out,
+                           i64 pitch, int add)
+{
+    const i64 groups = groups_of(pixels, GROUP);
+    memset(b, 0, HEAD * sizeof *b);
+    for (i64 g = 0; g < groups; g++) {
+        const int8_t *rows[GROUP];
+        for (int j = 0; j < GROUP; j++)
+            rows[j] = (g * GROUP + j < pixels ? at[g * GROUP + j] : outside) + c;
+        interleave(rows, columns, b + HEAD + g * COLUMNS * GROUP, (int32_t *)b);
+    }
+    for (i64 k = 0; k < K; k += ROWS) {
+        const a_code *a = error + k * groups * GROUP;
+        if (columns == COLUMNS && k + ROWS <= K) {
+            tile(a, GROUP, ROWS * GROUP, b, groups, out + k * pitch, pitch, add);
+            continue;
+        }
+        int32_t part[ROWS * COLUMNS];
+        tile(a, GROUP, ROWS * GROUP, b, groups, part, COLUMNS, 0);
+        for (i64 i = 0; i < least(ROWS, K - k); i++)
+            for (i64 j = 0; j < columns; j++) {
+                int32_t *y = out + (k + i) * pitch + j;
+                *y = part[i * COLUMNS + j] + (add ? *y : 0);
+            }
+    }
+}
+
+/* out: int32 (K, R, S, C); at most 2**17 output pixels, padding code 0. Returns as convolve. */
+int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
+{
+    const i64 M = v->N * v->P * v->Q, panels = groups_of(v->C, COLUMNS);
+    /* At least eight tasks where there are as many panels, so that all threads have some. */
+    const i64 span = most(1, least(SPAN, v->R * v->S * panels / 8));
+    const i64 spans = groups_of(panels, span), pitch = v->R * v->S * v->C;
+    const i64 whole = groups_of(K, ROWS) * ROWS * PIXELS; /* codes of a panel of pixels */
+    a_code *error = buffer(PARTS * whole * sizeof *error);
+    int8_t *zeros = calloc(K, 1);
+    int failed = !error || !zeros;
+#pragma omp parallel
+    {
+        b_code *b = buffer((HEAD + PIXELS * COLUMNS) * sizeof *b);
+        a_code *line = calloc((K + ROWS) * GROUP, sizeof *line);
+        if (!b || !line) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
+        for (i64 start = 0; start < M && !failed; start += PARTS * PIXELS) {
+            const i64 end = least(M, start + PARTS * PIXELS);
+#pragma omp for schedule(static)
+            for (i64 m = start; m < end; m += GROUP) {
+                const i64 part = (m - start) / PIXELS, m0 = start + part * PIXELS;
+                const int8_t *rows[GROUP];
+                for (int j = 0; j < GROUP; j++)
+                    rows[j] = m + j < end ? e + (m + j) * K : zeros;
+                pack_error(rows, K, groups_of(least(PIXELS, end - m0), GROUP), line,
+                           error + part * whole + (m - m0) * ROWS);
+            }
+#pragma omp for schedule(dynamic)
+            for (i64 task = 0; task < v->R * v->S * spans; task++) {
+                const i64 tap = task / spans, from = task % spans * span;
+                for (i64 m0 = start; m0 < end; m0 += PIXELS) {
+                    const int8_t *at[PIXELS];
+                    const i64 pixels = least(PIXELS, end - m0);
+                    tap_pixels(v, tap / v->S, tap % v->S, m0, pixels, at);
+                    for (i64 j = from; j < least(panels, from + span); j++)
+                        gradient_panel(at, v->outside, j * COLUMNS,
+                                       least(COLUMNS, v->C - j * COLUMNS), pixels,
+                                       error + (m0 - start) / PIXELS * whole, K, b,
+                                       out + tap * v->C + j * COLUMNS, pitch, m0 > 0);
+                }
+            }
+        }
+        free(b);
+        free(line);
+    }
+    free(error);
+    free(zeros);
+    return failed;
+}
