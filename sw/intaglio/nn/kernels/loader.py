@@ -28,6 +28,7 @@ _MAPPED = 32 << 20
 _RETURNS = (
     "quantize_error",
     "batch_norm_backward",
+    "batch_norm_normalize",
     "momentum_sum_int32_t",
     "momentum_sum_int64_t",
     "weight_step",
