@@ -30,6 +30,7 @@ _RETURNS = (
     "weight_step",
     "weight_step_saturated",
     "halve",
+    "packed_bytes",
     *(f"maximum_{t}" for t in ("int16_t", "int32_t", "int64_t")),
     *(f"quantize_gradient_{t}" for t in ("int32_t", "int64_t")),
 )
