@@ -380,12 +380,18 @@ int convolve(const windows *v, const weights *w, i64 K, int32_t *out, i64 out_n,
     return failed;
 }
 
-/* out: int8 (N, P, Q, K), requantised; the weights are packed. Returns as convolve(). */
-int convolve_requantize(const windows *v, const b_code *packed, i64 K, const requantizer *q,
-                        int8_t *out)
+/* The map x to out, int8 (N, P, Q, K), requantised; v and q lack x and the residual, so that calls
+ * share them. The weights are packed. Returns as convolve().
+ */
+int convolve_requantize(const windows *v, const int8_t *x, const b_code *packed, i64 K,
+                        const requantizer *q, const int8_t *residual, int8_t *out)
 {
     const target to = {.codes = out, .n = v->P * v->Q * K, .p = v->Q * K, .q = K};
-    return run(v, packed, K, q, &to);
+    windows w = *v;
+    requantizer z = *q;
+    w.x = x;
+    z.residual = residual;
+    return run(&w, packed, K, &z, &to);
 }
 
 enum {

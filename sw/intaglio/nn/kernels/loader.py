@@ -80,6 +80,8 @@ def build(*options: str) -> Any:
         return None
     for function in _RETURNS:
         getattr(library, function).restype = ctypes.c_int64
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    library.convolve_requantize.argtypes = (*[pointer] * 3, count, *[pointer] * 3)
     return library
 
 

@@ -19,6 +19,9 @@ from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
 __all__ = [
+    "WHOLE_TAP",
+    "ConvOperation",
+    "ConvTransposeOperation",
     "available",
     "average_sum",
     "batch_norm_backward",
@@ -83,6 +86,9 @@ def _on_cpu(function: Any) -> Any:
 average_sum = plain.average_sum
 
 
+WHOLE_TAP = native_conv.WHOLE_TAP
+ConvOperation = _on_cpu(native_conv.ConvOperation)
+ConvTransposeOperation = _on_cpu(native_conv.ConvTransposeOperation)
 conv = _on_cpu(native_conv.conv)
 conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
 conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)

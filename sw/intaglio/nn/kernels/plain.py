@@ -8,12 +8,23 @@ from collections.abc import Sequence
 
 import torch
 
-from intaglio.nn.kernels.plain_conv import conv, conv_input_gradient, conv_weight_gradient
+from intaglio.nn.kernels.plain_conv import (
+    WHOLE_TAP,
+    ConvOperation,
+    ConvTransposeOperation,
+    conv,
+    conv_input_gradient,
+    conv_weight_gradient,
+    requantize,
+)
 from intaglio.spec import quant
 from intaglio.spec.arith import round_shift
 from intaglio.spec.rng import GAMMA, mix64
 
 __all__ = [
+    "WHOLE_TAP",
+    "ConvOperation",
+    "ConvTransposeOperation",
     "average_sum",
     "batch_norm_backward",
     "batch_norm_normalize",
@@ -46,23 +57,6 @@ def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
     wide = master.to(torch.int32)
     shift = quant.scale_shift(int(wide.abs().max()), 8)
     return round_shift(wide, shift).clamp_(-L, L).to(torch.int8), shift
-
-
-def requantize(
-    acc: torch.Tensor,
-    multiplier: torch.Tensor,
-    bias: torch.Tensor,
-    shift: int,
-    residual: torch.Tensor | None,
-    residual_shift: int,
-    low: int,
-    high: int,
-) -> torch.Tensor:
-    """Return the int8 requantisation of acc int32 (..., C)."""
-    total = acc.to(torch.int64) * multiplier + bias
-    if residual is not None:
-        total += residual.to(torch.int64) << residual_shift
-    return round_shift(total, shift).clamp_(low, high).to(torch.int8)
 
 
 def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
