@@ -8,6 +8,7 @@ graph.
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn
 from intaglio.nn import kernels, variants, workers
 from intaglio.nn.int_tensor import IntTensor, stamp
 from intaglio.spec import ops, quant
-from intaglio.spec.graph import CLASSES_MAX, Graph, GraphBuilder
+from intaglio.spec.graph import Graph, GraphBuilder
 
 __all__ = [
     "INPUT_EXPONENT",
@@ -560,8 +561,7 @@ def quantize_image(images: torch.Tensor) -> IntTensor:
         )
     if images.dtype == torch.int8:
         return IntTensor(_nchw(_nhwc(images)), INPUT_EXPONENT)
-    codes = _nhwc(images).to(torch.int16).sub_(128).to(torch.int8)
-    return IntTensor(_nchw(codes), INPUT_EXPONENT)
+    return IntTensor(_nchw(kernels.active().image_codes(images)), INPUT_EXPONENT)
 
 
 def conv_acc(
@@ -826,7 +826,7 @@ def _run_max_pool(
 ) -> torch.Tensor:
     x = inputs[0]
     size = _Window(kernel, stride, padding, (1, 1)).output((x.shape[1], x.shape[2]))
-    return kernels.active().max_pool(x, kernel, stride, padding, size)[0]
+    return kernels.active().window_maxima(x, kernel, stride, padding, size)
 
 
 def _run_avg_pool(
@@ -855,11 +855,15 @@ def _run_avg_pool(
     return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
 
 
+#: Tables of the sizes that were met last.
+_resize_source = functools.lru_cache(32)(ops.resize_source)
+
+
 def _run_resize(inputs: list[torch.Tensor], *, ratio: Pair, corners: str) -> torch.Tensor:
     x = inputs[0]
-    rows = ops.resize_source(x.shape[1], ratio[0], corners)
-    columns = ops.resize_source(x.shape[2], ratio[1], corners)
-    division = ops.resize_scale(ratio, corners).division
+    rows = _resize_source(x.shape[1], ratio[0], corners)
+    columns = _resize_source(x.shape[2], ratio[1], corners)
+    division = ops.resize_scale(tuple(ratio), corners).division
     return kernels.active().resize_rounded(x, rows, columns, division)
 
 
@@ -877,11 +881,7 @@ def _run_concat(inputs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _run_argmax(inputs: list[torch.Tensor]) -> torch.Tensor:
-    x = inputs[0]
-    # torch's arg max names no winner among equals; in this key the lowest index is the largest.
-    index = torch.arange(x.shape[3], device=x.device)
-    key = (x.to(torch.int32) << 16) + (CLASSES_MAX - index)
-    return CLASSES_MAX - (key.amax(3, keepdim=True) & 0xFFFF)
+    return kernels.active().argmax(inputs[0])
 
 
 _KERNELS: dict[str, Callable[..., torch.Tensor]] = {

@@ -339,25 +339,22 @@ static int run(const windows *v, const b_code *packed, i64 K, const requantizer 
     const blocking k = blocks_of(v->R, v->S, v->C);
     const cut t = tasks_of(&k, M, K, omp_get_max_threads());
     const i64 down = groups_of(M, t.rows), across = groups_of(K, t.columns);
-    int failed = 0;
-#pragma omp parallel if (down * across > 1)
-    {
-        scratch z;
-        if (!reserve(&z, t.rows, t.columns)) {
-#pragma omp atomic write
-            failed = 1;
+    const int threads = (int)least(omp_get_max_threads(), down * across);
+    scratch *all = calloc(threads, sizeof *all);
+    int failed = !all;
+    for (int i = 0; i < threads && !failed; i++)
+        failed = !reserve(all + i, t.rows, t.columns);
+    if (!failed) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (i64 i = 0; i < down * across; i++) {
+            const i64 m0 = i % down * t.rows, k0 = i / down * t.columns;
+            run_task(v, &k, packed + k0 / COLUMNS * k.panel, m0, least(M, m0 + t.rows), k0,
+                     least(t.columns, K - k0), q, out, all + omp_get_thread_num());
         }
-#pragma omp barrier
-        if (!failed) {
-#pragma omp for schedule(dynamic) nowait
-            for (i64 i = 0; i < down * across; i++) {
-                const i64 m0 = i % down * t.rows, k0 = i / down * t.columns;
-                run_task(v, &k, packed + k0 / COLUMNS * k.panel, m0, least(M, m0 + t.rows), k0,
-                         least(t.columns, K - k0), q, out, &z);
-            }
-        }
-        release(&z);
     }
+    for (int i = 0; i < threads && all; i++)
+        release(all + i);
+    free(all);
     return failed;
 }
 

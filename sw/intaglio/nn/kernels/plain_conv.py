@@ -318,8 +318,8 @@ class ConvTransposeOperation:
     ) -> None:
         self._weight, self._vectors = weight.clone(), (multiplier.clone(), bias.clone())
         self._geometry: dict[str, Any] = dict(stride=stride, origin=origin)
-        self._rest = shift, None, 0, low, high
+        self._shift, self._bounds = shift, (low, high)
 
     def __call__(self, x: torch.Tensor, residual: None, size: Pair) -> torch.Tensor:
         acc = conv_input_gradient(x, self._weight, size=size, **self._geometry)
-        return requantize(acc, *self._vectors, *self._rest)
+        return requantize(acc, *self._vectors, self._shift, None, 0, *self._bounds)

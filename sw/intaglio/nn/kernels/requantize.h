@@ -58,7 +58,7 @@ INLINE void requantize_vector(const requantizer *q, const int32_t *acc, i64 k0, 
         odd = _mm512_add_epi64(odd, _mm512_loadu_si512(table + 24));
         even = _mm512_sra_epi64(even, shift);
         if (narrow) {
-            odd = left ? _mm512_sll_epi64(odd, up) : _mm512_srl_epi64(odd, down);
+            odd = left ? _mm512_sll_epi64(odd, up) : _mm512_sra_epi64(odd, down);
         } else {
             odd = _mm512_sra_epi64(odd, shift);
             even = _mm512_max_epi64(_mm512_min_epi64(even, most), least);
