@@ -49,6 +49,8 @@ CONVOLUTIONS = [
     ((3, 2), (2, 1), (0, 1), (2, 3), 16, 31),
     ((4, 4), (2, 2), (1, 2), (1, 1), 11, 11),
     ((2, 3), (3, 2), (0, 0), (1, 1), 18, 5),
+    ((3, 3), (1, 1), (6, 6), (6, 6), 261, 33),  # taps that meet padding only
+    ((1, 1), (2, 2), (0, 0), (1, 1), 1201, 40),  # a tap of more than one block
 ]
 
 
@@ -81,6 +83,88 @@ def test_convolution(g, library, geometry, N, H, W):
     both("conv_input_gradient", e, weight, **options, size=(H, W))
     both("conv_input_gradient", e, packed, **options, size=(H, W))
     both("conv_weight_gradient", x, e, kernel, **options)
+
+
+def both_operations(name, weight, m, b, x, residual, size, **options):
+    results = []
+    for module in (native, plain):
+        operation = getattr(module, name)(weight.clone(), m.clone(), b.clone(), **options)
+        results += [operation(x, residual, size), operation(x, residual, size)]
+    for found in results[1:]:
+        same(found, results[0])
+    return results[0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("geometry", CONVOLUTIONS)
+def test_a_convolution_ends_requantised(g, library, geometry, threads):
+    kernel, stride, origin, dilation, C, K = geometry
+    N, H, W = 2, 7, 9
+    sizes = zip((H, W), kernel, stride, origin, dilation, strict=True)
+    size = tuple(ops.output_size(n, r, t, p, p, d) for n, r, t, p, d in sizes)
+    x, weight = rand(g, -128, 127, (N, H, W, C)), rand(g, -127, 127, (K, C, *kernel))
+    z = rand(g, -128, 127, (N, *size, K))
+    m, b = (
+        rand(g, -32767, 32767, (K,), torch.int64),
+        rand(g, -(1 << 30), 1 << 30, (K,), torch.int64),
+    )
+    options = dict(stride=stride, origin=origin, dilation=dilation)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for residual, right, code in ((None, 0, 0), (z, 24, 0), (z, 26, -7), (z, 11, 0)):
+            rest = dict(shift=24, residual_shift=right, low=-127, high=127, code=code)
+            found = both_operations(
+                "ConvOperation", weight, m, b, x, residual, size, **options, **rest
+            )
+        assert len(found.unique()) > 3
+    finally:
+        torch.set_num_threads(before)
+
+
+#: Shift, residual shift or None.
+SHIFTS = [(0, None), (1, None), (1, 1), (2, 9), (7, 30), (16, 16), (20, 38), (31, 31), (32, None)]
+SHIFTS += [(32, 33), (33, 20), (33, 33), (38, 38), (46, None), (47, None)]
+
+
+@pytest.mark.parametrize("shift, right", SHIFTS)
+@pytest.mark.parametrize("big", [False, True])
+def test_requantisation_is_exact_at_ties_and_extremes(g, library, shift, right, big):
+    """One product for each output: accumulators are what the inputs say."""
+    C, K = 2, 39
+    weight = torch.zeros((K, C, 1, 1), dtype=torch.int8)
+    weight[:, 0], weight[:, 1] = 1, 127
+    if big:  # sums of 2**28, multipliers of 15 bits, biases that bring them back to a tie
+        C = 1 << 14
+        weight = torch.full((K, C, 1, 1), 127, dtype=torch.int8)
+    x = rand(g, -128, 127, (1, 1, 61, C))
+    x[0, 0, :4] = torch.tensor([-128, 127, 0, 1], dtype=torch.int8).reshape(4, 1)
+    acc = x.to(torch.int64).sum(3).flatten() * 127 if big else None
+    m = rand(g, -3, 3, (K,), torch.int64) if not big else rand(g, -32767, 32767, (K,), torch.int64)
+    half = (1 << shift) >> 1
+    b = rand(g, -5, 5, (K,), torch.int64) * half + rand(g, -1, 1, (K,), torch.int64)
+    if big:
+        b[: K // 2] -= acc[: K // 2] * m[: K // 2]
+    m[-1], b[-1] = -32767, (1 << 46) - 1
+    z = None if right is None else rand(g, -128, 127, (1, 1, 61, K))
+    options = dict(shift=shift, residual_shift=right or 0)
+    for low, high in ((-128, 127), (0, 127), (-3, 2)):
+        both_operations("ConvOperation", weight, m, b, x, z, (1, 61), low=low, high=high, **options)
+
+
+@pytest.mark.parametrize("kernel, stride", [((4, 4), (2, 2)), ((16, 16), (8, 8)), ((3, 2), (2, 3))])
+def test_a_transposed_convolution_ends_requantised(g, library, kernel, stride):
+    C, K = 5, 7
+    x, weight = rand(g, -128, 127, (2, 4, 5, C)), rand(g, -127, 127, (C, K, *kernel))
+    m, b = (
+        rand(g, -32767, 32767, (K,), torch.int64),
+        rand(g, -(1 << 30), 1 << 30, (K,), torch.int64),
+    )
+    full = tuple((n - 1) * s + k for n, s, k in zip((4, 5), stride, kernel, strict=True))
+    for origin, after in (((0, 0), (0, 0)), ((1, 0), (0, 1)), ((2, 1), (1, 1))):
+        size = tuple(f - o - a for f, o, a in zip(full, origin, after, strict=True))
+        options = dict(shift=27, low=-127, high=127, stride=stride, origin=origin)
+        both_operations("ConvTransposeOperation", weight, m, b, x, None, size, **options)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 60_000), (3, 300, 200), (1, 1, 180_000)])
@@ -221,12 +305,26 @@ def test_max_pool(g, kernel, stride, padding, dtype):
     p = (padding,) * 4
     size = tuple(ops.output_size(n, kernel, stride, padding, padding) for n in (7, 9))
     y, winner = both("max_pool", x, (kernel,) * 2, (stride,) * 2, p, size)
+    same(both("window_maxima", x, (kernel,) * 2, (stride,) * 2, p, size), y)
     error = rand(g, -100, 100, y.shape, dtype) if dtype == torch.int8 else None
     if error is None:
         error = rand(g, -(1 << 20), 1 << 20, y.shape, dtype)
     if dtype == torch.int8:
         error = error // 16  # up to nine windows meet at an element
     both("max_pool_gradient", error, winner, (kernel,) * 2, (stride,) * 2, p, (7, 9))
+
+
+@pytest.mark.parametrize("C", [1, 2, 11, 300])
+def test_small_operations_of_inference(g, C):
+    x = rand(g, -2, 2, (2, 3, 17, C))  # many ties
+    both("argmax", x)
+    both("average_sum", x)
+    x[0], x[1] = -128, 127
+    both("average_sum", x)
+    both("argmax", x)
+    pixels = rand(g, 0, 255, (2, C, 5, 7), torch.uint8)
+    both("image_codes", pixels)
+    both("image_codes", pixels.permute(0, 1, 3, 2)[:, :, ::2])
 
 
 @pytest.mark.parametrize(

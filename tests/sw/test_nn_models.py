@@ -1,6 +1,7 @@
 """The two networks: eval mode is the frozen graph, no float while training, sizes, twins."""
 
 import copy
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -109,6 +110,90 @@ def test_eval_mode_is_the_recorded_graph(name):
         assert len(np.unique(values[node.output])) > (1 if node.op == "argmax" else 5), node.name
     paths = {path for path, _ in model.named_modules()}
     assert {node.name for node in graph.nodes} <= paths
+
+
+def _logits(model, x):
+    with torch.no_grad():
+        return model(x).codes
+
+
+def _changes(model):
+    """Ways to change a model in eval mode, each with its name."""
+    conv = next(m for m in model.modules() if hasattr(m, "kernel") and hasattr(m, "weight"))
+    norm = next((m for m in model.modules() if hasattr(m, "running_mean")), None)
+    scores = [m for m in model.modules() if getattr(m, "bias", None) is not None][-1]
+    other = build(model.name, classes=model.classes, width="1/4", seed=11)
+
+    def step():
+        model.train()
+        optimizer = SGD(model.named_parameters(), seed=1)
+        for _ in range(2):
+            loss = SoftmaxCrossEntropy()(model(images(2, 32, 32)), labels(2, 32, 32, 5))
+            loss.backward()
+            optimizer.step(Fraction(1, 20))
+        model.eval()
+
+    def written_by_a_kernel():  # memory that PyTorch does not see, then assigned
+        conv.weight.codes.numpy()[...] //= 3
+        conv.weight.assign(conv.weight.codes, conv.weight.exponent)
+
+    def replaced():
+        norm.running_mean = norm.running_mean + (1 << 22)
+
+    changes = {
+        "assign": lambda: conv.weight.assign(conv.weight.codes // 2, conv.weight.exponent),
+        "exponent": lambda: conv.weight.assign(conv.weight.codes, conv.weight.exponent + 1),
+        "in place": lambda: conv.weight.codes[0].fill_(77),
+        "bias": lambda: scores.bias.codes.add_(1 << 12),
+        "kernel": written_by_a_kernel,
+        "load": lambda: model.load_state_dict(other.state_dict()),
+        "train": step,
+    }
+    if norm is not None:
+        changes |= {
+            "mean": lambda: norm.running_mean.add_(1 << 22),
+            "deviation": lambda: norm.running_deviation.mul_(3),
+            "replaced": replaced,
+            "relu": lambda: setattr(norm, "relu", not norm.relu),
+            "calibrate": lambda: calibrate(model, images(2, 32, 32) // 3),
+        }
+    return changes
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_eval_mode_keeps_is_never_stale(name):
+    model = build(name, classes=5, width="1/4", seed=3)
+    x = images(2, 32, 32)
+    calibrate(model, x)
+    model.eval()
+    for change, apply in _changes(model).items():
+        before = _logits(model, x)
+        assert (_logits(model, x) == before).all()
+        apply()
+        found = _logits(model, x)
+        with record(model):  # folds everything anew
+            expected = _logits(model, F.quantize_image(x))
+        assert (found == expected).all(), change
+        assert (found != before).any(), change
+
+
+def test_what_eval_mode_keeps_serves_several_sizes_and_is_not_copied():
+    model = build("deeplab-mini", classes=5, width="1/4", seed=3)
+    sizes = [(32, 32), (64, 48), (33, 41), (32, 32)]
+    calibrate(model, images(2, 32, 32))
+    model.eval()
+    xs = [images(2, *size) for size in sizes]
+    kept = [_logits(model, x) for x in xs]
+    layer = next(m for m in model.modules() if m.__class__.__name__ == "Conv2d")
+    assert layer.prepared is not None
+    twin = copy.deepcopy(model)
+    assert all(getattr(m, "prepared", None) is None for m in twin.modules())
+    for x, found in zip(xs, kept, strict=True):
+        with kernels.use(plain):
+            assert (_logits(model, x) == found).all()
+        assert (_logits(twin, x) == found).all()
+    model.train()
+    assert layer.prepared is None
 
 
 def test_recording_needs_eval_mode_and_one_input():

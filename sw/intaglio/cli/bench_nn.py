@@ -19,6 +19,8 @@ from intaglio.spec.errors import IntaglioError
 
 __all__ = ["infer_command", "train_command"]
 
+#: Seconds before a measured call.
+_PAUSE = 0.05
 #: Kernel -> the part of a step that it belongs to; the rest is "other".
 _PARTS = {
     "conv": "products, forward",
@@ -196,12 +198,17 @@ def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
 
 
 def _alternate(runs: dict[str, Callable[[], Any]], times: int) -> dict[str, dict[str, list[float]]]:
-    """Run each of ``runs`` once unmeasured, then ``times`` times in turn: wall and CPU seconds."""
+    """Run each of ``runs`` once unmeasured, then ``times`` times in turn: wall and CPU seconds.
+
+    Before each there is a pause: the threads of the one before wait for work in a loop, for a
+    while, and would take a processor from the threads of the next.
+    """
     found: dict[str, dict[str, list[float]]] = {k: {"wall": [], "cpu": []} for k in runs}
     for run in runs.values():
         run()
     for _ in range(times):
         for name, run in runs.items():
+            time.sleep(_PAUSE)
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             found[name]["wall"].append(time.perf_counter() - wall)

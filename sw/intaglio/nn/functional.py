@@ -8,6 +8,7 @@ graph.
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,9 @@ import torch
 from torch import nn
 
 from intaglio.nn import kernels, variants, workers
-from intaglio.nn.int_tensor import IntTensor, Late
+from intaglio.nn.int_tensor import IntTensor, Late, stamp
 from intaglio.spec import ops, quant
-from intaglio.spec.graph import CLASSES_MAX, Graph, GraphBuilder
+from intaglio.spec.graph import Graph, GraphBuilder
 
 __all__ = [
     "INPUT_EXPONENT",
@@ -599,8 +600,7 @@ def quantize_image(images: torch.Tensor) -> IntTensor:
         )
     if images.dtype == torch.int8:
         return IntTensor(_nchw(_nhwc(images)), INPUT_EXPONENT)
-    codes = _nhwc(images).to(torch.int16).sub_(128).to(torch.int8)
-    return IntTensor(_nchw(codes), INPUT_EXPONENT)
+    return IntTensor(_nchw(kernels.active().image_codes(images)), INPUT_EXPONENT)
 
 
 def conv_acc(
@@ -757,8 +757,7 @@ def graph_op(
     """Run one operation of the frozen graph; see :data:`intaglio.spec.graph.OPERATIONS`."""
     arrays = {key: _tensor(value, inputs[0].codes) for key, value in tensors.items()}
     for x in inputs:
-        if x.codes.dtype != torch.int8:
-            raise TypeError(f"{op} {name}: inputs must be int8, not {x.codes.dtype}")
+        _check_codes(op, name, x)
     codes = _KERNELS[op]([_nhwc(x.codes) for x in inputs], **arrays, **attributes)
     if op == "argmax":
         # Class maps are unsigned in the graph; IntTensor is signed, and wide enough here.
@@ -777,65 +776,88 @@ def graph_op(
     return out
 
 
+def _check_codes(op: str, name: str, x: IntTensor) -> None:
+    if x.codes.dtype != torch.int8:
+        raise TypeError(f"{op} {name}: inputs must be int8, not {x.codes.dtype}")
+
+
 def _tensor(value: torch.Tensor | np.ndarray, like: torch.Tensor) -> torch.Tensor:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     return value.to(like.device)
 
 
-def _run_conv(
-    inputs: list[torch.Tensor],
-    *,
-    weight: torch.Tensor,
-    multiplier: torch.Tensor,
-    bias: torch.Tensor,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    pad_code: int,
-    shift: int,
-    residual_shift: int,
-    low: int,
-    high: int,
-) -> torch.Tensor:
-    x = inputs[0]
-    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
-    size = window.output((x.shape[1], x.shape[2]))
-    if pad_code == 0:
-        window, taps = window.live((x.shape[1], x.shape[2]))
-        weight = weight[:, :, taps[0], taps[1]]
-    acc = kernels.active().conv(x, weight, size=size, code=pad_code, **window.geometry)
-    return kernels.active().requantize(
-        acc,
-        multiplier.to(torch.int64),
-        bias,
-        shift,
-        inputs[1] if len(inputs) > 1 else None,
-        residual_shift,
-        low,
-        high,
-    )
+class _Prepared:
+    """A convolution of the frozen graph, ready to run: weights packed, vectors laid out.
+
+    It keeps nothing of the tensors that it is made from. A copy of it, or a pickle, is None: layers
+    that are copied prepare their own.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        *,
+        weight: torch.Tensor,
+        multiplier: torch.Tensor,
+        bias: torch.Tensor,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair = (1, 1),
+        pad_code: int = 0,
+        **options: int,
+    ) -> None:
+        self._window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+        k, vectors = kernels.active(), (multiplier.to(torch.int64), bias.to(torch.int64))
+        self._transposed = op == "conv_transpose"
+        options |= {"stride": stride}  # type: ignore[dict-item]
+        if self._transposed:
+            self._weight: Any = None
+            whole = k.ConvTransposeOperation(weight, *vectors, origin=padding[:2], **options)
+        else:
+            options |= {"dilation": dilation, "code": pad_code}  # type: ignore[dict-item]
+            # Taps that meet padding only are left out, here or by the kernel.
+            pointwise = max(self._window.kernel) == 1 or pad_code != 0
+            self._weight = None if pointwise or weight.shape[1] >= k.WHOLE_TAP else weight.clone()
+            self._make = lambda w, origin: k.ConvOperation(w, *vectors, origin=origin, **options)
+            whole = None if self._weight is not None else self._make(weight, padding[:2])
+        self._whole = whole
+        #: Operations by what is left of the kernel, and what runs for each size of the input.
+        self._parts: dict[tuple[int, ...], Any] = {}
+        self._sizes: dict[tuple[int, int], tuple[Any, Pair]] = {}
+
+    def _prepare(self, size: Pair) -> tuple[Any, Pair]:
+        window = self._window
+        output = window.transposed(size) if self._transposed else window.output(size)
+        if self._weight is None:
+            return self._whole, output
+        live, taps = window.live(size)
+        key = taps[0].start, taps[0].stop, taps[1].start, taps[1].stop
+        if key not in self._parts:
+            part = self._weight[:, :, taps[0], taps[1]]
+            self._parts[key] = self._make(part, live.padding[:2])
+        return self._parts[key], output
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the result (N, P, Q, K) of x and, if any, a residual, both (N, H, W, C)."""
+        x = inputs[0]
+        size = x.shape[1], x.shape[2]
+        found = self._sizes.get(size)
+        if found is None:
+            found = self._sizes[size] = self._prepare(size)
+        operation, output = found
+        return operation(x, inputs[1] if len(inputs) > 1 else None, output)
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
 
 
-def _run_conv_transpose(
-    inputs: list[torch.Tensor],
-    *,
-    weight: torch.Tensor,
-    multiplier: torch.Tensor,
-    bias: torch.Tensor,
-    stride: Pair,
-    padding: Padding,
-    shift: int,
-    low: int,
-    high: int,
-) -> torch.Tensor:
-    x = inputs[0]
-    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
-    size = window.transposed((x.shape[1], x.shape[2]))
-    acc = kernels.active().conv_input_gradient(x, weight, size=size, **window.geometry)
-    return kernels.active().requantize(
-        acc, multiplier.to(torch.int64), bias, shift, None, 0, low, high
-    )
+def _run_conv(inputs: list[torch.Tensor], **options: Any) -> torch.Tensor:
+    return _Prepared("conv", **options)(inputs)
+
+
+def _run_conv_transpose(inputs: list[torch.Tensor], **options: Any) -> torch.Tensor:
+    return _Prepared("conv_transpose", **options)(inputs)
 
 
 def _run_max_pool(
@@ -843,7 +865,7 @@ def _run_max_pool(
 ) -> torch.Tensor:
     x = inputs[0]
     size = _Window(kernel, stride, padding, (1, 1)).output((x.shape[1], x.shape[2]))
-    return kernels.active().max_pool(x, kernel, stride, padding, size)[0]
+    return kernels.active().window_maxima(x, kernel, stride, padding, size)
 
 
 def _run_avg_pool(
@@ -872,11 +894,15 @@ def _run_avg_pool(
     return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
 
 
+#: Tables of the sizes that were met last.
+_resize_source = functools.lru_cache(32)(ops.resize_source)
+
+
 def _run_resize(inputs: list[torch.Tensor], *, ratio: Pair, corners: str) -> torch.Tensor:
     x = inputs[0]
-    rows = ops.resize_source(x.shape[1], ratio[0], corners)
-    columns = ops.resize_source(x.shape[2], ratio[1], corners)
-    division = ops.resize_scale(ratio, corners).division
+    rows = _resize_source(x.shape[1], ratio[0], corners)
+    columns = _resize_source(x.shape[2], ratio[1], corners)
+    division = ops.resize_scale(tuple(ratio), corners).division
     return kernels.active().resize_rounded(x, rows, columns, division)
 
 
@@ -894,11 +920,7 @@ def _run_concat(inputs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _run_argmax(inputs: list[torch.Tensor]) -> torch.Tensor:
-    x = inputs[0]
-    # torch's arg max names no winner among equals; in this key the lowest index is the largest.
-    index = torch.arange(x.shape[3], device=x.device)
-    key = (x.to(torch.int32) << 16) + (CLASSES_MAX - index)
-    return CLASSES_MAX - (key.amax(3, keepdim=True) & 0xFFFF)
+    return kernels.active().argmax(inputs[0])
 
 
 _KERNELS: dict[str, Callable[..., torch.Tensor]] = {
@@ -915,47 +937,63 @@ _KERNELS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 class PendingConv:
-    """A convolution in eval mode that waits for its batch norm: the two are one operation."""
+    """A convolution in eval mode that waits for its batch norm: the two are one operation.
 
-    def __init__(
-        self,
-        op: str,
-        name: str,
-        x: IntTensor,
-        weight: torch.Tensor,
-        acc_exponent: int,
-        attributes: Mapping[str, Any],
-    ) -> None:
-        self.op, self.name, self.x, self.weight = op, name, x, weight
-        self.acc_exponent, self.attributes = acc_exponent, dict(attributes)
+    ``layer`` holds the weights, and in ``prepared`` what was made of them.
+    """
 
-    def finish(
-        self,
-        m: np.ndarray,
-        b: np.ndarray,
-        shift: int,
-        *,
-        exponent: int,
-        relu: bool,
-        residual: IntTensor | None = None,
-        residual_shift: int = 0,
-    ) -> IntTensor:
-        """Run the operation with its requantisation."""
+    def __init__(self, op: str, layer: Any, x: IntTensor, attributes: Mapping[str, Any]) -> None:
+        self.op, self.layer, self.x, self.attributes = op, layer, x, attributes
+
+    def finish(self, last: Any, residual: IntTensor | None = None) -> IntTensor:
+        """Run the operation; the layer ``last`` says how it is requantised."""
+        if residual is not None and self.op != "conv":
+            raise ValueError(f"{self.layer.path}: a transposed convolution takes no residual")
+        inputs = [self.x] if residual is None else [self.x, residual]
+        if _recorder.get() is not None:
+            tensors, attributes = self._fold(last, residual)
+            return graph_op(self.op, self.layer.path, inputs, last.exponent, attributes, tensors)
+        for x in inputs:
+            _check_codes(self.op, self.layer.path, x)
+        sources = last.sources()
+        key = (
+            last,
+            last.exponent,
+            last.relu,
+            self.x.exponent,
+            residual if residual is None else residual.exponent,
+            kernels.active(),
+            self.x.device,
+            *self.attributes.values(),
+            *stamp(self.layer.weight),
+            *(part for source in sources for part in stamp(source)),
+        )
+        prepared = self.layer.prepared
+        if prepared is None or prepared[0] != key:
+            tensors, attributes = self._fold(last, residual)
+            arrays = {name: _tensor(v, self.x.codes) for name, v in tensors.items()}
+            # The sources are kept, so that no other tensor takes their identity.
+            prepared = key, _Prepared(self.op, **arrays, **attributes), sources
+            self.layer.prepared = prepared
+        codes = prepared[1]([_nhwc(x.codes) for x in inputs])
+        return IntTensor(_nchw(codes), last.exponent)
+
+    def _fold(self, last: Any, residual: IntTensor | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the tensors and attributes of the operation in the graph."""
+        weight, exponent = _weight_view(self.layer.weight)
+        axes = (1, 2, 3) if self.op == "conv" else (0, 2, 3)
+        m, b, shift, residual_shift = last.fold(
+            acc_exponent=self.x.exponent + exponent,
+            # The largest magnitude of each channel's accumulator.
+            acc_bound=_host(weight.abs().sum(axes, dtype=torch.int64)) * 128,
+            residual_exponent=None if residual is None else residual.exponent,
+        )
         attributes = {
             **self.attributes,
             "shift": shift,
-            "low": 0 if relu else -quant.CODE_LIMIT,
+            "low": 0 if last.relu else -quant.CODE_LIMIT,
             "high": quant.CODE_LIMIT,
         }
         if self.op == "conv":
             attributes["residual_shift"] = residual_shift
-        elif residual is not None:
-            raise ValueError(f"{self.name}: a transposed convolution takes no residual")
-        inputs = [self.x] if residual is None else [self.x, residual]
-        tensors = {"weight": self.weight, "multiplier": m.astype(np.int16), "bias": b}
-        return graph_op(self.op, self.name, inputs, exponent, attributes, tensors)
-
-    def accumulator_bound(self) -> np.ndarray:
-        """Return the largest magnitude of each channel's accumulator."""
-        axes = (1, 2, 3) if self.op == "conv" else (0, 2, 3)
-        return np.abs(_host(self.weight).astype(np.int64)).sum(axes) * 128
+        return {"weight": weight, "multiplier": m.astype(np.int16), "bias": b}, attributes

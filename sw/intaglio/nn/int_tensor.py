@@ -5,14 +5,31 @@ differentiates nothing else, but it owns no floating storage: its payload is one
 tensors. Only what autograd itself needs is dispatched; everything else is refused by name.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["IntTensor", "Late"]
+__all__ = ["IntTensor", "Late", "stamp"]
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+#: A number for every payload that there has been.
+_serials = itertools.count()
+
+
+def stamp(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return what differs from every earlier stamp of ``tensor`` once its integers may differ.
+
+    That is after an assignment, and after writing in place with operators of PyTorch. What writes
+    to the memory of a parameter by other means calls :meth:`IntTensor.assign` afterwards. Stamps of
+    ordinary tensors are compared while the tensor that they were taken from is alive.
+    """
+    codes, serial = tensor, id(tensor)
+    if isinstance(tensor, IntTensor):
+        codes, serial = tensor.codes, tensor._serial
+    # Tensors of torch.inference_mode do not count what is written to them.
+    return (object(),) if codes.is_inference() else (serial, codes._version)
 
 
 class Late:
@@ -64,6 +81,7 @@ class IntTensor(torch.Tensor):
     """
 
     _terms: tuple[tuple[torch.Tensor | Late, int], ...]
+    _serial: int
     #: Name of the value in the graph that is being recorded.
     value_name: str | None
 
@@ -87,9 +105,13 @@ class IntTensor(torch.Tensor):
         out = torch.Tensor._make_wrapper_subclass(
             cls, codes.shape, dtype=torch.float32, device=codes.device
         )
-        out._terms = tuple((c, int(e)) for c, e in terms)
+        out._replace(terms)
         out.value_name = None
         return out
+
+    def _replace(self, terms: Sequence[tuple[torch.Tensor, int]]) -> None:
+        self._terms = tuple((c, int(e)) for c, e in terms)
+        self._serial = next(_serials)
 
     @property
     def terms(self) -> tuple[tuple[torch.Tensor, int], ...]:
@@ -108,7 +130,8 @@ class IntTensor(torch.Tensor):
         """Value of the integers; more than one term is added into int64."""
         terms = self.terms
         if len(terms) > 1:
-            self._terms = terms = ((_sum(terms, self.exponent), self.exponent),)
+            terms = ((_sum(terms, self.exponent), self.exponent),)
+            self._replace(terms)
         return terms[0][0]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -130,7 +153,7 @@ class IntTensor(torch.Tensor):
                 f"codes must be {old.dtype} {tuple(old.shape)}, not {codes.dtype} "
                 f"{tuple(codes.shape)}"
             )
-        self._terms = ((codes, int(exponent)),)
+        self._replace(((codes, exponent),))
 
     def item(self) -> float:
         """Return the value of a tensor of one element as a Python number, for metrics."""
@@ -168,7 +191,7 @@ class IntTensor(torch.Tensor):
         if func is aten.add.Tensor and not kwargs and all(isinstance(a, cls) for a in args):
             return cls.from_terms(args[0]._terms + args[1]._terms)
         if func is aten.add_.Tensor and not kwargs and all(isinstance(a, cls) for a in args):
-            args[0]._terms = args[0]._terms + args[1]._terms  # gradients of two backward passes
+            args[0]._replace(args[0]._terms + args[1]._terms)  # gradients of two backward passes
             return args[0]
         if func is aten.ones_like.default:  # the gradient that loss.backward() starts from
             return cls(torch.ones_like(args[0].codes), 0)
@@ -179,7 +202,7 @@ class IntTensor(torch.Tensor):
             if args[0].codes.dtype == torch.int16:  # load_state_dict
                 args[0].assign(args[1].codes.clone(), args[1].exponent)
             else:
-                args[0]._terms = tuple((c.clone(), e) for c, e in args[1].terms)
+                args[0]._replace([(c.clone(), e) for c, e in args[1].terms])
             return args[0]
         # Not TypeError: the operators of Python would turn that into a text without the name.
         raise NotImplementedError(

@@ -6,7 +6,7 @@ only :class:`BatchNorm2d` takes; with ``bias=True`` it requantises itself.
 """
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -87,9 +87,20 @@ def _constant_master(channels: int, value: int, exponent: int) -> IntTensor:
 
 
 class IntLayer(nn.Module):
-    """Base of the layers. ``path`` is the module path; :func:`functional.record` sets it."""
+    """Base of the layers. ``path`` is the module path; :func:`functional.record` sets it.
+
+    ``prepared`` belongs to :class:`functional.PendingConv`.
+    """
 
     path = ""
+    prepared: Any = None
+
+    def train(self, mode: bool = True) -> Self:
+        self.prepared = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "prepared"}
 
 
 class QuantizeImage(IntLayer):
@@ -171,22 +182,28 @@ class Conv2d(IntLayer):
         )
 
     def _infer(self, x: IntTensor) -> Any:
-        codes, exponent = F._weight_view(self.weight)
         attributes = {
             "stride": self.stride,
             "padding": self.padding,
             "dilation": self.dilation,
             "pad_code": 0,
         }
-        pending = F.PendingConv("conv", self.path, x, codes, x.exponent + exponent, attributes)
-        return pending if self.bias is None else _finish_bias(self, pending)
+        pending = F.PendingConv("conv", self, x, attributes)
+        return pending if self.bias is None else pending.finish(self)
+
+    def sources(self) -> tuple[torch.Tensor, ...]:
+        """Return the tensors that :meth:`fold` depends on."""
+        return (self.bias,)
+
+    def fold(
+        self, *, acc_exponent: int, acc_bound: np.ndarray, residual_exponent: int | None
+    ) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Return multipliers, biases, shift and residual shift of the requantisation."""
+        return _fold_bias(self, acc_exponent)
 
 
-def _finish_bias(layer: Any, pending: F.PendingConv) -> IntTensor:
-    m, b, shift = quant.bias_multiplier(
-        F._host(layer.bias.codes), pending.acc_exponent, layer.exponent
-    )
-    return pending.finish(m, b, shift, exponent=layer.exponent, relu=layer.relu)
+def _fold_bias(layer: Any, acc_exponent: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    return *quant.bias_multiplier(F._host(layer.bias.codes), acc_exponent, layer.exponent), 0
 
 
 class ConvTranspose2d(IntLayer):
@@ -261,12 +278,18 @@ class ConvTranspose2d(IntLayer):
                 relu=self.relu,
                 scale=self.error_scale,
             )
-        codes, exponent = F._weight_view(self.weight)
         attributes = {"stride": self.stride, "padding": padding}
-        return _finish_bias(
-            self,
-            F.PendingConv("conv_transpose", self.path, x, codes, x.exponent + exponent, attributes),
-        )
+        return F.PendingConv("conv_transpose", self, x, attributes).finish(self)
+
+    def sources(self) -> tuple[torch.Tensor, ...]:
+        """Return the tensors that :meth:`fold` depends on."""
+        return (self.bias,)
+
+    def fold(
+        self, *, acc_exponent: int, acc_bound: np.ndarray, residual_exponent: int | None
+    ) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Return multipliers, biases, shift and residual shift of the requantisation."""
+        return _fold_bias(self, acc_exponent)
 
 
 class BatchNorm2d(IntLayer):
@@ -322,24 +345,25 @@ class BatchNorm2d(IntLayer):
     def forward(self, acc: Any, residual: IntTensor | None = None) -> IntTensor:
         if self.training:
             return F.batch_norm(acc, self.weight, self.bias, residual, self)
-        m, b, shift, residual_shift = quant.fold_batch_norm(
+        return acc.finish(self, residual)
+
+    def sources(self) -> tuple[torch.Tensor, ...]:
+        """Return the tensors that :meth:`fold` depends on."""
+        return self.weight, self.bias, self.running_mean, self.running_deviation
+
+    def fold(
+        self, *, acc_exponent: int, acc_bound: np.ndarray, residual_exponent: int | None
+    ) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Return multipliers, biases, shift and residual shift of the requantisation."""
+        return quant.fold_batch_norm(
             quant.affine_codes(F._host(self.weight.codes)),
             quant.affine_codes(F._host(self.bias.codes)),
             F._host(self.running_mean),
             F._host(self.running_deviation),
-            acc_exponent=acc.acc_exponent,
-            acc_bound=acc.accumulator_bound(),
+            acc_exponent=acc_exponent,
+            acc_bound=acc_bound,
             exponent=self.exponent,
-            residual_exponent=None if residual is None else residual.exponent,
-        )
-        return acc.finish(
-            m,
-            b,
-            shift,
-            exponent=self.exponent,
-            relu=self.relu,
-            residual=residual,
-            residual_shift=residual_shift,
+            residual_exponent=residual_exponent,
         )
 
 

@@ -33,6 +33,7 @@ _RETURNS = (
     *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),
     "error_digits",
     "square_sums",
+    "packed_bytes",
 )
 
 
@@ -80,6 +81,8 @@ def build(*options: str) -> Any:
         return None
     for function in _RETURNS:
         getattr(library, function).restype = ctypes.c_int64
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    library.convolve_requantize.argtypes = (*[pointer] * 3, count, *[pointer] * 3)
     return library
 
 

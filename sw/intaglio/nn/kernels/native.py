@@ -20,6 +20,10 @@ from intaglio.spec import quant
 from intaglio.spec.rng import mix64
 
 __all__ = [
+    "WHOLE_TAP",
+    "ConvOperation",
+    "ConvTransposeOperation",
+    "argmax",
     "available",
     "average_sum",
     "batch_norm_backward",
@@ -30,6 +34,7 @@ __all__ = [
     "conv_input_gradient",
     "conv_weight_gradient",
     "error_sums",
+    "image_codes",
     "max_pool",
     "max_pool_gradient",
     "quantize_error",
@@ -41,6 +46,7 @@ __all__ = [
     "softmax_cross_entropy",
     "update",
     "weight_codes",
+    "window_maxima",
 ]
 
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
@@ -82,9 +88,9 @@ def _on_cpu(function: Any) -> Any:
     return wrapper
 
 
-average_sum = plain.average_sum
-
-
+WHOLE_TAP = native_conv.WHOLE_TAP
+ConvOperation = _on_cpu(native_conv.ConvOperation)
+ConvTransposeOperation = _on_cpu(native_conv.ConvTransposeOperation)
 conv = _on_cpu(native_conv.conv)
 conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
 conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)
@@ -237,6 +243,45 @@ def max_pool(
 
 
 @_on_cpu
+def window_maxima(
+    x: torch.Tensor, kernel: Pair, stride: Pair, padding: tuple[int, int, int, int], size: Pair
+) -> torch.Tensor:
+    x = x.contiguous()
+    N, H, W, C = x.shape
+    out = torch.empty((N, *size, C), dtype=torch.int8)
+    _call("window_maxima", x, out, N, H, W, C, *kernel, *stride, *padding[:2], *size)
+    return out
+
+
+@_on_cpu
+def image_codes(images: torch.Tensor) -> torch.Tensor:
+    N, C, H, W = images.shape
+    out = torch.empty((N, H, W, C), dtype=torch.int8)
+    _call("image_codes", images, *images.stride(), out, N, H, W, C)
+    return out
+
+
+@_on_cpu
+def average_sum(x: torch.Tensor) -> torch.Tensor:
+    x = x.contiguous()
+    N, H, W, C = x.shape
+    if H * W >= 1 << 24:  # beyond sums of 32 bits
+        return plain.average_sum(x)
+    out = torch.empty((N, 1, 1, C), dtype=torch.int32)
+    _call("pixel_sums", x, out, N, H * W, C)
+    return out.to(torch.int64)
+
+
+@_on_cpu
+def argmax(x: torch.Tensor) -> torch.Tensor:
+    x = x.contiguous()
+    N, H, W, C = x.shape
+    out = torch.empty((N, H, W, 1), dtype=torch.int64)
+    _call("argmax", x, out, N * H * W, C)
+    return out
+
+
+@_on_cpu
 def max_pool_gradient(
     error: torch.Tensor,
     winner: torch.Tensor,
@@ -275,11 +320,15 @@ def resize_rounded(
     x: torch.Tensor, rows: Sequence, columns: Sequence, division: tuple[int, int, int]
 ) -> torch.Tensor:
     scale, offset, divisor = division
-    wide = resize_wide(x, rows, columns)
-    if scale == 2 and divisor & (divisor - 1) == 0 and offset % 2 == 0:
+    if scale == 2 and divisor & (divisor - 1) == 0 and 2 * offset == divisor:
         # Floor division by a power of two is a shift.
+        x = x.contiguous()
+        N, H, W, C = x.shape
+        out = torch.empty((N, len(rows[0]), len(columns[0]), C), dtype=torch.int8)
         shift = divisor.bit_length() - 2
-        return ((wide + (offset >> 1)) >> shift).to(torch.int8)
+        _call("resize_shifted", x, out, N, H, W, C, *_tables(rows, columns), shift)
+        return out
+    wide = resize_wide(x, rows, columns)
     if scale > 2:  # not exact: the product takes more than 32 bits
         wide = wide.to(torch.int64)
     return torch.div(wide * scale + offset, divisor, rounding_mode="floor").to(torch.int8)

@@ -4,17 +4,28 @@ import ctypes
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
 
+from intaglio.nn.kernels import loader
 from intaglio.nn.kernels.loader import call, empty
 from intaglio.nn.kernels.plain_conv import ROWS
 
-__all__ = ["conv", "conv_input_gradient", "conv_weight_gradient"]
+__all__ = [
+    "WHOLE_TAP",
+    "ConvOperation",
+    "ConvTransposeOperation",
+    "conv",
+    "conv_input_gradient",
+    "conv_weight_gradient",
+]
 
 Pair = tuple[int, int]
 
 #: Below so many channels windows are gathered beforehand: their taps would fill no vector.
 _FEW = 16
+#: From so many input channels on a product leaves out taps that meet padding of code 0 only.
+WHOLE_TAP = 256
 
 
 class _Windows(ctypes.Structure):
@@ -31,6 +42,13 @@ class _Weights(ctypes.Structure):
     _fields_ = [
         ("codes", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("r", "s", "c", "k")),
+    ]
+
+
+class _Requantizer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("m", "b", "split", "residual")),
+        *((name, ctypes.c_int64) for name in ("shift", "residual_shift", "low", "high", "narrow")),
     ]
 
 
@@ -82,8 +100,7 @@ def _convolve(
     start = weight.data_ptr()
     if flip:
         start, r, s = start + (R - 1) * r + (S - 1) * s, -r, -s
-    weights = _Weights(start, r, s, c, k)
-    arguments = ctypes.byref(windows), ctypes.byref(weights)
+    arguments = ctypes.byref(windows), ctypes.byref(_Weights(start, r, s, c, k))
     _checked(call("convolve", *arguments, K, out, *out.stride()[:3]))
 
 
@@ -108,6 +125,126 @@ def conv(
         taps = weight.permute(2, 3, 1, 0)
         _convolve(x, taps, out, stride=stride, origin=origin, dilation=dilation, code=code)
     return out
+
+
+class ConvOperation:
+    """A convolution with its requantisation, prepared: see :class:`plain_conv.ConvOperation`.
+
+    The weights are packed as the products read them.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        multiplier: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        shift: int,
+        residual_shift: int,
+        low: int,
+        high: int,
+        stride: Pair = (1, 1),
+        origin: Pair = (0, 0),
+        dilation: Pair = (1, 1),
+        code: int = 0,
+    ) -> None:
+        K, C, R, S = weight.shape
+        self._gather: Any = None
+        taps = weight.permute(2, 3, 1, 0)
+        if C < _FEW and R * S > 1:
+            self._gather = (R, S), stride, origin, dilation, code
+            taps = taps.reshape(1, 1, R * S * C, K)
+            C, R, S = R * S * C, 1, 1
+            stride, origin, dilation, code = (1, 1), (0, 0), (1, 1), 0
+        self._packed = torch.empty(call("packed_bytes", R, S, C, K), dtype=torch.int8)
+        weights = _Weights(taps.data_ptr(), *taps.stride())
+        call("pack", ctypes.byref(weights), R, S, C, K, self._packed)
+        self._outside = torch.full((C,), code, dtype=torch.int8)
+        self._geometry = C, R, S, *stride, *origin, *dilation, 1, 1
+        self._windows: dict[tuple[int, ...], _Windows] = {}
+        self.channels = K
+
+        m, b = (v.to(torch.int64).numpy() for v in (multiplier, bias))
+        half = (1 << shift) >> 1
+        split = np.zeros((2, -(-K // 16) * 16), np.int64)
+        split[:, :K] = m, b + half
+        # (m or b, 16 channels, pair, even or odd) to (16 channels, m or b, even or odd, pair).
+        self._split = np.ascontiguousarray(split.reshape(2, -1, 8, 2).transpose(1, 0, 3, 2))
+        self._vectors = np.ascontiguousarray(np.stack((m, b)))
+        bound = 128 * weight.abs().sum((1, 2, 3), dtype=torch.int64).numpy()
+        largest = int((bound * np.abs(m) + np.abs(b)).max()) + half
+        pointers = *(v.ctypes.data for v in self._vectors), self._split.ctypes.data, None
+        narrow = largest >> shift < 1 << 30
+        self._requantizer = _Requantizer(*pointers, shift, residual_shift, low, high, narrow)
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, size: Pair) -> torch.Tensor:
+        if self._gather is not None:
+            kernel, stride, origin, dilation, code = self._gather
+            x = _gather(x, kernel, stride, origin, dilation, size, code)
+        key = *x.shape, *size
+        windows = self._windows.get(key)
+        if windows is None:
+            C, R, S, *rest = self._geometry
+            windows = _Windows(None, self._outside.data_ptr(), *x.shape, R, S, *rest, *size)
+            self._windows[key] = windows
+        out = torch.empty((x.shape[0], *size, self.channels), dtype=torch.int8)
+        failed = loader.loaded().convolve_requantize(
+            ctypes.addressof(windows),
+            x.data_ptr(),
+            self._packed.data_ptr(),
+            self.channels,
+            ctypes.addressof(self._requantizer),
+            None if residual is None else residual.data_ptr(),
+            out.data_ptr(),
+        )
+        _checked(failed)
+        return out
+
+
+class ConvTransposeOperation:
+    """A transposed convolution, prepared: see :class:`plain_conv.ConvTransposeOperation`.
+
+    Of each output, ``(i + top) // stride`` is a place and the rest a phase. A place of the grid
+    meets the same few inputs in every phase: so all phases are the channels of one convolution.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        multiplier: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        shift: int,
+        low: int,
+        high: int,
+        stride: Pair,
+        origin: Pair,
+    ) -> None:
+        C, K, R, S = weight.shape
+        self._stride, self._origin, self.channels = stride, origin, K
+        taps = -(-R // stride[0]), -(-S // stride[1])
+        # Tap r = phase + stride * t meets the input t before the place.
+        wide = weight.new_zeros((C, K, taps[0] * stride[0], taps[1] * stride[1]))
+        wide[:, :, :R, :S] = weight
+        wide = wide.reshape(C, K, taps[0], stride[0], taps[1], stride[1]).flip(2, 4)
+        phases = stride[0] * stride[1]
+        self._inner = ConvOperation(
+            wide.permute(3, 5, 1, 0, 2, 4).reshape(phases * K, C, *taps),
+            multiplier.repeat(phases),
+            bias.repeat(phases),
+            shift=shift,
+            residual_shift=0,
+            low=low,
+            high=high,
+            origin=(taps[0] - 1, taps[1] - 1),
+        )
+
+    def __call__(self, x: torch.Tensor, residual: None, size: Pair) -> torch.Tensor:
+        (a, b), (top, left), N = self._stride, self._origin, x.shape[0]
+        grid = (size[0] + top - 1) // a + 1, (size[1] + left - 1) // b + 1
+        y = self._inner(x, None, grid).reshape(N, *grid, a, b, self.channels)
+        y = y.permute(0, 1, 3, 2, 4, 5).reshape(N, grid[0] * a, grid[1] * b, self.channels)
+        return y[:, top : top + size[0], left : left + size[1]].contiguous()
 
 
 def conv_input_gradient(

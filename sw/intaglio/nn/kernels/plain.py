@@ -8,12 +8,25 @@ from collections.abc import Sequence
 
 import torch
 
-from intaglio.nn.kernels.plain_conv import conv, conv_input_gradient, conv_weight_gradient
+from intaglio.nn.kernels.plain_conv import (
+    WHOLE_TAP,
+    ConvOperation,
+    ConvTransposeOperation,
+    conv,
+    conv_input_gradient,
+    conv_weight_gradient,
+    requantize,
+)
 from intaglio.spec import quant
 from intaglio.spec.arith import round_shift
+from intaglio.spec.graph import CLASSES_MAX
 from intaglio.spec.rng import GAMMA, mix64
 
 __all__ = [
+    "WHOLE_TAP",
+    "ConvOperation",
+    "ConvTransposeOperation",
+    "argmax",
     "average_sum",
     "batch_norm_backward",
     "batch_norm_normalize",
@@ -23,6 +36,7 @@ __all__ = [
     "conv_input_gradient",
     "conv_weight_gradient",
     "error_sums",
+    "image_codes",
     "max_pool",
     "max_pool_gradient",
     "momentum_update",
@@ -37,6 +51,7 @@ __all__ = [
     "update",
     "weight_codes",
     "weight_update",
+    "window_maxima",
 ]
 
 Pair = tuple[int, int]
@@ -49,23 +64,6 @@ def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
     wide = master.to(torch.int32)
     shift = quant.scale_shift(int(wide.abs().max()), 8)
     return round_shift(wide, shift).clamp_(-L, L).to(torch.int8), shift
-
-
-def requantize(
-    acc: torch.Tensor,
-    multiplier: torch.Tensor,
-    bias: torch.Tensor,
-    shift: int,
-    residual: torch.Tensor | None,
-    residual_shift: int,
-    low: int,
-    high: int,
-) -> torch.Tensor:
-    """Return the int8 requantisation of acc int32 (..., C)."""
-    total = acc.to(torch.int64) * multiplier + bias
-    if residual is not None:
-        total += residual.to(torch.int64) << residual_shift
-    return round_shift(total, shift).clamp_(low, high).to(torch.int8)
 
 
 def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,6 +171,26 @@ def max_pool(
             best = torch.maximum(window, best)
     assert best is not None and winner is not None
     return best.to(torch.int8).contiguous(), winner.contiguous()
+
+
+def window_maxima(
+    x: torch.Tensor, kernel: Pair, stride: Pair, padding: tuple[int, int, int, int], size: Pair
+) -> torch.Tensor:
+    """Return the maxima of :func:`max_pool` alone."""
+    return max_pool(x, kernel, stride, padding, size)[0]
+
+
+def image_codes(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 pixels (N, C, H, W) minus 128, int8 (N, H, W, C)."""
+    return (images.permute(0, 2, 3, 1).contiguous() ^ 128).view(torch.int8)
+
+
+def argmax(x: torch.Tensor) -> torch.Tensor:
+    """Return the lowest index of the largest code, int64 (N, H, W, 1)."""
+    # torch's arg max names no winner among equals; in this key the lowest index is the largest.
+    index = torch.arange(x.shape[3], device=x.device)
+    key = (x.to(torch.int32) << 16) + (CLASSES_MAX - index)
+    return CLASSES_MAX - (key.amax(3, keepdim=True) & 0xFFFF)
 
 
 def max_pool_gradient(

@@ -8,9 +8,24 @@ from typing import Any
 
 import torch
 
-__all__ = ["ROWS", "conv", "conv_input_gradient", "conv_weight_gradient", "im2col"]
+from intaglio.spec.arith import round_shift
+
+__all__ = [
+    "ROWS",
+    "WHOLE_TAP",
+    "ConvOperation",
+    "ConvTransposeOperation",
+    "conv",
+    "conv_input_gradient",
+    "conv_weight_gradient",
+    "im2col",
+    "requantize",
+]
 
 Pair = tuple[int, int]
+
+#: From so many input channels on taps that meet padding only are left out: never, here.
+WHOLE_TAP = 1 << 62
 
 #: Rows that one product may sum: times 128 * 128 this is below 2**31. A multiple of _LANES.
 ROWS = (1 << 17) - 8
@@ -229,3 +244,82 @@ def _outer(a: torch.Tensor, b: torch.Tensor, rows: int, columns: int) -> torch.T
         part = _int_mm(a[start : start + ROWS].t(), b[start : start + ROWS])
         total = part if total is None else total.to(torch.int64) + part
     return total[:rows, :columns]
+
+
+def requantize(
+    acc: torch.Tensor,
+    multiplier: torch.Tensor,
+    bias: torch.Tensor,
+    shift: int,
+    residual: torch.Tensor | None,
+    residual_shift: int,
+    low: int,
+    high: int,
+) -> torch.Tensor:
+    """Return the int8 requantisation of acc int32 (..., C)."""
+    total = acc.to(torch.int64) * multiplier + bias
+    if residual is not None:
+        total += residual.to(torch.int64) << residual_shift
+    return round_shift(total, shift).clamp_(low, high).to(torch.int8)
+
+
+class ConvOperation:
+    """A convolution with its requantisation, prepared once and called many times.
+
+    ``multiplier`` and ``bias`` are int64 (K,), the other arguments those of :func:`conv` and
+    :func:`requantize`. Called with x (N, H, W, C), a residual (N, *size, K) or None, and the size
+    of the result, it returns int8 (N, *size, K). It keeps nothing of the tensors that it was made
+    from which may change later.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        multiplier: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        shift: int,
+        residual_shift: int,
+        low: int,
+        high: int,
+        stride: Pair = (1, 1),
+        origin: Pair = (0, 0),
+        dilation: Pair = (1, 1),
+        code: int = 0,
+    ) -> None:
+        self._weight, self._vectors = weight.clone(), (multiplier.clone(), bias.clone())
+        self._geometry: dict[str, Any] = dict(
+            stride=stride, origin=origin, dilation=dilation, code=code
+        )
+        self._shift, self._rest = shift, (residual_shift, low, high)
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, size: Pair) -> torch.Tensor:
+        acc = conv(x, self._weight, size=size, **self._geometry)
+        return requantize(acc, *self._vectors, self._shift, residual, *self._rest)
+
+
+class ConvTransposeOperation:
+    """The same for a transposed convolution, weight (C, K, R, S), which takes no residual.
+
+    ``origin`` is what is cut off above and left.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        multiplier: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        shift: int,
+        low: int,
+        high: int,
+        stride: Pair,
+        origin: Pair,
+    ) -> None:
+        self._weight, self._vectors = weight.clone(), (multiplier.clone(), bias.clone())
+        self._geometry: dict[str, Any] = dict(stride=stride, origin=origin)
+        self._shift, self._bounds = shift, (low, high)
+
+    def __call__(self, x: torch.Tensor, residual: None, size: Pair) -> torch.Tensor:
+        acc = conv_input_gradient(x, self._weight, size=size, **self._geometry)
+        return requantize(acc, *self._vectors, self._shift, None, 0, *self._bounds)

@@ -119,11 +119,72 @@ INLINE void tile(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups
     }
 }
 
+/* As tile(), with rows anywhere: row i of the result starts at out[i] + at. */
+INLINE void tile_rows(const a_code *a, i64 row, const b_code *b, i64 groups, int32_t *const *out,
+                      i64 at, int add)
+{
+    lanes acc[ROWS][2];
+    lanes first = {0}, second = {0};
+    if (HEAD) {
+        memcpy(&first, b, sizeof first);
+        memcpy(&second, (const char *)b + sizeof first, sizeof second);
+        b += HEAD;
+    }
+    for (int i = 0; i < ROWS; i++) {
+        acc[i][0] = first;
+        acc[i][1] = second;
+    }
+    for (i64 g = 0; g < groups; g++, a += GROUP, b += COLUMNS * GROUP) {
+        lanes b0, b1;
+        memcpy(&b0, b, sizeof b0);
+        memcpy(&b1, b + LANES * GROUP, sizeof b1);
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+            int32_t v;
+            memcpy(&v, a + i * row, sizeof v);
+            acc[i][0] = dot(acc[i][0], v, b0);
+            acc[i][1] = dot(acc[i][1], v, b1);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++) {
+        int32_t *y = out[i] + at;
+        if (add) {
+            lanes c0, c1;
+            memcpy(&c0, y, sizeof c0);
+            memcpy(&c1, y + LANES, sizeof c1);
+            acc[i][0] += c0;
+            acc[i][1] += c1;
+        }
+        memcpy(y, &acc[i][0], sizeof acc[i][0]);
+        memcpy(y + LANES, &acc[i][1], sizeof acc[i][1]);
+    }
+}
+
 /* Codes as A wants them. */
 INLINE void widen(const int8_t *x, a_code *out, i64 count)
 {
     for (i64 i = 0; i < count; i++)
         out[i] = (a_code)(x[i] + OFFSET);
+}
+
+/* Scatter a column of B into its place in every group; returns the sum of its codes. */
+INLINE int32_t pack_column(const int8_t *x, i64 count, b_code *out)
+{
+    const i64 whole = count / GROUP * GROUP;
+    int32_t sum = 0;
+    for (i64 i = 0; i < whole; i += GROUP, out += COLUMNS * GROUP) {
+        b_code four[GROUP];
+        for (int j = 0; j < GROUP; j++)
+            four[j] = x[i + j];
+        memcpy(out, four, sizeof four);
+    }
+    for (i64 i = whole; i < count; i++)
+        out[i - whole] = x[i];
+    if (HEAD)
+        for (i64 i = 0; i < count; i++)
+            sum += x[i];
+    return sum;
 }
 
 /* Interleave GROUP rows: out[i * GROUP + j] = rows[j][i], and head[i] -= 128 times their sum. */
