@@ -128,6 +128,7 @@ def _changes(model):
         model.train()
         optimizer = SGD(model.named_parameters(), seed=1)
         for _ in range(2):
+            optimizer.zero_grad()
             loss = SoftmaxCrossEntropy()(model(images(2, 32, 32)), labels(2, 32, 32, 5))
             loss.backward()
             optimizer.step(Fraction(1, 20))
