@@ -292,14 +292,14 @@ static inline void diffuse(const i64 *row, i64 *rest, int8_t *y, i64 shift, i64 
     }
 }
 
-/* Channels [from, to) of one scan. Scans of few images are cut, so that all threads have some; a
+/* Channels [from, to) of one scan. Less than four scans are cut, so that all threads have some; a
  * part has whole lines of codes.
  */
 typedef struct {
     i64 scan, from, to;
 } part;
 
-static i64 parts_of(i64 scans, i64 C) { return least(groups_of(C, 64), groups_of(8, scans)); }
+static i64 parts_of(i64 scans, i64 C) { return least(groups_of(C, 64), groups_of(4, scans)); }
 
 static part part_at(i64 task, i64 parts, i64 C)
 {
