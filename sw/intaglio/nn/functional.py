@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from intaglio.nn import kernels, variants, workers
-from intaglio.nn.int_tensor import IntTensor, Late, stamp
+from intaglio.nn.int_tensor import IntTensor, Late, Stamp
 from intaglio.spec import ops, quant
 from intaglio.spec.graph import Graph, GraphBuilder
 
@@ -791,8 +791,11 @@ class _Prepared:
     """A convolution of the frozen graph, ready to run: weights packed, vectors laid out.
 
     It keeps nothing of the tensors that it is made from. A copy of it, or a pickle, is None: layers
-    that are copied prepare their own.
+    that are copied prepare their own. ``key`` and ``stamp`` say what it was made from.
     """
+
+    key: tuple[Any, ...]
+    stamp: Stamp
 
     def __init__(
         self,
@@ -824,7 +827,7 @@ class _Prepared:
         self._whole = whole
         #: Operations by what is left of the kernel, and what runs for each size of the input.
         self._parts: dict[tuple[int, ...], Any] = {}
-        self._sizes: dict[tuple[int, int], tuple[Any, Pair]] = {}
+        self._sizes: dict[tuple[int, ...], tuple[Any, Pair]] = {}
 
     def _prepare(self, size: Pair) -> tuple[Any, Pair]:
         window = self._window
@@ -841,10 +844,10 @@ class _Prepared:
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the result (N, P, Q, K) of x and, if any, a residual, both (N, H, W, C)."""
         x = inputs[0]
-        size = x.shape[1], x.shape[2]
-        found = self._sizes.get(size)
+        shape = x.shape
+        found = self._sizes.get(shape)
         if found is None:
-            found = self._sizes[size] = self._prepare(size)
+            found = self._sizes[shape] = self._prepare((shape[1], shape[2]))
         operation, output = found
         return operation(x, inputs[1] if len(inputs) > 1 else None, output)
 
@@ -955,7 +958,7 @@ class PendingConv:
             return graph_op(self.op, self.layer.path, inputs, last.exponent, attributes, tensors)
         for x in inputs:
             _check_codes(self.op, self.layer.path, x)
-        sources = last.sources()
+        kept, sources = self.layer.prepared, (self.layer.weight, *last.sources())
         key = (
             last,
             last.exponent,
@@ -964,18 +967,15 @@ class PendingConv:
             residual if residual is None else residual.exponent,
             kernels.active(),
             self.x.device,
-            *self.attributes.values(),
-            *stamp(self.layer.weight),
-            *(part for source in sources for part in stamp(source)),
+            self.attributes,
         )
-        prepared = self.layer.prepared
-        if prepared is None or prepared[0] != key:
+        if kept is None or kept.key != key or not kept.stamp.holds(sources):
             tensors, attributes = self._fold(last, residual)
             arrays = {name: _tensor(v, self.x.codes) for name, v in tensors.items()}
-            # The sources are kept, so that no other tensor takes their identity.
-            prepared = key, _Prepared(self.op, **arrays, **attributes), sources
-            self.layer.prepared = prepared
-        codes = prepared[1]([_nhwc(x.codes) for x in inputs])
+            kept = _Prepared(self.op, **arrays, **attributes)
+            kept.key, kept.stamp = key, Stamp(sources)
+            self.layer.prepared = kept
+        codes = kept([_nhwc(x.codes) for x in inputs])
         return IntTensor(_nchw(codes), last.exponent)
 
     def _fold(self, last: Any, residual: IntTensor | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,25 +11,39 @@ from typing import Any
 
 import torch
 
-__all__ = ["IntTensor", "Late", "stamp"]
+__all__ = ["IntTensor", "Late", "Stamp"]
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 #: A number for every payload that there has been.
-_serials = itertools.count()
+_serials = itertools.count(1)
 
 
-def stamp(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Return what differs from every earlier stamp of ``tensor`` once its integers may differ.
+class Stamp:
+    """Says whether the integers of some tensors may differ from what they were when it was made.
 
-    That is after an assignment, and after writing in place with operators of PyTorch. What writes
-    to the memory of a parameter by other means calls :meth:`IntTensor.assign` afterwards. Stamps of
-    ordinary tensors are compared while the tensor that they were taken from is alive.
+    They may after an assignment, after writing in place with operators of PyTorch, and where other
+    tensors are asked about. What writes to the memory of a parameter by other means calls
+    :meth:`IntTensor.assign` afterwards. The tensors are kept alive, so that no other takes the
+    identity of one.
     """
-    codes, serial = tensor, id(tensor)
-    if isinstance(tensor, IntTensor):
-        codes, serial = tensor.codes, tensor._serial
-    # Tensors of torch.inference_mode do not count what is written to them.
-    return (object(),) if codes.is_inference() else (serial, codes._version)
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._tensors = tuple(tensors)
+        codes = [x.codes if isinstance(x, IntTensor) else x for x in tensors]
+        self._serials = [getattr(x, "serial", 0) for x in tensors]
+        # Tensors of torch.inference_mode do not count what is written to them.
+        self._counted = not any(x.is_inference() for x in codes)
+        self._versions = [(x, x._version if self._counted else 0) for x in codes]
+
+    def holds(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Return whether ``tensors`` are the same with the same integers."""
+        if not self._counted or len(tensors) != len(self._tensors):
+            return False
+        for x, kept, serial in zip(tensors, self._tensors, self._serials, strict=True):
+            if x is not kept or (serial and x.serial != serial):  # type: ignore[attr-defined]
+                return False
+        # As long as the serial is the same, so is the tensor of the codes.
+        return all(codes._version == version for codes, version in self._versions)
 
 
 class Late:
@@ -81,7 +95,8 @@ class IntTensor(torch.Tensor):
     """
 
     _terms: tuple[tuple[torch.Tensor | Late, int], ...]
-    _serial: int
+    #: Another number for each payload that any tensor has been given.
+    serial: int
     #: Name of the value in the graph that is being recorded.
     value_name: str | None
 
@@ -111,7 +126,7 @@ class IntTensor(torch.Tensor):
 
     def _replace(self, terms: Sequence[tuple[torch.Tensor, int]]) -> None:
         self._terms = tuple((c, int(e)) for c, e in terms)
-        self._serial = next(_serials)
+        self.serial = next(_serials)
 
     @property
     def terms(self) -> tuple[tuple[torch.Tensor, int], ...]:

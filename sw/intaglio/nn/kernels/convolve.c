@@ -13,6 +13,7 @@
 #include "windows.h"
 
 #include <omp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 enum {
@@ -259,30 +260,59 @@ static void run_task(const windows *v, const blocking *k, const b_code *packed, 
             memcpy(out->wide + z->place[i], z->line[i], columns * sizeof(int32_t));
 }
 
-static void release(scratch *z)
+/* Scratch of some threads. One is kept for the next call: fresh pages cost as much as a layer. */
+typedef struct {
+    i64 threads, columns, sums; /* the columns and the elements of sums that there is room for */
+    scratch each[];
+} room;
+
+static _Atomic(room *) kept;
+
+static void release(room *r)
 {
-    free(z->a);
-    free(z->sums);
-    free(z->spare);
-    free(z->at);
-    free(z->place);
-    free(z->line);
-    free(z->alive);
+    if (!r)
+        return;
+    for (i64 i = 0; i < r->threads; i++) {
+        scratch *z = r->each + i;
+        free(z->a);
+        free(z->sums);
+        free(z->spare);
+        free(z->at);
+        free(z->place);
+        free(z->line);
+        free(z->alive);
+    }
+    free(r);
 }
 
-/* Room for a task of `rows`; returns whether there is memory. */
-static int reserve(scratch *z, i64 rows, i64 columns)
+/* Return room for tasks of `sums` results in `columns`, or NULL; the caller has it alone. */
+static room *reserve(i64 threads, i64 columns, i64 sums)
 {
-    *z = (scratch){
-        .a = buffer(rows * PITCH * sizeof(a_code)),
-        .sums = buffer(rows * columns * sizeof(int32_t)),
-        .spare = buffer(columns * sizeof(int32_t)),
-        .at = malloc(rows * sizeof(origin)),
-        .place = malloc(rows * sizeof(i64)),
-        .line = malloc(rows * sizeof(int32_t *)),
-        .alive = malloc(rows * sizeof(int32_t *)),
-    };
-    return z->a && z->sums && z->spare && z->at && z->place && z->line && z->alive;
+    room *r = atomic_exchange(&kept, NULL);
+    if (r && r->threads >= threads && r->columns >= columns && r->sums >= sums)
+        return r;
+    release(r);
+    r = calloc(1, sizeof *r + threads * sizeof(scratch));
+    if (!r)
+        return NULL;
+    *r = (room){.threads = threads, .columns = columns, .sums = sums};
+    for (i64 i = 0; i < threads; i++) {
+        scratch *z = r->each + i;
+        *z = (scratch){
+            .a = buffer(MOST_ROWS * PITCH * sizeof(a_code)),
+            .sums = buffer(sums * sizeof(int32_t)),
+            .spare = buffer(columns * sizeof(int32_t)),
+            .at = malloc(MOST_ROWS * sizeof(origin)),
+            .place = malloc(MOST_ROWS * sizeof(i64)),
+            .line = malloc(MOST_ROWS * sizeof(int32_t *)),
+            .alive = malloc(MOST_ROWS * sizeof(int32_t *)),
+        };
+        if (!z->a || !z->sums || !z->spare || !z->at || !z->place || !z->line || !z->alive) {
+            release(r);
+            return NULL;
+        }
+    }
+    return r;
 }
 
 /* Convolve with packed weights; returns 0, or 1 where memory is lacking. */
@@ -294,22 +324,19 @@ static int run(const windows *v, const b_code *packed, i64 K, const requantizer 
     const cut t = tasks_of(&k, M, K, omp_get_max_threads());
     const i64 down = groups_of(M, t.rows), across = groups_of(K, t.columns);
     const int threads = (int)least(omp_get_max_threads(), down * across);
-    scratch *all = calloc(threads, sizeof *all);
-    int failed = !all;
-    for (int i = 0; i < threads && !failed; i++)
-        failed = !reserve(all + i, t.rows, t.columns);
-    if (!failed) {
+    /* Of the usual size at least, so that most layers find it large enough. */
+    room *z = reserve(most(threads, omp_get_max_threads()), most(t.columns, MOST_COLUMNS),
+                      most(t.rows * t.columns, MOST_ROWS * MOST_COLUMNS));
+    if (!z)
+        return 1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (i64 i = 0; i < down * across; i++) {
-            const i64 m0 = i % down * t.rows, k0 = i / down * t.columns;
-            run_task(v, &k, packed + k0 / COLUMNS * k.panel, m0, least(M, m0 + t.rows), k0,
-                     least(t.columns, K - k0), q, out, all + omp_get_thread_num());
-        }
+    for (i64 i = 0; i < down * across; i++) {
+        const i64 m0 = i % down * t.rows, k0 = i / down * t.columns;
+        run_task(v, &k, packed + k0 / COLUMNS * k.panel, m0, least(M, m0 + t.rows), k0,
+                 least(t.columns, K - k0), q, out, z->each + omp_get_thread_num());
     }
-    for (int i = 0; i < threads && all; i++)
-        release(all + i);
-    free(all);
-    return failed;
+    release(atomic_exchange(&kept, z));
+    return 0;
 }
 
 /* out: int32 with strides (out_n, out_p, out_q, 1). Returns 0, or 1 where memory is lacking. */

@@ -161,7 +161,7 @@ class ConvOperation:
         call("pack", ctypes.byref(weights), R, S, C, K, self._packed)
         self._outside = torch.full((C,), code, dtype=torch.int8)
         self._geometry = C, R, S, *stride, *origin, *dilation, 1, 1
-        self._windows: dict[tuple[int, ...], _Windows] = {}
+        self._windows: dict[tuple[Any, Pair], tuple[Any, int, _Windows]] = {}
         self.channels = K
 
         m, b = (v.to(torch.int64).numpy() for v in (multiplier, bias))
@@ -176,24 +176,27 @@ class ConvOperation:
         pointers = *(v.ctypes.data for v in self._vectors), self._split.ctypes.data, None
         narrow = largest >> shift < 1 << 30
         self._requantizer = _Requantizer(*pointers, shift, residual_shift, low, high, narrow)
+        self._pointers = self._packed.data_ptr(), ctypes.addressof(self._requantizer)
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, size: Pair) -> torch.Tensor:
         if self._gather is not None:
             kernel, stride, origin, dilation, code = self._gather
             x = _gather(x, kernel, stride, origin, dilation, size, code)
-        key = *x.shape, *size
-        windows = self._windows.get(key)
-        if windows is None:
+        key = x.shape, size
+        found = self._windows.get(key)
+        if found is None:
             C, R, S, *rest = self._geometry
             windows = _Windows(None, self._outside.data_ptr(), *x.shape, R, S, *rest, *size)
-            self._windows[key] = windows
-        out = torch.empty((x.shape[0], *size, self.channels), dtype=torch.int8)
+            shape = x.shape[0], *size, self.channels
+            # The structure is kept with its address.
+            found = self._windows[key] = shape, ctypes.addressof(windows), windows
+        out = torch.empty(found[0], dtype=torch.int8)
         failed = loader.loaded().convolve_requantize(
-            ctypes.addressof(windows),
+            found[1],
             x.data_ptr(),
-            self._packed.data_ptr(),
+            self._pointers[0],
             self.channels,
-            ctypes.addressof(self._requantizer),
+            self._pointers[1],
             None if residual is None else residual.data_ptr(),
             out.data_ptr(),
         )
