@@ -177,6 +177,43 @@ def test_batch_norm_of_extreme_accumulators(g):
     both("batch_norm_statistics", acc)
 
 
+@pytest.mark.parametrize("N, H, W, C", [(1, 5, 7, 150), (3, 4, 4, 16), (9, 1, 1, 70)])
+def test_scans_of_whole_and_partial_strips(g, library, N, H, W, C):
+    """Channels of several parts and vectors, pixels of several blocks; both widths of sums."""
+    shape = (N, H, W, C)
+    error, mask = rand(g, -127, 127, shape), rand(g, -1, 1, shape)
+    xhat = rand(g, -32767, 32767, shape, torch.int16)
+    xhat[..., ::3] = 0
+    wide = rand(g, -(1 << 27), 1 << 27, shape, torch.int32)
+    for shift in (0, 13, 29, 30):
+        both("quantize_error", [(wide, -20), (error, 0), (wide.to(torch.int16), -20)], mask, shift)
+    for size in (1 << 20, (1 << 27) - (1 << 22)):  # up to the bound of 32 bits and above
+        vectors = rand(g, -size, size, (3, C), torch.int64)
+        vectors[:, 0] = torch.tensor([-size, size, size])
+        factors = rand(g, -(1 << 15), 1 << 15, (C,), torch.int64)
+        factors[0] = -(1 << 15)
+        for top in (1, 2):
+            for shift in (0, 13, 14, 15, 31, 43, 44):
+                both("batch_norm_backward", error, xhat, *(top * vectors), factors, shift)
+
+
+@pytest.mark.parametrize("rows, C", [(37, 70), (16, 16), (1, 1)])
+@pytest.mark.parametrize("mantissa", [1 << 15, 54321, 1 << 16])
+def test_normalising_at_the_bounds(g, library, rows, C, mantissa):
+    """Every shift, differences at the saturation and around ties, for each of 32 bits."""
+    gamma, beta = rand(g, -127, 127, (2, C), torch.int64)
+    for shift in range(12, 43):
+        limit = (32768 << (shift - 12)) // mantissa + 1
+        mean = rand(g, -(1 << 31), (1 << 31) - 1, (C,), torch.int64)
+        away = rand(g, -2, 2, (rows, C), torch.int64)
+        places = torch.tensor([-limit, -limit // 2, 0, limit // 3, limit])
+        away += places[rand(g, 0, 4, (rows, C), torch.int64)]
+        acc = (mean + away).clamp(-(1 << 31), (1 << 31) - 1).to(torch.int32)
+        one = torch.ones(C, dtype=torch.int64)
+        vectors = (mean, mantissa * one, shift * one, gamma, beta)
+        both("batch_norm_normalize", acc, *vectors, 14, rand(g, -127, 127, (rows, C)), 13, 0)
+
+
 @pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64])
 def test_max_pool(g, kernel, stride, padding, dtype):

@@ -19,8 +19,9 @@ __all__ = ["DECAY_SHIFT", "SGD", "VECTOR_BITS", "WEIGHT_BITS", "pixel_factor"]
 DECAY_SHIFT = 11
 #: Bits of the quantised gradient: of convolution weights, and of gamma, beta and biases.
 WEIGHT_BITS, VECTOR_BITS = 8, 16
-#: Elements of a gradient that are quantised at a time: their sums stay in the last cache.
-SLICE = 1 << 21
+#: Elements of a gradient that are quantised at a time: their sums stay near the last cache, and the
+#: product that makes them has enough rows for each window that it packs.
+SLICE = 1 << 23
 
 
 def pixel_factor(pixels: int) -> Fraction:

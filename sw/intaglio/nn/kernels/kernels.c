@@ -5,7 +5,7 @@
  */
 
 #define _DEFAULT_SOURCE /* madvise */
-#include "tile.h"
+#include "lanes.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -134,68 +134,111 @@ void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, 
     }
 }
 
-enum { BIAS = 1 << 20 }; /* xhat before its saturation is below 2**17 */
+enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache between strips */
 
-/* mantissa in [2**15, 2**16], shift in [12, 42]. */
-void batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
-                          const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
-                          const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
-                          int8_t *out, i64 *signs, i64 M, i64 C)
+/* Fetch what the strip below will read: processors do not guess the order of strips. */
+INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
+
+/* What normalising needs of a channel. mantissa f in [2**15, 2**16], right = shift - 12 in [0, 30].
+ *
+ * xhat = (d f + half) >> right with d = a - mean, saturated to 16 bits. Beyond limit =
+ * (2**15 << right) / f + 1 xhat is at its bound, so that d may be clamped to it first, that is a to
+ * [low, high]; then |d| f <= 2**(15 + right) + f. With k = max(right - 15, 0) <= 15 and
+ * d = 2**k dh + dl, 0 <= dl < 2**k, all fits 32 bits:
+ *
+ *   (d f + half) >> right = (dh f + ((dl f + half) >> k)) >> (right - k)
+ *
+ * dl f + half <= (2**15 - 1) 2**16 + 2**29 < 2**32 without sign, and |dh| f <= |d| f / 2**k + f,
+ * below 2**30 + 2**18; the shifted part is below 2**16 + 2**14.
+ */
+typedef struct {
+    int32_t *mean, *low, *high, *factor, *fine, *half, *coarse, *gamma, *beta, *signs;
+} normal;
+
+INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 rows, i64 C,
+                            i64 out_shift, const int8_t *residual, i64 residual_shift, i64 least_y,
+                            int16_t *xhat, int8_t *out, i64 count)
 {
-    const int32_t out_half = (1 << out_shift) >> 1;
+    const lanes zero = {0}, mean = load_int32_t(v->mean + at, LANES);
+    const lanes low = load_int32_t(v->low + at, LANES), high = load_int32_t(v->high + at, LANES);
+    const lanes factor = load_int32_t(v->factor + at, LANES);
+    const lanes fine = load_int32_t(v->fine + at, LANES), mask = ((zero + 1) << fine) - 1;
+    const lanes half = load_int32_t(v->half + at, LANES);
+    const lanes coarse = load_int32_t(v->coarse + at, LANES);
+    const lanes gamma = load_int32_t(v->gamma + at, LANES);
+    const lanes beta = load_int32_t(v->beta + at, LANES);
+    const lanes bottom = zero + (int32_t)least_y;
+    lanes signs = load_int32_t(v->signs + at, LANES);
+    for (i64 i = 0; i < rows; i++) {
+        soon(acc + (i + DEEP) * C);
+        const lanes d = between(load_int32_t(acc + i * C, count), low, high) - mean;
+        const unsigned_lanes rest = (unsigned_lanes)((d & mask) * factor + half);
+        lanes x = ((d >> fine) * factor + (lanes)(rest >> (unsigned_lanes)fine)) >> coarse;
+        x = between(x, zero - 32767, zero + 32767);
+        store_int16_t(x, xhat + i * C, count);
+        signs += sign(x);
+        lanes y = x * gamma + beta;
+        if (residual)
+            y += load_int8_t(residual + i * C, count) << (int32_t)residual_shift;
+        store_int8_t(between(y >> (int32_t)out_shift, bottom, zero + LIMIT), out + i * C, count);
+    }
+    store_int32_t(signs, v->signs + at, LANES);
+}
+
+static int32_t saturated(i64 v)
+{
+    return (int32_t)(v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v);
+}
+
+/* mantissa in [2**15, 2**16], shift in [12, 42]. Returns 1 where memory is lacking. */
+i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
+                         const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
+                         const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
+                         int8_t *out, i64 *signs, i64 M, i64 C)
+{
+    const i64 wide = groups_of(C, LANES) * LANES;
+    int failed = 0;
     memset(signs, 0, C * sizeof *signs);
-#pragma omp parallel
+#pragma omp parallel reduction(| : failed)
     {
-        u64 *right = malloc(C * sizeof *right), *half = malloc(C * sizeof *half);
-        int32_t *vector = malloc(5 * C * sizeof *vector), *part = calloc(C, sizeof *part);
-        int32_t *g = vector, *t = vector + C, *m = vector + 2 * C, *factor = vector + 3 * C;
-        int32_t *limit = vector + 4 * C;
-        for (i64 c = 0; c < C; c++) {
-            right[c] = (u64)shift[c] - 12;
-            /* BIAS makes the shift one of unsigned numbers, which AVX2 has. */
-            half[c] = ((u64)BIAS << right[c]) + (((u64)1 << right[c]) >> 1);
-            m[c] = (int32_t)mean[c];
-            factor[c] = (int32_t)mantissa[c];
-            /* From this difference on xhat is at its bound. */
-            limit[c] = (int32_t)(((i64)32768 << right[c]) / mantissa[c] + 1);
-            g[c] = (int32_t)gamma[c];
-            t[c] = (int32_t)(beta[c] << 12) + out_half;
+        int32_t *work = calloc(10 * wide, sizeof *work);
+        const normal v = {work,            work + wide,     work + 2 * wide, work + 3 * wide,
+                          work + 4 * wide, work + 5 * wide, work + 6 * wide, work + 7 * wide,
+                          work + 8 * wide, work + 9 * wide};
+        failed = !work;
+        for (i64 c = 0; c < C && !failed; c++) {
+            const i64 right = shift[c] - 12, k = most(right - 15, 0);
+            const i64 limit = ((i64)32768 << right) / mantissa[c] + 1;
+            v.mean[c] = (int32_t)mean[c];
+            v.low[c] = saturated(mean[c] - limit);
+            v.high[c] = saturated(mean[c] + limit);
+            v.factor[c] = (int32_t)mantissa[c];
+            v.fine[c] = (int32_t)k;
+            v.half[c] = (int32_t)(((i64)1 << right) >> 1);
+            v.coarse[c] = (int32_t)(right - k);
+            v.gamma[c] = (int32_t)gamma[c];
+            v.beta[c] = (int32_t)((beta[c] << 12) + (((i64)1 << out_shift) >> 1));
         }
 #pragma omp for schedule(static)
-        for (i64 i = 0; i < M; i++) {
-            const int32_t *a = acc + i * C;
-            int16_t *x = xhat + i * C;
-            int8_t *y = out + i * C;
-            const int8_t *z = residual ? residual + i * C : 0;
-            for (i64 c = 0; c < C; c++) {
-                /* Saturating a - m: where it leaves int32, it is beyond the limit as well. */
-                int32_t d = (int32_t)((uint32_t)a[c] - (uint32_t)m[c]);
-                d = ((a[c] ^ m[c]) & (a[c] ^ d)) < 0 ? a[c] >> 31 ^ INT32_MAX : d;
-                d = d < -limit[c] ? -limit[c] : d > limit[c] ? limit[c] : d;
-                int32_t v = (int32_t)(((u64)((i64)d * factor[c]) + half[c]) >> right[c]) - BIAS;
-                v = v < -32767 ? -32767 : v > 32767 ? 32767 : v;
-                x[c] = (int16_t)v;
-                part[c] += (v > 0) - (v < 0);
+        for (i64 i = 0; i < M; i += DEEP) {
+            const i64 rows = least(DEEP, M - i);
+            for (i64 c = 0; c < C && !failed; c += LANES) {
+                const i64 at = i * C + c;
+                const int8_t *z = residual ? residual + at : NULL;
+                if (c + LANES <= C)
+                    normalize_strip(acc + at, &v, c, rows, C, out_shift, z, residual_shift, low,
+                                    xhat + at, out + at, LANES);
+                else
+                    normalize_strip(acc + at, &v, c, rows, C, out_shift, z, residual_shift, low,
+                                    xhat + at, out + at, C - c);
             }
-            if (z)
-                for (i64 c = 0; c < C; c++) {
-                    int32_t v = (x[c] * g[c] + t[c] + ((int32_t)z[c] << residual_shift)) >> out_shift;
-                    y[c] = (int8_t)(v < low ? low : v > LIMIT ? LIMIT : v);
-                }
-            else
-                for (i64 c = 0; c < C; c++) {
-                    int32_t v = (x[c] * g[c] + t[c]) >> out_shift;
-                    y[c] = (int8_t)(v < low ? low : v > LIMIT ? LIMIT : v);
-                }
         }
 #pragma omp critical
-        for (i64 c = 0; c < C; c++)
-            signs[c] += part[c]; /* fewer than 2**31 rows */
-        free(right);
-        free(half);
-        free(vector);
-        free(part);
+        for (i64 c = 0; c < C && !failed; c++)
+            signs[c] += v.signs[c]; /* fewer than 2**31 rows */
+        free(work);
     }
+    return failed;
 }
 
 /* One summand of a wide error: bytes is the width of its codes; strides count elements. */
@@ -249,49 +292,80 @@ static inline void diffuse(const i64 *row, i64 *rest, int8_t *y, i64 shift, i64 
     }
 }
 
-/* The same in 32 bits: |row| < 2**30 and shift <= 29. */
-static inline void diffuse_narrow(const int32_t *row, int32_t *rest, int8_t *y, i64 shift,
-                                  int32_t *high, int32_t *low, i64 C)
+/* Channels [from, to) of one scan. Scans of few images are cut, so that all threads have some; a
+ * part has whole lines of codes.
+ */
+typedef struct {
+    i64 scan, from, to;
+} part;
+
+static i64 parts_of(i64 scans, i64 C) { return least(groups_of(C, 64), groups_of(8, scans)); }
+
+static part part_at(i64 task, i64 parts, i64 C)
 {
-    const int32_t right = (int32_t)shift, mask = (1 << right) - 1;
-    for (i64 c = 0; c < C; c++) {
-        const int32_t x = rest[c] + row[c], q = x >> right;
-        rest[c] = x & mask;
-        high[c] = row[c] > high[c] ? row[c] : high[c];
-        low[c] = row[c] < low[c] ? row[c] : low[c];
-        y[c] = (int8_t)(q < -LIMIT ? -LIMIT : q > LIMIT ? LIMIT : q);
-    }
+    const i64 width = groups_of(groups_of(C, 64), parts) * 64, from = least(C, task % parts * width);
+    return (part){task / parts, from, least(C, from + width)};
 }
 
-#define GATHER_NARROW(type)                                                                        \
-    do {                                                                                           \
-        const type *v = (const type *)t->codes + at;                                               \
-        for (i64 c = 0; c < C; c++) {                                                              \
-            bad |= v[c] > bound || v[c] < -bound;                                                  \
-            row[c] = (k ? row[c] : 0) + (int32_t)((uint32_t)v[c] << shift);                        \
-        }                                                                                          \
-    } while (0)
-
-/* Sum the terms into row; nonzero where one of at most four is above 2**28. */
-static int gather_narrow(const term *terms, i64 count, i64 n, i64 h, i64 w, i64 C, int32_t *row)
+/* A scan in 32 bits: |row| < 2**30 and shift <= 29. rest, high, low are those of a strip's channels. */
+INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const int8_t *mask,
+                          int8_t *out, int32_t *rest, int32_t *high, int32_t *low, i64 count)
 {
-    int bad = 0;
-    for (i64 k = 0; k < count; k++) {
-        const term *t = terms + k;
-        const i64 at = n * t->stride_n + h * t->stride_h + w * t->stride_w;
-        const int32_t shift = (int32_t)t->shift, bound = (1 << 28) >> shift;
-        switch (t->bytes) {
-        case 1: GATHER_NARROW(int8_t); break;
-        case 2: GATHER_NARROW(int16_t); break;
-        default: GATHER_NARROW(int32_t);
+    const lanes zero = {0};
+    const int32_t right = (int32_t)shift, below = (1 << right) - 1;
+    lanes r = load_int32_t(rest, LANES), h = load_int32_t(high, LANES), l = load_int32_t(low, LANES);
+    for (i64 i = 0; i < rows; i++) {
+        lanes v = row[i];
+        if (mask) { /* -1 where the code is positive */
+            soon(mask + (i + DEEP) * C);
+            v &= (zero - load_int8_t(mask + i * C, count)) >> 31;
         }
+        r += v;
+        h = larger(h, v);
+        l = smaller(l, v);
+        store_int8_t(between(r >> right, zero - LIMIT, zero + LIMIT), out + i * C, count);
+        r &= below;
+    }
+    store_int32_t(r, rest, LANES);
+    store_int32_t(h, high, LANES);
+    store_int32_t(l, low, LANES);
+}
+
+/* Rows of a strip: the sum of the terms. Not all zero: one of at most four leaves 2**28. */
+#define GATHER_STRIP(type)                                                                         \
+    for (i64 i = 0; i < rows; i++) {                                                               \
+        const type *code = (const type *)t->codes + at[k][i] + c;                                  \
+        const lanes v = load_##type(code, count);                                                  \
+        soon(code + DEEP * t->stride_w);                                                           \
+        high = larger(high, v);                                                                    \
+        low = smaller(low, v);                                                                     \
+        row[i] = k ? row[i] + (v << shift) : v << shift;                                           \
+    }
+
+INLINE lanes gather_strip(const term *terms, i64 number, const i64 at[][DEEP], i64 c, i64 rows,
+                          lanes *row, i64 count)
+{
+    const lanes zero = {0};
+    lanes bad = zero;
+    for (i64 k = 0; k < number; k++) {
+        const term *t = terms + k;
+        const int32_t shift = (int32_t)t->shift, bound = (1 << 28) >> shift;
+        lanes high = zero, low = zero;
+        switch (t->bytes) {
+        case 1: GATHER_STRIP(int8_t); break;
+        case 2: GATHER_STRIP(int16_t); break;
+        default: GATHER_STRIP(int32_t);
+        }
+        bad |= (high > bound) | (low < -bound);
     }
     return bad;
 }
 
+enum { NARROW = 4 }; /* terms whose sum fits 32 bits */
+
 static int narrow(const term *terms, i64 count, i64 shift)
 {
-    int fits = count <= 4 && shift <= 29;
+    int fits = count <= NARROW && shift <= 29;
     for (i64 k = 0; k < count; k++)
         fits &= terms[k].bytes <= 4 && terms[k].shift <= 28;
     return fits;
@@ -301,30 +375,47 @@ static int narrow(const term *terms, i64 count, i64 shift)
 static i64 quantize_narrow(const term *terms, i64 count, const int8_t *mask, i64 shift, int8_t *out,
                            i64 scans, i64 pixels, i64 W, i64 C)
 {
+    const i64 parts = parts_of(scans, C), wide = groups_of(C, LANES) * LANES;
     i64 maximum = 0;
-    int bad = 0;
-#pragma omp parallel for schedule(static) reduction(max : maximum) reduction(| : bad)
-    for (i64 k = 0; k < scans; k++) {
-        int32_t *work = calloc(4 * C, sizeof *work);
-        int32_t *row = work, *rest = work + C, *high = work + 2 * C, *low = work + 3 * C;
-        for (i64 c = 0; c < C; c++)
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic) reduction(max : maximum) reduction(| : failed)
+    for (i64 task = 0; task < scans * parts; task++) {
+        const part own = part_at(task, parts, C);
+        int32_t *work = calloc(3 * wide, sizeof *work);
+        int32_t *rest = work, *high = work + wide, *low = work + 2 * wide;
+        lanes bad = {0};
+        for (i64 c = 0; c < wide && work; c++)
             rest[c] = (1 << shift) >> 1;
-        for (i64 p = 0; p < pixels; p++) {
-            const i64 at = (k * pixels + p) * C;
-            if (W)
-                bad |= gather_narrow(terms, count, k, p / W, p % W, C, row);
-            else
-                bad |= gather_narrow(terms, count, p, 0, 0, C, row);
-            if (mask)
-                for (i64 c = 0; c < C; c++)
-                    row[c] = mask[at + c] > 0 ? row[c] : 0;
-            diffuse_narrow(row, rest, out + at, shift, high, low, C);
+        for (i64 p = 0; p < pixels && work; p += DEEP) {
+            const i64 rows = least(DEEP, pixels - p), start = (own.scan * pixels + p) * C;
+            i64 at[NARROW][DEEP];
+            for (i64 k = 0; k < count; k++)
+                for (i64 i = 0; i < rows; i++)
+                    at[k][i] = W ? own.scan * terms[k].stride_n + (p + i) / W * terms[k].stride_h +
+                                       (p + i) % W * terms[k].stride_w
+                                 : (p + i) * terms[k].stride_n;
+            for (i64 c = own.from; c < own.to; c += LANES) {
+                lanes row[DEEP];
+                const int8_t *z = mask ? mask + start + c : NULL;
+                if (c + LANES <= C) {
+                    bad |= gather_strip(terms, count, at, c, rows, row, LANES);
+                    diffuse_strip(row, rows, C, shift, z, out + start + c, rest + c, high + c,
+                                  low + c, LANES);
+                } else {
+                    bad |= gather_strip(terms, count, at, c, rows, row, C - c);
+                    diffuse_strip(row, rows, C, shift, z, out + start + c, rest + c, high + c,
+                                  low + c, C - c);
+                }
+            }
         }
-        for (i64 c = 0; c < C; c++)
+        for (i64 c = own.from; c < own.to && work; c++)
             maximum = most(maximum, most(high[c], -low[c]));
+        for (int i = 0; i < LANES; i++)
+            failed |= bad[i] != 0;
+        failed |= !work; /* what needs less memory may go well */
         free(work);
     }
-    return bad ? -1 : maximum;
+    return failed ? -1 : maximum;
 }
 
 /* The scan runs along the pixels of an image, in 1x1 maps along the images. */
@@ -425,12 +516,111 @@ void batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i
     }
 }
 
+enum { SPLIT = 14 }; /* bits of the lower part of a number in two int32 */
+
+/* What the backward pass needs of a channel: the row is (e << 16) + zero - sgn(xhat) sign, times
+ * factor; and the state of its scan.
+ */
+typedef struct {
+    int32_t *zero, *sign, *factor, *coarse, *fine, *high, *low;
+} backward;
+
+/* A scan in 32 bits. With v = (e << 16) + zero - sgn sign, |v| < 2**29, v = 2**14 a + b and
+ * rest = 2**14 coarse + fine, 0 <= b, fine < 2**14, the new sum is
+ *
+ *   rest + v f = 2**14 (coarse + a f + (low >> 14)) + low mod 2**14, low = fine + b f.
+ *
+ * |f| <= 2**15 and 14 <= shift <= 43 keep |low| below 2**30, coarse below 2**29 and the bracket below
+ * 2**30 + 2**29 + 2**16.
+ */
+INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backward *v, i64 at,
+                           i64 rows, i64 C, i64 shift, int8_t *out, i64 count)
+{
+    const lanes none = {0}, zero = load_int32_t(v->zero + at, LANES);
+    const lanes slope = load_int32_t(v->sign + at, LANES);
+    const lanes factor = load_int32_t(v->factor + at, LANES);
+    const int32_t right = (int32_t)shift - SPLIT;
+    lanes coarse = load_int32_t(v->coarse + at, LANES), fine = load_int32_t(v->fine + at, LANES);
+    lanes high = load_int32_t(v->high + at, LANES), low = load_int32_t(v->low + at, LANES);
+    for (i64 i = 0; i < rows; i++) {
+        soon(error + (i + DEEP) * C);
+        soon(xhat + (i + DEEP) * C);
+        const lanes d = (load_int8_t(error + i * C, count) << 16) + zero -
+                        sign(load_int16_t(xhat + i * C, count)) * slope;
+        high = larger(high, d);
+        low = smaller(low, d);
+        fine += (d & ((1 << SPLIT) - 1)) * factor;
+        coarse += (d >> SPLIT) * factor + (fine >> SPLIT);
+        fine &= (1 << SPLIT) - 1;
+        store_int8_t(between(coarse >> right, none - LIMIT, none + LIMIT), out + i * C, count);
+        coarse &= (1 << right) - 1;
+    }
+    store_int32_t(coarse, v->coarse + at, LANES);
+    store_int32_t(fine, v->fine + at, LANES);
+    store_int32_t(high, v->high + at, LANES);
+    store_int32_t(low, v->low + at, LANES);
+}
+
+/* batch_norm_backward below in 32 bits; -1 where memory is lacking. */
+static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
+                           const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 scans,
+                           i64 pixels, i64 C)
+{
+    const i64 parts = parts_of(scans, C), wide = groups_of(C, LANES) * LANES;
+    const i64 half = ((i64)1 << shift) >> 1;
+    i64 maximum = 0;
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic) reduction(max : maximum) reduction(| : failed)
+    for (i64 task = 0; task < scans * parts; task++) {
+        const part own = part_at(task, parts, C);
+        int32_t *work = calloc(7 * wide, sizeof *work);
+        const backward v = {work,            work + wide,     work + 2 * wide, work + 3 * wide,
+                            work + 4 * wide, work + 5 * wide, work + 6 * wide};
+        failed |= !work;
+        for (i64 c = own.from; c < own.to && work; c++) {
+            v.zero[c] = (int32_t)(m2[c] - m0[c]);
+            v.sign[c] = (int32_t)m1[c];
+            v.factor[c] = (int32_t)factors[c];
+            v.coarse[c] = (int32_t)(half >> SPLIT);
+            v.fine[c] = (int32_t)(half & ((1 << SPLIT) - 1));
+        }
+        for (i64 p = 0; p < pixels && work; p += DEEP) {
+            const i64 rows = least(DEEP, pixels - p);
+            for (i64 c = own.from; c < own.to; c += LANES) {
+                const i64 at = (own.scan * pixels + p) * C + c;
+                if (c + LANES <= C)
+                    backward_strip(error + at, xhat + at, &v, c, rows, C, shift, out + at, LANES);
+                else
+                    backward_strip(error + at, xhat + at, &v, c, rows, C, shift, out + at, C - c);
+            }
+        }
+        for (i64 c = own.from; c < own.to && work; c++) {
+            const i64 f = factors[c] < 0 ? -factors[c] : factors[c];
+            maximum = most(maximum, f * most(v.high[c], -(i64)v.low[c]));
+        }
+        free(work);
+    }
+    return failed ? -1 : maximum;
+}
+
 i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
                         const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P,
                         i64 C)
 {
     const i64 scans = P == 1 ? 1 : N, pixels = P == 1 ? N : P;
     i64 maximum = 0;
+    int fits = shift >= SPLIT && shift <= SPLIT + 29;
+    for (i64 c = 0; c < C; c++) {
+        const i64 zero = m2[c] - m0[c];
+        const i64 most_v = ((i64)128 << 16) + most(zero, -zero) + most(m1[c], -m1[c]);
+        fits &= most_v < (i64)1 << 29 && most(factors[c], -factors[c]) <= 1 << 15;
+    }
+    if (fits) {
+        maximum = backward_narrow(error, xhat, m0, m1, m2, factors, shift, out, scans, pixels, C);
+        if (maximum >= 0)
+            return maximum;
+        maximum = 0;
+    }
 #pragma omp parallel for schedule(static) reduction(max : maximum)
     for (i64 k = 0; k < scans; k++) {
         i64 *work = calloc(3 * C, sizeof *work);

@@ -28,6 +28,7 @@ _MAPPED = 32 << 20
 _RETURNS = (
     "quantize_error",
     "batch_norm_backward",
+    "batch_norm_normalize",
     "maximum_int16_t",
     *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),
     "error_digits",

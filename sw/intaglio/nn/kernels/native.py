@@ -157,11 +157,15 @@ def batch_norm_normalize(
     signs = torch.empty(C, dtype=torch.int64)
     z = None if residual is None else residual.contiguous()
     vectors = [v.contiguous() for v in (mean, mantissa, shift, gamma, beta)]
-    _call(
-        "batch_norm_normalize",
-        *(acc, *vectors, out_shift, z, residual_shift, low, xhat, y, signs, M, C),
-    )
+    rest = (out_shift, z, residual_shift, low, xhat, y, signs, M, C)
+    _checked(_call("batch_norm_normalize", acc, *vectors, *rest))
     return xhat, y, signs
+
+
+def _checked(failed: int) -> int:
+    if failed:
+        raise MemoryError("no memory for the buffers of a kernel")
+    return failed
 
 
 def _term_array(terms: Terms) -> tuple[Any, list[torch.Tensor]]:

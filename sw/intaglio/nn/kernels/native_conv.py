@@ -1,4 +1,4 @@
-"""The products of a convolution in C, see ``convolve.c`` and ``gradient.c``: bytes of those in ``plain_conv``."""
+"""The products of a convolution in C, as in ``plain_conv``: see ``convolve.c``, ``gradient.c``."""
 
 import ctypes
 import itertools
