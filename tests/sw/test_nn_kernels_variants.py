@@ -125,3 +125,25 @@ def test_square_sums(g, library, threads, M, C):
         h, low, l2 = sums[:, c].tolist()
         squares = sum(int(v) ** 2 for v in exact[:, c])
         assert (h << 32) + (low << 17) + l2 == squares
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 3, 3), (16, 40, 1, 1)])
+@pytest.mark.parametrize("limit, dtype", [(511, torch.int16), ((1 << 23) - 1, torch.int32)])
+@pytest.mark.parametrize("exponent", [-60, -40, -20, 20])
+def test_update_of_other_masters(g, library, threads, shape, limit, dtype, exponent):
+    """Shifts from none at all to such as leave nothing; masters that overflow."""
+    momentum = torch.randint(-32767, 32768, shape, generator=g).to(torch.int16)
+    master = torch.randint(-limit, limit + 1, shape, generator=g).to(dtype)
+    gradient = torch.randint(-127, 128, shape, generator=g).to(torch.int8)
+    master[0, 0], momentum[0, 0] = limit, -32767
+    found = []
+    for executor in (plain, native):
+        with kernels.use(executor):
+            arguments = (momentum.clone(), exponent, gradient, exponent + 3, master.clone(), -24)
+            options = dict(decay=11, seed=9, stream=1 << 40, guess=[], limit=limit)
+            found.append(variants.update(*arguments, (3, 12), **options))
+    for a, b in zip(*found, strict=True):
+        if isinstance(a, torch.Tensor):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+        else:
+            assert a == b

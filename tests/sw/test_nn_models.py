@@ -390,8 +390,9 @@ def test_what_is_refused():
         build("unet", classes=3)
     with pytest.raises(IntaglioError, match=r"classes must be in \[2, 150\], not 1"):
         build("fcn-mini", classes=1)
-    with pytest.raises(IntaglioError, match=r"width must be in \[1/8, 8\], not 100"):
-        build("fcn-mini", classes=3, width=100)
+    for width in (100, "x", "1/0", float("nan")):
+        with pytest.raises(IntaglioError, match=rf"in \[1/8, 8\], such as 1/4, not {width}"):
+            build("fcn-mini", classes=3, width=width)
     model = build("fcn-mini", classes=3, width="1/4")
     with pytest.raises(IntaglioError, match="height must be a positive multiple of 8, not 36"):
         check_size(model, 36, 40)

@@ -11,6 +11,7 @@ from torch.nn import functional as TF
 from intaglio.nn.models import build, build_twin, load_state_dict, read_state
 from intaglio.spec.errors import IntaglioError
 from intaglio.train import TrainConfig, train
+from intaglio.train.checkpoint import weights_digest
 
 RNG = np.random.default_rng(13)
 IMAGES = torch.from_numpy(RNG.integers(0, 256, (4, 3, 32, 32), np.uint8))
@@ -132,6 +133,42 @@ def test_vgg_of_convolutions_alone():
     del state["features.7.weight"]
     with pytest.raises(IntaglioError, match="1 names are missing, such as features.7.weight"):
         load_state_dict(model, state, images=IMAGES)
+
+
+@pytest.mark.parametrize(
+    "name, last", [("deeplabv3-resnet50", ("classifier.4.",)), ("fcn-vgg16", ("score", "upscore"))]
+)
+def test_the_last_layers_of_another_number_of_classes_are_fresh(name, last):
+    _, twin = twin_state(name)
+    state, model = twin.state_dict(), build(name, classes=7, width="1/8", seed=5)
+    start = {n: p.to_float() for n, p in model.named_parameters() if n.startswith(last)}
+    report = load_state_dict(model, state, images=IMAGES, normalized=False)
+    assert set(report["fresh"]) == set(start) and start
+    known = dict(model.named_parameters())
+    assert all(torch.equal(known[n].to_float(), v) for n, v in start.items())
+    state.pop(next(n for n in state if n.startswith(last)))
+    model = build(name, classes=4, width="1/8", seed=5)
+    with pytest.raises(IntaglioError, match="1 names are missing"):
+        load_state_dict(model, state, images=IMAGES, normalized=False)
+
+
+@pytest.mark.parametrize("name", ["deeplabv3-resnet50", "fcn-vgg16-bn"])
+def test_the_number_of_threads_does_not_matter(name):
+    """Though the statistics of batch norm are turned with float sums."""
+    _, twin = twin_state(name)
+    images = torch.from_numpy(RNG.integers(0, 256, (4, 3, 64, 96), np.uint8))
+    before, digests = torch.get_num_threads(), set()
+    state = {n: v for n, v in twin.state_dict().items() if n.startswith(("backbone", "features"))}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            model = build(name, classes=4, width="1/8", seed=5)
+            load_state_dict(model, state, images=images)
+            assert torch.get_num_threads() == threads
+            digests.add(weights_digest(model))
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
 
 
 def test_hed_weights_are_the_same_function_of_the_pixels():

@@ -23,6 +23,7 @@ __all__ = [
     "batch_norm_gradient",
     "batch_norm_statistics",
     "masked",
+    "update",
 ]
 
 #: Rows of a batch that are widened to int64 at a time.
@@ -240,3 +241,15 @@ def batch_norm_backward(
     wide = batch_norm_gradient(error, xhat, *vectors, norm=norm)
     codes = _diffused(wide, shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
     return codes.to(torch.int8), int(wide.abs().max())
+
+
+# --- update -----------------------------------------------------------------------------------
+
+
+def update(
+    momentum: torch.Tensor, *arguments: Any, **options: Any
+) -> tuple[torch.Tensor, int, torch.Tensor, int]:
+    """Return what ``update`` of :mod:`intaglio.nn.kernels.plain` does, for masters of any width."""
+    if _fused(momentum):
+        options["stochastic"] = native_variants.stochastic
+    return plain.update(momentum, *arguments, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from intaglio.nn import kernels, workers
+from intaglio.nn import kernels, variants, workers
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import quant
 from intaglio.spec.variants import Recipe, master_limit, normalized_exponent
@@ -206,9 +206,9 @@ class SGD:
         state, weight = self._states[name], parameter.dim() == 4
         assert state.gradient is not None
         other = weight and self.recipe.master_bits != 16
-        k = kernels.plain if other else kernels.active()
+        update = variants.update if other else kernels.active().update
         limit = {"limit": master_limit(self.recipe.master_bits)} if other else {}
-        momentum, exponent, *master = k.update(
+        momentum, exponent, *master = update(
             *self.momenta[name],
             *(state.gradient.codes, state.exponent),
             *(parameter.codes, parameter.exponent),

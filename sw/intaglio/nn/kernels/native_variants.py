@@ -7,7 +7,7 @@ import torch
 from intaglio.nn.kernels.loader import call as _call
 from intaglio.spec.rng import mix64
 
-__all__ = ["batch_norm_digits", "square_sums", "wide_digits"]
+__all__ = ["batch_norm_digits", "square_sums", "stochastic", "wide_digits"]
 
 _ROUNDINGS = {"nearest": 0, "stochastic": 1, "diffusion": 2}
 
@@ -85,3 +85,10 @@ def square_sums(acc: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     if _call("square_sums", acc, mean.contiguous(), sums, *acc.shape) < 0:
         raise MemoryError("no memory for the sums of squares")
     return sums
+
+
+def stochastic(x: torch.Tensor, shift: int, seed: int, stream: int) -> torch.Tensor:
+    """Return x int64, contiguous, after a right shift in place that rounds by random words."""
+    if shift:
+        _call("stochastic_shift", x, shift, seed ^ mix64(stream), x.numel())
+    return x

@@ -4,7 +4,7 @@ Feature maps lie as (N, H, W, C), contiguous; per-channel vectors are int64. The
 function is that of its namesake in :mod:`intaglio.spec.quant` or :mod:`intaglio.spec.ops`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -56,6 +56,8 @@ __all__ = [
 
 Pair = tuple[int, int]
 Terms = Sequence[tuple[torch.Tensor, int]]
+#: From int64, right shift, seed and stream to what is rounded up with the chance of its fraction.
+Stochastic = Callable[[torch.Tensor, int, int, int], torch.Tensor]
 L = quant.CODE_LIMIT
 
 
@@ -345,19 +347,21 @@ def update(
     stream: int,
     guess: list[int],
     limit: int = quant.MASTER_LIMIT,
+    stochastic: Stochastic = _stochastic,
 ) -> tuple[torch.Tensor, int, torch.Tensor, int]:
     """Return momentum and master, each with its exponent, after a step; a gradient is its codes.
 
     They may be the tensors that were given, changed. The master of a weight decays by 2**-decay;
     where ``decay`` is None it does not, and keeps its exponent. Random words are those of
     ``stream`` + 1 and + 2. ``guess`` is the executor's own: empty at first, it never changes the
-    result.
+    result. ``stochastic`` rounds; it may do so in place.
     """
     momentum, momentum_exponent = momentum_update(
         *(momentum, momentum_exponent, gradient, gradient_exponent),
         *(None if decay is None else master, master_exponent - (decay or 0)),
         seed=seed,
         stream=stream + 1,
+        stochastic=stochastic,
     )
     stepped = weight_update(
         *(master, master_exponent, momentum, momentum_exponent, rate),
@@ -365,6 +369,7 @@ def update(
         seed=seed,
         stream=stream + 2,
         limit=limit,
+        stochastic=stochastic,
     )
     return momentum, momentum_exponent, *stepped
 
@@ -379,6 +384,7 @@ def momentum_update(
     *,
     seed: int,
     stream: int,
+    stochastic: Stochastic = _stochastic,
 ) -> tuple[torch.Tensor, int]:
     """Return the new momentum, int16, and its exponent; ``gradient`` are its codes."""
     g = gradient.to(torch.int64)
@@ -400,7 +406,7 @@ def momentum_update(
     for v, e, _ in alive:
         total += v << (e - base) if e >= base else round_shift(v, min(base - e, 62))
     shift = quant.scale_shift(int(total.abs().max()), 16)
-    codes = _stochastic(total, shift, seed, stream)
+    codes = stochastic(total, shift, seed, stream)
     return codes.clamp_(-quant.MASTER_LIMIT, quant.MASTER_LIMIT).to(torch.int16), base + shift
 
 
@@ -415,6 +421,7 @@ def weight_update(
     seed: int,
     stream: int,
     limit: int = quant.MASTER_LIMIT,
+    stochastic: Stochastic = _stochastic,
 ) -> tuple[torch.Tensor, int]:
     """Return the new master, in the type of the old one, and its exponent."""
     shift = master_exponent - momentum_exponent + rate[1]
@@ -422,7 +429,7 @@ def weight_update(
     if shift > 48:
         delta = torch.zeros_like(product)
     elif shift >= 0:
-        delta = _stochastic(product, shift, seed, stream)
+        delta = stochastic(product, shift, seed, stream)
     else:
         delta = product << min(-shift, 32)
     out = master.to(torch.int64) - delta

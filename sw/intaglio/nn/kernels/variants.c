@@ -189,3 +189,16 @@ i64 square_sums(const int32_t *acc, const i64 *mean, i64 *sums, i64 M, i64 C)
     }
     return failed ? -1 : 0;
 }
+
+/* x = floor((x + u) / 2**shift), u the lowest bits of the random word of the element. */
+void stochastic_shift(i64 *x, i64 shift, u64 key, i64 count)
+{
+    const u64 mask = ((u64)1 << shift) - 1;
+#pragma omp parallel for schedule(static)
+    for (i64 i = 0; i < count; i++) {
+        u64 z = key + (u64)(i + 1) * 0x9E3779B97F4A7C15u;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+        x[i] = (x[i] + (i64)((z ^ (z >> 31)) & mask)) >> shift;
+    }
+}

@@ -49,9 +49,14 @@ def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
         raise IntaglioError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}")
     if not 2 <= classes <= CLASSES_MOST:
         raise IntaglioError(f"classes must be in [2, {CLASSES_MOST}], not {classes}")
-    factor = Fraction(width).limit_denominator(64)
+    try:
+        factor = Fraction(width).limit_denominator(64)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        factor = Fraction(0)
     if not Fraction(1, 8) <= factor <= 8:
-        raise IntaglioError(f"width must be in [1/8, 8], not {width}")
+        raise IntaglioError(
+            f"the factor of the channels must be in [1/8, 8], such as 1/4, not {width}"
+        )
     widths = tuple(max(8, int(w * factor + 4) // 8 * 8) for w in MODELS[name].WIDTHS)
     model = MODELS[name](namespace, classes=classes, widths=widths)
     model.name, model.classes, model.width = name, classes, str(factor)

@@ -1,7 +1,8 @@
 """Float state dicts, such as torchvision's, as weights of the integer networks."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,9 @@ def _check(floats: nn.Module, found: dict[str, torch.Tensor]) -> list[str]:
             )
     missing = [n for n in known if n not in found]
     # Heads may be missing, but only as a whole: those of a classification network are.
-    heads = ("score", "upscore") if hasattr(floats, "features") else ("classifier.",)
+    heads = _last_layers(floats)
+    if not hasattr(floats, "features"):
+        heads = ("classifier.", *heads)
     classifier = ("classifier.",) if not any(n.startswith("classifier.") for n in found) else ()
     if getattr(floats, "BATCH_NORM", False):
         classifier = ("classifier.",)  # torchvision has no batch norm there
@@ -188,6 +191,34 @@ def _master(value: torch.Tensor, exponent: int, name: str, saturated: dict[str, 
     return codes.clamp(-limit, limit).to(torch.int16), exponent
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute inside the block with one thread: float sums depend on how they are shared out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _last_layers(model: Any) -> tuple[str, ...]:
+    """Return how the names begin of the layers that have one channel for each class."""
+    if "score" in model.CLASSIFIER:
+        return "score", "upscore"
+    return (model.CLASSIFIER.removesuffix("weight"),)
+
+
+def _drop_other_classes(model: Any, found: dict[str, torch.Tensor]) -> None:
+    """Leave out the last layers where they are for another number of classes."""
+    weight = found.get(model.CLASSIFIER)
+    if weight is None or weight.dim() == 0 or weight.shape[0] == model.classes:
+        return
+    for name in [n for n in found if n.startswith(_last_layers(model))]:
+        del found[name]
+
+
+@_one_thread()
 def load_state_dict(
     model: nn.Module,
     state: Mapping[str, torch.Tensor],
@@ -200,9 +231,12 @@ def load_state_dict(
     Weights become int16 masters. Batch norm keeps its running means; its gains and deviations are
     turned from L2 to L1 by what goes into it for ``images`` (uint8 (N, 3, H, W), a few dozen). A
     classification network (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last layer, fc6
-    and fc7 of VGG as convolutions; heads that ``state`` lacks keep their random start. With
-    ``normalized`` the weights are for images normalised as torchvision does, which goes into the
-    first convolution.
+    and fc7 of VGG as convolutions; heads that ``state`` lacks keep their random start, and so do
+    the last layers where ``state`` has another number of classes. With ``normalized`` the weights
+    are for images normalised as torchvision does, which goes into the first convolution.
+
+    One thread computes, so that the result does not depend on their number; floats of another kind
+    of processor may still round otherwise.
 
     Returns
     -------
@@ -221,6 +255,7 @@ def load_state_dict(
     check_size(model, images.shape[2], images.shape[3])
     found = _rename(model, state)
     _fold_pooling(found)
+    _drop_other_classes(model, found)
     _move_biases(model, found, normalized=normalized)
     floats = build_twin(model)
     fresh = _check(floats, found)
