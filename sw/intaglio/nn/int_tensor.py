@@ -138,11 +138,15 @@ class IntTensor(torch.Tensor):
     @property
     def exponent(self) -> int:
         """Value of the exponent of :attr:`codes`."""
-        return min(e for _, e in self._terms)
+        terms = self._terms
+        return terms[0][1] if len(terms) == 1 else min(e for _, e in terms)
 
     @property
     def codes(self) -> torch.Tensor:
         """Value of the integers; more than one term is added into int64."""
+        terms = self._terms
+        if len(terms) == 1 and isinstance(terms[0][0], torch.Tensor):  # what it nearly always is
+            return terms[0][0]
         terms = self.terms
         if len(terms) > 1:
             terms = ((_sum(terms, self.exponent), self.exponent),)
