@@ -139,6 +139,10 @@ def _changes(model):
         conv.weight.codes.numpy()[...] //= 3
         conv.weight.assign(conv.weight.codes, conv.weight.exponent)
 
+    def in_inference_mode():
+        with torch.inference_mode():
+            conv.weight.codes.neg_()
+
     def replaced():
         norm.running_mean = norm.running_mean + (1 << 22)
 
@@ -148,6 +152,7 @@ def _changes(model):
         "in place": lambda: conv.weight.codes[0].fill_(77),
         "bias": lambda: scores.bias.codes.add_(1 << 12),
         "kernel": written_by_a_kernel,
+        "inference mode": in_inference_mode,
         "load": lambda: model.load_state_dict(other.state_dict()),
         "train": step,
     }
