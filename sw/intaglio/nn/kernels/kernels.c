@@ -307,7 +307,7 @@ static part part_at(i64 task, i64 parts, i64 C)
     return (part){task / parts, from, least(C, from + width)};
 }
 
-/* A scan in 32 bits: |row| < 2**30 and shift <= 29. rest, high, low are those of a strip's channels. */
+/* A scan in 32 bits: |row| <= 2**30 and shift <= 29. rest, high, low are those of a strip's channels. */
 INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const int8_t *mask,
                           int8_t *out, int32_t *rest, int32_t *high, int32_t *low, i64 count)
 {
