@@ -407,6 +407,20 @@ def test_quantize_gradient(g, library, dtype, bits, shape):
             assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("taps", [(slice(1, 2), slice(1, 2)), (slice(0, 2), slice(1, 3))])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_gradients_of_some_taps(g, library, dtype, taps):
+    """The others are zero, whether the sums lie as the products leave them or not."""
+    live = np.empty((3, 3))[taps].shape
+    rows = rand(g, -5000, 5000, (4, *live, 530), dtype)
+    for x in (rows.permute(0, 3, 1, 2), rows.permute(0, 3, 1, 2).contiguous()):
+        found, wanted = torch.ones((2, 4, 530, 3, 3), dtype=torch.int8)
+        options = dict(seed=3, stream=8, start=77, taps=taps)
+        largest = native.quantize_gradient(x, 6, found, **options)
+        assert largest == plain.quantize_gradient(x, 6, wanted, **options)
+        assert torch.equal(found, wanted)
+
+
 def updates(options, momentum, gradient, master, *rest):
     """Return what both kernels make of copies, which the native one changes."""
     (m, me), (g, ge), (w, we) = momentum, gradient, master

@@ -238,7 +238,8 @@ class _Conv(torch.autograd.Function):
         k, window = kernels.active(), ctx.window
         x, weight = _take(ctx, "x", "weight")
         size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
-        shape, taps = ctx.shape, ctx.taps
+        shape = ctx.shape
+        taps = None if window.kernel == shape[2:] else ctx.taps
         xgrad, wgrad = [], []
 
         def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
@@ -246,17 +247,12 @@ class _Conv(torch.autograd.Function):
                 live: torch.Tensor = k.conv_weight_gradient(
                     x, e[..., start:stop], window.kernel, **window.geometry
                 )
-                if live.shape[1:] == shape[1:]:
-                    return live
-                _, C, R, S = shape
-                part = live.new_zeros((stop - start, R, S, C)).permute(0, 3, 1, 2)
-                part[:, :, taps[0], taps[1]] = live
-                return part
+                return live
 
             return rows
 
         for e, exponent in _digits(gradient):
-            late = Late(shape, e.device, product(e))
+            late = Late(shape, e.device, product(e), taps)
             wgrad.append((late, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
                 wide = k.conv_input_gradient(e, weight, size=size, **window.geometry)

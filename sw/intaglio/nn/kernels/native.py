@@ -54,6 +54,7 @@ __all__ = [
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
 
 Pair = tuple[int, int]
+Taps = tuple[slice, slice]
 Terms = Sequence[tuple[torch.Tensor, int]]
 
 
@@ -419,19 +420,32 @@ def softmax_cross_entropy(
 
 @_on_cpu
 def quantize_gradient(
-    gradient: torch.Tensor, shift: int, out: torch.Tensor, *, seed: int, stream: int, start: int = 0
+    gradient: torch.Tensor,
+    shift: int,
+    out: torch.Tensor,
+    *,
+    seed: int,
+    stream: int,
+    start: int = 0,
+    taps: Taps | None = None,
 ) -> int:
     if gradient.dtype not in (torch.int32, torch.int64):
         gradient = gradient.to(torch.int32)
+    at: np.ndarray | None = None
+    if taps is not None:
+        gradient = gradient.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        _, _, R, S = gradient.shape
+        at = np.full(out.shape[2:], -1, np.int64)
+        at[taps] = np.arange(R * S).reshape(R, S)
     if gradient.dim() == 4 and gradient.permute(0, 2, 3, 1).is_contiguous():
         K, C, R, S = gradient.shape
-        order = K, C, R * S
+        order = K, C, out.shape[2:].numel(), R * S
     else:
         gradient = gradient.contiguous()
-        order = 1, gradient.numel(), 1
+        order = 1, gradient.numel(), 1, 1
     limit, key = (1 << (8 * out.element_size() - 1)) - 1, seed ^ mix64(stream)
     name = f"quantize_gradient_{_kind(gradient)}_{_kind(out)}"
-    return _call(name, gradient, out, shift, limit, key, start, *order)
+    return _call(name, gradient, out, shift, limit, key, start, *order, at)
 
 
 class _Places(ctypes.Structure):

@@ -369,14 +369,25 @@ def _stochastic(
 
 
 def quantize_gradient(
-    gradient: torch.Tensor, shift: int, out: torch.Tensor, *, seed: int, stream: int, start: int = 0
+    gradient: torch.Tensor,
+    shift: int,
+    out: torch.Tensor,
+    *,
+    seed: int,
+    stream: int,
+    start: int = 0,
+    taps: tuple[slice, slice] | None = None,
 ) -> int:
     """Write the codes of ``gradient`` for a right shift to ``out``, and return the largest
     magnitude before it.
 
     ``out``, contiguous, is int8 or int16, which says how many bits the codes have. The first
-    element draws the word of index ``start``.
+    element draws the word of index ``start``. ``taps`` says which taps of a kernel the gradient
+    has; the others are zero.
     """
+    if taps is not None:
+        live, gradient = gradient, gradient.new_zeros(out.shape)
+        gradient[:, :, taps[0], taps[1]] = live
     wide, limit = gradient.to(torch.int64), (1 << (8 * out.element_size() - 1)) - 1
     out.copy_(_stochastic(wide, shift, seed, stream, start).clamp(-limit, limit))
     return int(wide.abs().max())
