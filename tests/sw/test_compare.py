@@ -43,12 +43,22 @@ def test_the_table_and_both_pictures(runs, tmp_path, capsys):
     assert lines[2].split()[3:5] == ["-", "-"]
 
 
+def test_curves_can_be_svg(runs, tmp_path, capsys):
+    pictures = [tmp_path / "a.svg", tmp_path / "b.SVG"]
+    for path in pictures:
+        assert main(["compare", runs[0], "--curves", str(path)]) == 0
+    first, second = (path.read_bytes() for path in pictures)
+    assert first == second and b"</svg>" in first
+
+
 def test_what_is_no_run_is_named(runs, tmp_path, capsys):
     assert main(["compare", str(tmp_path)]) == 1
     assert f"intaglio train --out {tmp_path}" in capsys.readouterr().err
-    (tmp_path / "metrics.json").write_text('{"steps": 3}')
-    assert main(["compare", str(tmp_path)]) == 1
-    assert "not the metrics of a run" in capsys.readouterr().err
+    without_losses = '{"steps": 0, "miou": 0.1, "loss": {"int": []}}'
+    for text in ('{"steps": 3}', "[]", without_losses):
+        (tmp_path / "metrics.json").write_text(text)
+        assert main(["compare", str(tmp_path)]) == 1
+        assert "not the metrics of a run" in capsys.readouterr().err
     assert main(["compare", runs[0], "--curves", str(tmp_path / "curves.pdf")]) == 1
     assert "curves.pdf: must end in .png or .svg" in capsys.readouterr().err
     assert not (tmp_path / "curves.pdf").exists()

@@ -7,7 +7,7 @@ import torch
 from intaglio.nn import IntTensor, kernels
 from intaglio.nn import functional as F
 from intaglio.nn.kernels import native, plain
-from intaglio.nn.layers import BatchNorm2d
+from intaglio.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d
 from intaglio.spec import ops, quant
 
 RNG = np.random.default_rng(5)
@@ -172,6 +172,37 @@ def test_max_pool_and_average_and_broadcast():
     z.backward(e)
     expected, exponent = quant.average_pool_gradient(quant.broadcast_gradient(codes_of(e)), (6, 8))
     assert (codes_of(x.grad) == expected).all() and x.grad.exponent == -20 + exponent
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (2, 2, 1), (3, 2, 1), (1, 3, 0)])
+@pytest.mark.parametrize("size", [(3, 4), (5, 5), (6, 7)])
+def test_every_window_begins_inside_the_map(kernel, stride, padding, size):
+    """As in PyTorch: with ``ceil``, windows that meet padding only are none."""
+    layer = MaxPool2d(kernel, stride=stride, padding=padding, ceil=True)
+    floats = torch.nn.MaxPool2d(kernel, stride, padding, ceil_mode=True)
+    x = tensor(RNG.integers(-128, 128, (2, 3, *size)), -4, grad=False)
+    expected = floats(x.codes.to(torch.float32)).to(torch.int8)
+    for mode in (True, False):
+        assert torch.equal(layer.train(mode)(x).codes, expected)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_maps_of_other_shapes_are_refused(mode):
+    """The kernels read the memory that shapes promise."""
+    conv, norm, up = Conv2d(20, 8, 3), BatchNorm2d(8), ConvTranspose2d(20, 8, 4, stride=2)
+    for layer in (conv, norm, up):
+        layer.train(mode)
+    x, other, z, small = (
+        tensor(np.zeros(shape, np.int8), -5)
+        for shape in ((2, 20, 6, 6), (2, 24, 6, 6), (2, 8, 4, 4), (2, 8, 1, 1))
+    )
+    assert norm(conv(x), z).shape == z.shape
+    assert up(x).shape == (2, 8, 14, 14)
+    for run in (lambda: norm(conv(other)), lambda: up(other)):
+        with pytest.raises(ValueError, match="of 20 channels was given a map of 24"):
+            run()
+    with pytest.raises(ValueError, match=r"\(2, 8, 1, 1\) does not have the shape \(2, 8, 4, 4\)"):
+        norm(conv(x), small)
 
 
 def test_add_concat_and_a_sum_of_gradients():

@@ -1,5 +1,7 @@
 """The fused kernels against the plain ones: equal bytes for every function and odd sizes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -54,12 +56,23 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.fixture(params=["this processor", "wide", "scalar"])
+def has(*features):
+    text = Path("/proc/cpuinfo").read_text()
+    flags = next((x for x in text.splitlines() if x.startswith("flags")), "").split()
+    return set(features) <= set(flags)
+
+
+#: Options of the libraries: with AVX2 alone, with the layout for VNNI, without vector instructions.
+LIBRARIES = {"AVX2": "-march=haswell", "wide": "-DINTAGLIO_WIDE", "scalar": "-march=x86-64"}
+
+
+@pytest.fixture(params=["this processor", *LIBRARIES])
 def library(request, monkeypatch):
-    """The library for this processor, with the layout for VNNI, without vector instructions."""
+    """The library for this processor, or one of :data:`LIBRARIES`."""
+    if request.param == "AVX2" and not has("avx2", "bmi2", "fma"):
+        pytest.skip("no AVX2")
     if request.param != "this processor":
-        option = {"wide": "-DINTAGLIO_WIDE", "scalar": "-march=x86-64"}[request.param]
-        built = build(option, "-O1")
+        built = build(LIBRARIES[request.param], "-O1")
         assert built is not None
         monkeypatch.setattr("intaglio.nn.kernels.loader.loaded", lambda: built)
     return request.param
@@ -120,6 +133,17 @@ def test_a_convolution_ends_requantised(g, library, geometry, threads):
         assert len(found.unique()) > 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("C, K", [(20, 8), (1400, 1400)])  # weights inside the second cache, beyond
+def test_no_images_are_no_work(library, C, K):
+    weight = torch.ones((K, C, 1, 1), dtype=torch.int8)
+    x = torch.empty((0, 4, 5, C), dtype=torch.int8)
+    assert both("conv", x, weight, size=(4, 5)).shape == (0, 4, 5, K)
+    vectors = torch.ones((2, K), dtype=torch.int64)
+    options = dict(shift=3, residual_shift=0, low=-127, high=127)
+    found = both_operations("ConvOperation", weight, *vectors, x, None, (4, 5), **options)
+    assert found.shape == (0, 4, 5, K)
 
 
 #: Shift, residual shift or None.
@@ -361,6 +385,7 @@ def test_small_operations_of_inference(g, C):
     x[0], x[1] = -128, 127
     both("average_sum", x)
     both("argmax", x)
+    both("argmax", rand(g, -1, 1, (1, 1, 2, (1 << 16) + C)))
     pixels = rand(g, 0, 255, (2, C, 5, 7), torch.uint8)
     both("image_codes", pixels)
     both("image_codes", pixels.permute(0, 1, 3, 2)[:, :, ::2])

@@ -1,6 +1,7 @@
 """The two networks: eval mode is the frozen graph, no float while training, sizes, twins."""
 
 import copy
+import io
 from fractions import Fraction
 
 import numpy as np
@@ -138,6 +139,10 @@ def _changes(model):
         conv.weight.codes.numpy()[...] //= 3
         conv.weight.assign(conv.weight.codes, conv.weight.exponent)
 
+    def in_inference_mode():
+        with torch.inference_mode():
+            conv.weight.codes.neg_()
+
     def replaced():
         norm.running_mean = norm.running_mean + (1 << 22)
 
@@ -147,6 +152,7 @@ def _changes(model):
         "in place": lambda: conv.weight.codes[0].fill_(77),
         "bias": lambda: scores.bias.codes.add_(1 << 12),
         "kernel": written_by_a_kernel,
+        "inference mode": in_inference_mode,
         "load": lambda: model.load_state_dict(other.state_dict()),
         "train": step,
     }
@@ -445,6 +451,44 @@ def test_a_second_backward_pass_before_the_step_is_refused():
         p.grad = None
     backward(model)
     assert all(p.grad.codes.dtype in (torch.int32, torch.int64) for p in model.parameters())
+
+
+def test_a_frozen_parameter_leaves_its_older_optimiser():
+    model = build("fcn-mini", classes=3, width="1/4", seed=1)
+    older = SGD(model.named_parameters(), seed=1)
+    name, frozen = next(iter(model.named_parameters()))
+    frozen.requires_grad_(False)
+    younger = SGD(model.named_parameters(), seed=2)
+    backward(model)
+    assert frozen.grad is None
+    before = frozen.codes.clone()
+    younger.step(Schedule(rate="1/20", steps=3).at(0))
+    assert torch.equal(frozen.codes, before)
+    frozen.requires_grad_(True)
+    younger.zero_grad()
+    backward(model)
+    assert older._states[name].gradient is None
+    younger.step(Schedule(rate="1/20", steps=3).at(1))
+    assert frozen.grad.codes.dtype == torch.int8 and not torch.equal(frozen.codes, before)
+
+
+def test_a_model_that_trains_can_be_saved_whole():
+    model = build("deeplab-mini", classes=3, width="1/4", seed=1)
+    optimizer = SGD(model.named_parameters(), seed=1)
+    backward(model)
+    optimizer.step(Schedule(rate="1/20", steps=3).at(0))
+    x = images(1, 16, 16)
+    expected = predict(model.eval(), x)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    other = torch.load(file, weights_only=False)
+    assert weights_digest(other) == weights_digest(model)
+    assert torch.equal(predict(other, x), expected)
+    optimizer = SGD(other.named_parameters(), seed=1)
+    backward(other.train())
+    for name, parameter in other.named_parameters():
+        assert parameter.grad is optimizer._states[name].gradient is not None
 
 
 def test_a_graph_is_differentiated_once():

@@ -95,7 +95,7 @@ def _row(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             "loss": _final(curves["int"]),
             "float_loss": _final(curves["float"]) if "float" in curves else None,
         }
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
         raise IntaglioError(
             f"{run / 'metrics.json'}: not the metrics of a run; 'intaglio train --out {run}' "
             "writes them"
@@ -105,6 +105,7 @@ def _row(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
 def _draw_curves(path: Path, metrics: dict[Path, dict[str, Any]]) -> None:
     """Draw the losses, each point the mean of a hundredth of the steps."""
     import numpy as np
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from intaglio.spec.files import atomic_write
@@ -130,8 +131,11 @@ def _draw_curves(path: Path, metrics: dict[Path, dict[str, Any]]) -> None:
         field.grid(axis="y", color="0.9", lw=0.6)
         field.set_ylim(bottom=0)
         field.legend(frameon=False, fontsize=9)
-    with atomic_write(path) as file:
-        figure.savefig(file, format=path.suffix[1:].lower(), dpi=110, metadata={"Software": None})
+    kind = path.suffix[1:].lower()
+    # Neither versions nor dates nor random names: the same runs give the same bytes.
+    metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[kind]
+    with rc_context({"svg.hashsalt": "intaglio"}), atomic_write(path) as file:
+        figure.savefig(file, format=kind, dpi=110, metadata=metadata)
 
 
 def _draw_maps(path: Path, runs: Sequence[Path], images: int) -> None:

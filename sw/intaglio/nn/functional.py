@@ -610,6 +610,7 @@ def conv_acc(
     dilation: Pair = (1, 1),
 ) -> IntTensor:
     """Return the int32 accumulators of a convolution; weight is an int16 master (K, C, R, S)."""
+    _check_channels(x.shape[1], weight.shape[1])
     window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
     return _Conv.apply(x, weight, window)
 
@@ -618,6 +619,7 @@ def conv_transpose_acc(
     x: IntTensor, weight: IntTensor, *, stride: Pair, padding: Padding = (0, 0, 0, 0)
 ) -> IntTensor:
     """Return the int32 accumulators of a transposed convolution, master (C, K, R, S)."""
+    _check_channels(x.shape[1], weight.shape[0])
     window = _Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
     return _ConvTranspose.apply(x, weight, window)
 
@@ -635,6 +637,8 @@ def batch_norm(
     """Return batch norm of the accumulators with the batch's statistics, int8; see
     :class:`intaglio.nn.layers.BatchNorm2d`.
     """
+    if residual is not None:
+        _check_residual(residual.shape, acc.shape)
     return _BatchNorm.apply(acc, gamma, beta, residual, layer)
 
 
@@ -779,6 +783,17 @@ def _check_codes(op: str, name: str, x: IntTensor) -> None:
         raise TypeError(f"{op} {name}: inputs must be int8, not {x.codes.dtype}")
 
 
+def _check_channels(found: int, wanted: int) -> None:
+    # The kernels read as much memory as the shapes of the weights say.
+    if found != wanted:
+        raise ValueError(f"a convolution of {wanted} channels was given a map of {found}")
+
+
+def _check_residual(found: Sequence[int], wanted: Sequence[int]) -> None:
+    if tuple(found) != tuple(wanted):
+        raise ValueError(f"residual {tuple(found)} does not have the shape {tuple(wanted)}")
+
+
 def _tensor(value: torch.Tensor | np.ndarray, like: torch.Tensor) -> torch.Tensor:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
@@ -809,6 +824,7 @@ class _Prepared:
         **options: int,
     ) -> None:
         self._window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+        self._channels = weight.shape[:2] if op == "conv_transpose" else weight.shape[1::-1]
         k, vectors = kernels.active(), (multiplier.to(torch.int64), bias.to(torch.int64))
         self._transposed = op == "conv_transpose"
         options |= {"stride": stride}  # type: ignore[dict-item]
@@ -827,7 +843,8 @@ class _Prepared:
         self._parts: dict[tuple[int, ...], Any] = {}
         self._sizes: dict[tuple[int, ...], tuple[Any, Pair]] = {}
 
-    def _prepare(self, size: Pair) -> tuple[Any, Pair]:
+    def _prepare(self, size: Pair, channels: int) -> tuple[Any, Pair]:
+        _check_channels(channels, self._channels[0])
         window = self._window
         output = window.transposed(size) if self._transposed else window.output(size)
         if self._weight is None:
@@ -845,9 +862,13 @@ class _Prepared:
         shape = x.shape
         found = self._sizes.get(shape)
         if found is None:
-            found = self._sizes[shape] = self._prepare((shape[1], shape[2]))
+            found = self._sizes[shape] = self._prepare((shape[1], shape[2]), shape[3])
         operation, output = found
-        return operation(x, inputs[1] if len(inputs) > 1 else None, output)
+        residual = inputs[1] if len(inputs) > 1 else None
+        if residual is not None:
+            N, H, W, C = residual.shape
+            _check_residual((N, C, H, W), (shape[0], self._channels[1], *output))
+        return operation(x, residual, output)
 
     def __reduce__(self) -> Any:
         return type(None), ()

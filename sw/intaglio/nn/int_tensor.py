@@ -22,9 +22,9 @@ class Stamp:
     """Says whether the integers of some tensors may differ from what they were when it was made.
 
     They may after an assignment, after writing in place with operators of PyTorch, and where other
-    tensors are asked about. What writes to the memory of a parameter by other means calls
-    :meth:`IntTensor.assign` afterwards. The tensors are kept alive, so that no other takes the
-    identity of one.
+    tensors are asked about. Writing through ``.data``, a numpy view or a pointer is not counted:
+    whoever does that to a parameter calls :meth:`IntTensor.assign` afterwards, and to a buffer
+    ``model.eval()``. The tensors are kept alive, so that no other takes the identity of one.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:

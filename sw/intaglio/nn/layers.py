@@ -381,9 +381,13 @@ class MaxPool2d(IntLayer):
     def forward(self, x: IntTensor) -> IntTensor:
         padding = self.padding
         if self.ceil:
-            more = [
-                (self.kernel[i] - x.shape[2 + i] - 2 * padding[i]) % self.stride[i] for i in (0, 1)
-            ]
+            more = []
+            for i in (0, 1):
+                size = x.shape[2 + i] + 2 * padding[i]
+                rest = (self.kernel[i] - size) % self.stride[i]
+                # Where the last window would begin.
+                last = size + rest - self.kernel[i] - padding[i]
+                more.append(rest if last < x.shape[2 + i] else 0)
             padding = (*padding[:2], padding[2] + more[0], padding[3] + more[1])
         attributes: dict[str, Any] = {
             "kernel": self.kernel,

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,18 +49,32 @@ def _ranges(shape: torch.Size) -> list[tuple[int, int]]:
     return [(a, min(a + rows, shape[0])) for a in range(0, shape[0], rows)]
 
 
+class _Handle:
+    """Removes a hook. A pickle of it is None: hooks belong to an optimiser of this process."""
+
+    def __init__(self, handle: Any) -> None:
+        self.remove = handle.remove
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
 def _hook(parameter: IntTensor, optimizer: "weakref.ref[SGD]", name: str) -> None:
     """Let ``optimizer``, and no older one, quantise the gradients of ``parameter``."""
     older = getattr(parameter, "_quantizer", None)
     if older is not None:
         older.remove()
+        parameter._quantizer = None  # type: ignore[attr-defined]
+    if not parameter.requires_grad:
+        return  # what arrives later all the same is quantised in the step
 
     def arrived(_: torch.Tensor) -> None:
         owner = optimizer()
         if owner is not None:
             owner._arrived(name)
 
-    parameter._quantizer = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore
+    handle = parameter.register_post_accumulate_grad_hook(arrived)
+    parameter._quantizer = _Handle(handle)  # type: ignore[attr-defined]
 
 
 class _State:
@@ -83,6 +98,8 @@ class SGD:
     A gradient is quantised as soon as the backward pass has it whole, workers' shares included, and
     ``grad`` is the quantised one from then on: one byte for each weight. So one step takes one
     backward pass (of a sum of losses, if need be). A parameter belongs to the last SGD made for it.
+    Momenta and masters are updated in place, so that arrays and state dicts change with them, as
+    they do with the optimisers of PyTorch.
 
     Parameters
     ----------
@@ -123,8 +140,7 @@ class SGD:
             self.parameters[name] = parameter
             self.momenta[name] = torch.zeros_like(parameter.codes, dtype=torch.int16), exponent
             self._states[name] = _State()
-            if parameter.requires_grad:
-                _hook(parameter, me, name)
+            _hook(parameter, me, name)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

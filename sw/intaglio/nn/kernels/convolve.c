@@ -320,6 +320,8 @@ static int run(const windows *v, const b_code *packed, i64 K, const requantizer 
                const target *out)
 {
     const i64 M = v->N * v->P * v->Q;
+    if (M == 0) /* a batch of no images: nothing to cut */
+        return 0;
     const blocking k = blocks_of(v->R, v->S, v->C);
     const cut t = tasks_of(&k, M, K, omp_get_max_threads());
     const i64 down = groups_of(M, t.rows), across = groups_of(K, t.columns);

@@ -89,7 +89,7 @@ void resize_shifted(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, co
     }
 }
 
-/* The lowest index of the largest code; fewer than 2**16 channels. */
+/* The lowest index of the largest code; at most 2**16 channels. */
 void argmax(const int8_t *x, i64 *out, i64 M, i64 C)
 {
 #pragma omp parallel for schedule(static)

@@ -154,7 +154,7 @@ INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
 /* What normalising needs of a channel. mantissa f in [2**15, 2**16], right = shift - 12 in [0, 30].
  *
  * xhat = (d f + half) >> right with d = a - mean, saturated to 16 bits. Beyond limit =
- * (2**15 << right) / f + 1 xhat is at its bound, so that d may be clamped to it first, that is a to
+ * (2**15 << right) / f + 1 xhat is at its bound, so that d may be limited to it first, that is a to
  * [low, high]; then |d| f <= 2**(15 + right) + f. With k = max(right - 15, 0) <= 15 and
  * d = 2**k dh + dl, 0 <= dl < 2**k, all fits 32 bits:
  *

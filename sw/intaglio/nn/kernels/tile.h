@@ -75,14 +75,13 @@ INLINE lanes dot(lanes acc, int32_t a, lanes b)
 }
 #endif
 
-/* out[i, j] (+)= the sum over the groups of A[i, .] B[., j], for a whole tile.
+/* acc[i] = the sum over the groups of A[i, .] B[., j], for a whole tile.
  *
  * a: element (i, group g, j) lies at i * row + g * step + j. b: a panel, HEAD first.
  */
-INLINE void tile(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups, int32_t *out,
-                 i64 pitch, int add)
+INLINE void products(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups,
+                     lanes acc[ROWS][2])
 {
-    lanes acc[ROWS][2];
     lanes first = {0}, second = {0};
     if (HEAD) {
         memcpy(&first, b, sizeof first);
@@ -105,18 +104,31 @@ INLINE void tile(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups
             acc[i][1] = dot(acc[i][1], v, b1);
         }
     }
-#pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++, out += pitch) {
+}
+
+/* out (+)= a row of a tile. */
+INLINE void put(lanes acc[2], int32_t *out, int add)
+{
+    if (add) {
         lanes c0, c1;
-        if (add) {
-            memcpy(&c0, out, sizeof c0);
-            memcpy(&c1, out + LANES, sizeof c1);
-            acc[i][0] += c0;
-            acc[i][1] += c1;
-        }
-        memcpy(out, &acc[i][0], sizeof c0);
-        memcpy(out + LANES, &acc[i][1], sizeof c1);
+        memcpy(&c0, out, sizeof c0);
+        memcpy(&c1, out + LANES, sizeof c1);
+        acc[0] += c0;
+        acc[1] += c1;
     }
+    memcpy(out, &acc[0], sizeof acc[0]);
+    memcpy(out + LANES, &acc[1], sizeof acc[1]);
+}
+
+/* out[i, j] (+)= a tile of products(). */
+INLINE void tile(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups, int32_t *out,
+                 i64 pitch, int add)
+{
+    lanes acc[ROWS][2];
+    products(a, row, step, b, groups, acc);
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++)
+        put(acc[i], out + i * pitch, add);
 }
 
 /* As tile(), with rows anywhere: row i of the result starts at out[i] + at. */
@@ -124,41 +136,10 @@ INLINE void tile_rows(const a_code *a, i64 row, const b_code *b, i64 groups, int
                       i64 at, int add)
 {
     lanes acc[ROWS][2];
-    lanes first = {0}, second = {0};
-    if (HEAD) {
-        memcpy(&first, b, sizeof first);
-        memcpy(&second, (const char *)b + sizeof first, sizeof second);
-        b += HEAD;
-    }
-    for (int i = 0; i < ROWS; i++) {
-        acc[i][0] = first;
-        acc[i][1] = second;
-    }
-    for (i64 g = 0; g < groups; g++, a += GROUP, b += COLUMNS * GROUP) {
-        lanes b0, b1;
-        memcpy(&b0, b, sizeof b0);
-        memcpy(&b1, b + LANES * GROUP, sizeof b1);
+    products(a, row, GROUP, b, groups, acc);
 #pragma GCC unroll 12
-        for (int i = 0; i < ROWS; i++) {
-            int32_t v;
-            memcpy(&v, a + i * row, sizeof v);
-            acc[i][0] = dot(acc[i][0], v, b0);
-            acc[i][1] = dot(acc[i][1], v, b1);
-        }
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++) {
-        int32_t *y = out[i] + at;
-        if (add) {
-            lanes c0, c1;
-            memcpy(&c0, y, sizeof c0);
-            memcpy(&c1, y + LANES, sizeof c1);
-            acc[i][0] += c0;
-            acc[i][1] += c1;
-        }
-        memcpy(y, &acc[i][0], sizeof acc[i][0]);
-        memcpy(y + LANES, &acc[i][1], sizeof acc[i][1]);
-    }
+    for (int i = 0; i < ROWS; i++)
+        put(acc[i], out[i] + at, add);
 }
 
 /* Codes as A wants them. */

@@ -5,20 +5,9 @@
  * matter. Loops are over blocks that stay in the first cache, one kind of lane in each loop, which
  * the compiler turns into vectors. Compile with -fwrapv.
  */
-#include "tile.h"
+#include "words.h"
 
 enum { BLOCK = 512 };
-
-static const u64 GAMMA = 0x9E3779B97F4A7C15u;
-
-/* SplitMix64 with a counter: word i of (key = seed ^ mix64(stream)) is finish(key + (i + 1) GAMMA).
- */
-INLINE u64 finish(u64 z)
-{
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
 
 /* n words from index i on, each `step` after the one before; of 32 bits the lower ones are kept. */
 #define WORDS(type)                                                                                \

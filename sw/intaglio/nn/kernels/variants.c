@@ -4,7 +4,7 @@
  * and the squares of L2 batch norm. A row is the channels of one pixel; sums are i64, and an element
  * draws its random word by its index, so that the partition over threads does not matter.
  */
-#include "tile.h"
+#include "words.h"
 
 #include <stdlib.h>
 
@@ -43,16 +43,12 @@ static void fetch(const source *s, i64 at, i64 C, i64 *row)
 }
 
 /* The random words of a row: element c has index (n * C + c) * pixels + p, and first[c] is the
- * counter of SplitMix64 at p = 0.
+ * counter at p = 0.
  */
 INLINE void draw(const u64 *first, i64 p, i64 C, u64 *words)
 {
-    for (i64 c = 0; c < C; c++) {
-        u64 z = first[c] + (u64)p * 0x9E3779B97F4A7C15u;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        words[c] = z ^ (z >> 31);
-    }
+    for (i64 c = 0; c < C; c++)
+        words[c] = finish(first[c] + (u64)p * GAMMA);
 }
 
 INLINE i64 clip(i64 x, i64 limit) { return x < -limit ? -limit : x > limit ? limit : x; }
@@ -133,7 +129,7 @@ i64 error_digits(const i64 *wide, const int8_t *mask, const int8_t *error, const
                 for (i64 c = 0; c < C; c++) {
                     rest[c] = ((i64)1 << shift) >> 1;
                     rest[C + c] = ((i64)1 << (shift + FLAG_SHIFT)) >> 1;
-                    from[c] = key + (u64)(first + (n * C + c) * pixels + 1) * 0x9E3779B97F4A7C15u;
+                    from[c] = key + (u64)(first + (n * C + c) * pixels + 1) * GAMMA;
                 }
                 const i64 end = (piece + 1) * pixels / pieces;
                 for (i64 p = piece * pixels / pieces; p < end; p++) {
@@ -195,10 +191,6 @@ void stochastic_shift(i64 *x, i64 shift, u64 key, i64 count)
 {
     const u64 mask = ((u64)1 << shift) - 1;
 #pragma omp parallel for schedule(static)
-    for (i64 i = 0; i < count; i++) {
-        u64 z = key + (u64)(i + 1) * 0x9E3779B97F4A7C15u;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        x[i] = (x[i] + (i64)((z ^ (z >> 31)) & mask)) >> shift;
-    }
+    for (i64 i = 0; i < count; i++)
+        x[i] = (x[i] + (i64)(finish(key + (u64)(i + 1) * GAMMA) & mask)) >> shift;
 }
