@@ -244,6 +244,45 @@ def test_batch_norm_forward_and_backward(g, rows, C):
         )
 
 
+@pytest.mark.parametrize("exponent", [-50, -44, -30, -24, -9, 0])
+@pytest.mark.parametrize("batches, count", [(0, 1), (3, 600), (40, 1 << 20)])
+def test_batch_norm_vectors(g, exponent, batches, count):
+    C = 23
+    bound = min(1 << 20, (1 << 60 - max(exponent + 24, 0)) // count - 2)
+    mean = rand(g, -bound, bound, (C,), torch.int64)
+    deviation = rand(g, count, count * (bound + 1), (C,), torch.int64)
+    gamma, beta = rand(g, -32768, 32767, (2, C), torch.int16)
+    gamma[:2], deviation[0] = 0, count
+    running = rand(g, -(1 << 40), 1 << 40, (2, C), torch.int64)
+    options = {"count": count, "acc_exponent": exponent, "batches": batches}
+    found = []
+    for kernels in (native, plain):
+        buffers = tuple(running.clone().unbind())
+        found.append(
+            (kernels.batch_norm_prepare(mean, deviation, buffers, gamma, beta, **options), buffers)
+        )
+    same(*found)
+    mantissa, shift, scale, _ = found[0][0]
+    sums = rand(g, -(count << 7), count << 7, (2, C), torch.int64)
+    products = sums[1] * rand(g, -(1 << 12), 1 << 12, (C,), torch.int64)
+    signs = rand(g, -count, count, (C,), torch.int64)
+    both("batch_norm_error_vectors", sums[0], products, signs, count, scale, mantissa, shift)
+    zero = torch.zeros_like(scale)
+    both("batch_norm_error_vectors", sums[0], products, signs, count, zero, mantissa, shift)
+
+
+def test_batch_norm_refuses_sums_that_are_too_large():
+    one = torch.ones(2, dtype=torch.int64)
+    master = torch.ones(2, dtype=torch.int16)
+    for mean, deviation in ((one, one << 45), (one << 50, one)):
+        for kernels in (native, plain):
+            with pytest.raises(ValueError, match="sum of"):
+                kernels.batch_norm_prepare(
+                    *(mean, deviation, (one.clone(), one.clone()), master, master),
+                    **{"count": 1 << 12, "acc_exponent": -20, "batches": 0},
+                )
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 5, 7), (6, 1, 1, 9)])
 def test_quantize_error(g, shape):
     N, H, W, C = shape
@@ -391,6 +430,20 @@ def test_quantize_gradient(g, library, dtype, bits, shape):
             largest = native.quantize_gradient(x, shift, found, **options)
             assert largest == plain.quantize_gradient(x, shift, wanted, **options)
             assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("taps", [(slice(1, 2), slice(1, 2)), (slice(0, 2), slice(1, 3))])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_gradients_of_some_taps(g, library, dtype, taps):
+    """The others are zero, whether the sums lie as the products leave them or not."""
+    live = np.empty((3, 3))[taps].shape
+    rows = rand(g, -5000, 5000, (4, *live, 530), dtype)
+    for x in (rows.permute(0, 3, 1, 2), rows.permute(0, 3, 1, 2).contiguous()):
+        found, wanted = torch.ones((2, 4, 530, 3, 3), dtype=torch.int8)
+        options = dict(seed=3, stream=8, start=77, taps=taps)
+        largest = native.quantize_gradient(x, 6, found, **options)
+        assert largest == plain.quantize_gradient(x, 6, wanted, **options)
+        assert torch.equal(found, wanted)
 
 
 def updates(options, momentum, gradient, master, *rest):

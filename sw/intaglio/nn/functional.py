@@ -238,7 +238,8 @@ class _Conv(torch.autograd.Function):
         k, window = kernels.active(), ctx.window
         x, weight = _take(ctx, "x", "weight")
         size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
-        shape, taps = ctx.shape, ctx.taps
+        shape = ctx.shape
+        taps = None if window.kernel == shape[2:] else ctx.taps
         xgrad, wgrad = [], []
 
         def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
@@ -246,17 +247,12 @@ class _Conv(torch.autograd.Function):
                 live: torch.Tensor = k.conv_weight_gradient(
                     x, e[..., start:stop], window.kernel, **window.geometry
                 )
-                if live.shape[1:] == shape[1:]:
-                    return live
-                _, C, R, S = shape
-                part = live.new_zeros((stop - start, R, S, C)).permute(0, 3, 1, 2)
-                part[:, :, taps[0], taps[1]] = live
-                return part
+                return live
 
             return rows
 
         for e, exponent in _digits(gradient):
-            late = Late(shape, e.device, product(e))
+            late = Late(shape, e.device, product(e), taps)
             wgrad.append((late, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
                 wide = k.conv_input_gradient(e, weight, size=size, **window.geometry)
@@ -344,19 +340,24 @@ class _BatchNorm(torch.autograd.Function):
         flat = codes.reshape(-1, C)
         count = flat.shape[0] * workers.count()
         mean, deviation = variants.batch_norm_statistics(flat, layer.norm)
-        layer.track(_host(mean), _host(deviation), count, acc.exponent)
-        mantissa, shift = quant.batch_norm_reciprocal(_host(deviation), count)
-        g = _affine_view(gamma)
+        mantissa, shift, g, b = k.batch_norm_prepare(
+            *(mean, deviation, (layer.running_mean, layer.running_deviation)),
+            *(gamma.codes, beta.codes),
+            count=count,
+            acc_exponent=acc.exponent,
+            batches=int(layer.num_batches_tracked),
+        )
+        layer.num_batches_tracked += 1
         out_shift, residual_shift = quant.batch_norm_shifts(
             layer.exponent, None if residual is None else residual.exponent
         )
         xhat, y, sign_sum = k.batch_norm_normalize(
             flat,
             mean,
-            _device(mantissa, flat),
-            _device(shift, flat),
+            mantissa,
+            shift,
             g,
-            _affine_view(beta),
+            b,
             out_shift,
             None if residual is None else _nhwc(residual.codes).reshape(-1, C),
             residual_shift,
@@ -364,8 +365,8 @@ class _BatchNorm(torch.autograd.Function):
         )
         y = y.reshape(N, H, W, C)
         ctx.mask = y if layer.relu else None
-        ctx.xhat, ctx.acc_exponent, ctx.count, ctx.layer = xhat, acc.exponent, count, layer
-        ctx.means = _host(workers.total(sign_sum)), _host(g), mantissa, shift
+        ctx.xhat, ctx.acc_exponent, ctx.layer = xhat, acc.exponent, layer
+        ctx.vectors = workers.total(sign_sum), count, g, mantissa, shift
         return IntTensor(_nchw(y), layer.exponent)
 
     @staticmethod
@@ -373,17 +374,14 @@ class _BatchNorm(torch.autograd.Function):
         k, layer = kernels.active(), ctx.layer
         mask, xhat = _take(ctx, "mask", "xhat")
         e, exponent = _quantize(gradient, mask, layer.error_scale)
-        sign_sum, gamma, mantissa, shift = ctx.means
         error_sum, product_sum = k.batch_norm_sums(e.reshape(xhat.shape), xhat)
-        means = quant.batch_norm_error_means(
-            _host(workers.total(error_sum)), _host(workers.total(product_sum)), sign_sum, ctx.count
+        vectors, factor_exponent = k.batch_norm_error_vectors(
+            workers.total(error_sum), workers.total(product_sum), *ctx.vectors
         )
-        factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
         wide_exponent = exponent - quant.MEAN_BITS + factor_exponent - ctx.acc_exponent
-        vectors = [_device(v, e) for v in (*means, factors)]
         xhat = xhat.reshape(e.shape)
         return (
-            _accumulator_error(layer, e, xhat, vectors, wide_exponent),
+            _accumulator_error(layer, e, xhat, vectors.unbind(), wide_exponent),
             IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
             IntTensor(error_sum, exponent),
             IntTensor(_nchw(e), exponent) if ctx.needs_input_grad[3] else None,
@@ -392,7 +390,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _accumulator_error(
-    layer: Any, e: torch.Tensor, xhat: torch.Tensor, vectors: list[torch.Tensor], exponent: int
+    layer: Any, e: torch.Tensor, xhat: torch.Tensor, vectors: Sequence[torch.Tensor], exponent: int
 ) -> IntTensor:
     """Return the quantised error of batch norm's accumulator; ``vectors`` are m0, m1, m2, factors.
 

@@ -51,6 +51,7 @@ class Late:
 
     ``compute(start, stop)`` returns those rows; it keeps alive what they are computed from. So the
     gradient of a large weight, four bytes for each, is not held before a quantiser reads it.
+    ``taps`` are those of a kernel that it returns, where the others are zero.
     """
 
     def __init__(
@@ -58,13 +59,24 @@ class Late:
         shape: Sequence[int],
         device: torch.device,
         compute: Callable[[int, int], torch.Tensor],
+        taps: tuple[slice, slice] | None = None,
     ) -> None:
         self.shape, self.device = torch.Size(shape), device
-        self.compute = compute
+        self.compute, self.taps = compute, taps
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return a range of the first axis with all taps."""
+        live = self.compute(start, stop)
+        if self.taps is None:
+            return live
+        _, C, R, S = self.shape
+        out = live.new_zeros((stop - start, R, S, C)).permute(0, 3, 1, 2)
+        out[:, :, self.taps[0], self.taps[1]] = live
+        return out
 
 
 def _rows(codes: torch.Tensor | Late, start: int, stop: int) -> torch.Tensor:
-    return codes.compute(start, stop) if isinstance(codes, Late) else codes[start:stop]
+    return codes.rows(start, stop) if isinstance(codes, Late) else codes[start:stop]
 
 
 def _sum(terms: Sequence[tuple[torch.Tensor, int]], exponent: int) -> torch.Tensor:
@@ -159,6 +171,11 @@ class IntTensor(torch.Tensor):
             return self.codes
         terms = [(_rows(c, start, stop), e) for c, e in self._terms]
         return terms[0][0] if len(terms) == 1 else _sum(terms, self.exponent)
+
+    def late(self) -> Late | None:
+        """Return what computes the codes, if nothing is added to it."""
+        codes = self._terms[0][0]
+        return codes if len(self._terms) == 1 and isinstance(codes, Late) else None
 
     def holds(self, other: "IntTensor") -> bool:
         """Return whether the codes of ``other`` are among the terms."""

@@ -331,17 +331,6 @@ class BatchNorm2d(IntLayer):
         self.error_scale = F.ErrorScale()
         self.acc_error_scale = F.ErrorScale()
 
-    def track(self, mean: np.ndarray, deviation: np.ndarray, count: int, acc_exponent: int) -> None:
-        """Move the running statistics towards those of a batch."""
-        batches = int(self.num_batches_tracked.item())
-        for buffer, total in (
-            (self.running_mean, mean * count),
-            (self.running_deviation, deviation),
-        ):
-            new = quant.track_statistics(F._host(buffer), total, count, acc_exponent, batches)
-            buffer.copy_(torch.from_numpy(new))
-        self.num_batches_tracked += 1
-
     def forward(self, acc: Any, residual: IntTensor | None = None) -> IntTensor:
         if self.training:
             return F.batch_norm(acc, self.weight, self.bias, residual, self)

@@ -191,14 +191,22 @@ class SGD:
         used: dict[tuple[int, int], int] = {}
         largest, k = 0, kernels.active()
         parts: list[torch.Tensor] = []
+        # Taps that met padding only are zero: they are not computed, unless someone watches.
+        late = gradient.late() if self.watch is None else None
+        rows, taps = (gradient.rows, None) if late is None else (late.compute, late.taps)
 
         def run(part: torch.Tensor, a: int, b: int, right: int) -> int:
-            options = {"seed": self.seed, "stream": self._stream(name), "start": a * row}
+            options = {
+                "seed": self.seed,
+                "stream": self._stream(name),
+                "start": a * row,
+                "taps": taps,
+            }
             used[a, b] = right
             return int(k.quantize_gradient(part, right, codes[a:b], **options))
 
         for a, b in ranges:
-            part = _shared(gradient.rows(a, b))
+            part = _shared(rows(a, b))
             largest = max(largest, run(part, a, b, shift))
             needed = quant.scale_shift(largest, bits)
             if needed > shift or (needed < shift and len(ranges) == 1):
@@ -211,7 +219,7 @@ class SGD:
         shift = quant.scale_shift(largest, bits)
         for (a, b), right in list(used.items()):
             if right != shift:
-                run(_shared(gradient.rows(a, b)), a, b, shift)
+                run(_shared(rows(a, b)), a, b, shift)
         state.scale = exponent + shift
         state.gradient = parameter.grad = IntTensor(codes, exponent + shift)
         state.exponent = exponent + shift

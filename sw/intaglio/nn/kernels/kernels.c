@@ -97,7 +97,7 @@ void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const
     }
 }
 
-void channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
+static void channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
 {
     memset(total, 0, C * sizeof *total);
 #pragma omp parallel
@@ -114,7 +114,7 @@ void channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
     }
 }
 
-void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, i64 C)
+static void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, i64 C)
 {
     memset(total, 0, C * sizeof *total);
 #pragma omp parallel
@@ -132,6 +132,18 @@ void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, 
             total[c] += mine[c];
         free(mine);
     }
+}
+
+void round_means(i64 *total, i64 count, i64 C);
+
+/* The means of M accumulators and the sums of their deviations, at least M. */
+void batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, i64 C)
+{
+    channel_sums(acc, mean, M, C);
+    round_means(mean, M, C);
+    channel_deviations(acc, mean, deviation, M, C);
+    for (i64 c = 0; c < C; c++)
+        deviation[c] = most(deviation[c], M);
 }
 
 enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache between strips */
@@ -190,7 +202,9 @@ static int32_t saturated(i64 v)
     return (int32_t)(v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v);
 }
 
-/* mantissa in [2**15, 2**16], shift in [12, 42]. Returns 1 where memory is lacking. */
+/* mantissa in [2**15, 2**16], shift at least 12. Returns 1 where memory is lacking, 2 where a shift
+ * is beyond 42: deviations of 2**28 and more, differences that saturate count.
+ */
 i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
                          const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
                          const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
@@ -198,6 +212,9 @@ i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantiss
 {
     const i64 wide = groups_of(C, LANES) * LANES;
     int failed = 0;
+    for (i64 c = 0; c < C; c++)
+        if (shift[c] > 42)
+            return 2;
     memset(signs, 0, C * sizeof *signs);
 #pragma omp parallel reduction(| : failed)
     {

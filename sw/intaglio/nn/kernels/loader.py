@@ -28,7 +28,9 @@ _MAPPED = 32 << 20
 _RETURNS = (
     "quantize_error",
     "batch_norm_backward",
+    "batch_norm_error_vectors",
     "batch_norm_normalize",
+    "batch_norm_prepare",
     "maximum_int16_t",
     *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),
     "error_digits",
@@ -92,21 +94,30 @@ def loaded() -> Any:
     return build()
 
 
+def _prototype(function: Any, arguments: Sequence[Any]) -> None:
+    """Declare the parameters of a function after the kinds of its first arguments."""
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [count if isinstance(a, int) else pointer for a in arguments]
+
+
 def call(name: str, *arguments: Any) -> int:
-    """Call a function with tensors as pointers, None as NULL and integers of 64 bits."""
-    values: list[Any] = []
-    for a in arguments:
-        if a is None:
-            values.append(ctypes.c_void_p())
-        elif isinstance(a, torch.Tensor):
-            values.append(ctypes.c_void_p(a.data_ptr()))
-        elif isinstance(a, np.ndarray):
-            values.append(ctypes.c_void_p(a.ctypes.data))
-        elif isinstance(a, int):
-            values.append(ctypes.c_int64(a if a < 1 << 63 else a - (1 << 64)))
-        else:
-            values.append(a)
-    return getattr(loaded(), name)(*values)
+    """Call a function with tensors as pointers, None as NULL and integers of 64 bits.
+
+    A parameter is a pointer in every call or an integer in every call.
+    """
+    function = getattr(loaded(), name)
+    if function.argtypes is None:
+        _prototype(function, arguments)
+    values = [
+        a.data_ptr()
+        if isinstance(a, torch.Tensor)
+        else a.ctypes.data
+        if isinstance(a, np.ndarray)
+        else a
+        for a in arguments
+    ]
+    result: int = function(*values)
+    return result
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -27,7 +27,9 @@ __all__ = [
     "available",
     "average_sum",
     "batch_norm_backward",
+    "batch_norm_error_vectors",
     "batch_norm_normalize",
+    "batch_norm_prepare",
     "batch_norm_statistics",
     "batch_norm_sums",
     "conv",
@@ -52,6 +54,7 @@ __all__ = [
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
 
 Pair = tuple[int, int]
+Taps = tuple[slice, slice]
 Terms = Sequence[tuple[torch.Tensor, int]]
 
 
@@ -131,11 +134,53 @@ def requantize(
 def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     acc = acc.contiguous()
     M, C = acc.shape
-    total, deviation = torch.empty((2, C), dtype=torch.int64)
-    _call("channel_sums", acc, total, M, C)
-    mean = torch.div(2 * total + M, 2 * M, rounding_mode="floor")
-    _call("channel_deviations", acc, mean, deviation, M, C)
-    return mean, deviation.clamp(min=M)
+    mean, deviation = torch.empty((2, C), dtype=torch.int64).unbind()
+    _call("batch_norm_statistics", acc, mean, deviation, M, C)
+    return mean, deviation
+
+
+@_on_cpu
+def batch_norm_prepare(
+    mean: torch.Tensor,
+    deviation: torch.Tensor,
+    running: tuple[torch.Tensor, torch.Tensor],
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    *,
+    count: int,
+    acc_exponent: int,
+    batches: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    C = mean.shape[0]
+    out = torch.empty((6, C), dtype=torch.int64)
+    vectors = [v.contiguous() for v in (mean, deviation, *running, gamma, beta)]
+    left = acc_exponent - quant.STATISTICS_EXPONENT
+    weight = min(batches + 1, quant.STATISTICS_WINDOW)
+    if _call("batch_norm_prepare", *vectors, count, left, weight, out, C):
+        options = {"count": count, "acc_exponent": acc_exponent, "batches": batches}
+        return plain.batch_norm_prepare(mean, deviation, running, gamma, beta, **options)
+    mantissa, shift, g, b, *new = out.unbind()
+    for buffer, moved in zip(running, new, strict=True):
+        buffer.copy_(moved)
+    return mantissa, shift, g, b
+
+
+@_on_cpu
+def batch_norm_error_vectors(
+    error_sum: torch.Tensor,
+    product_sum: torch.Tensor,
+    sign_sum: torch.Tensor,
+    count: int,
+    gamma: torch.Tensor,
+    mantissa: torch.Tensor,
+    shift: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    C = error_sum.shape[0]
+    out = torch.empty((4, C), dtype=torch.int64)
+    sums = [v.contiguous() for v in (error_sum, product_sum, sign_sum)]
+    vectors = [v.contiguous() for v in (gamma, mantissa, shift)]
+    exponent = _call("batch_norm_error_vectors", *sums, count, *vectors, out, C)
+    return out, exponent + quant.AFFINE_EXPONENT
 
 
 @_on_cpu
@@ -151,11 +196,6 @@ def batch_norm_normalize(
     residual_shift: int,
     low: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    if int(shift.max()) > 42:  # deviations of 2**28 and more: differences that saturate count
-        return plain.batch_norm_normalize(
-            *(acc, mean, mantissa, shift, gamma, beta),
-            *(out_shift, residual, residual_shift, low),
-        )
     acc = acc.contiguous()
     M, C = acc.shape
     xhat = empty((M, C), torch.int16)
@@ -164,7 +204,13 @@ def batch_norm_normalize(
     z = None if residual is None else residual.contiguous()
     vectors = [v.contiguous() for v in (mean, mantissa, shift, gamma, beta)]
     rest = (out_shift, z, residual_shift, low, xhat, y, signs, M, C)
-    _checked(_call("batch_norm_normalize", acc, *vectors, *rest))
+    failed = _call("batch_norm_normalize", acc, *vectors, *rest)
+    if failed == 2:  # beyond the range of the loops
+        return plain.batch_norm_normalize(
+            *(acc, mean, mantissa, shift, gamma, beta),
+            *(out_shift, residual, residual_shift, low),
+        )
+    _checked(failed)
     return xhat, y, signs
 
 
@@ -376,19 +422,32 @@ def softmax_cross_entropy(
 
 @_on_cpu
 def quantize_gradient(
-    gradient: torch.Tensor, shift: int, out: torch.Tensor, *, seed: int, stream: int, start: int = 0
+    gradient: torch.Tensor,
+    shift: int,
+    out: torch.Tensor,
+    *,
+    seed: int,
+    stream: int,
+    start: int = 0,
+    taps: Taps | None = None,
 ) -> int:
     if gradient.dtype not in (torch.int32, torch.int64):
         gradient = gradient.to(torch.int32)
+    at: np.ndarray | None = None
+    if taps is not None:
+        gradient = gradient.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        _, _, R, S = gradient.shape
+        at = np.full(out.shape[2:], -1, np.int64)
+        at[taps] = np.arange(R * S).reshape(R, S)
     if gradient.dim() == 4 and gradient.permute(0, 2, 3, 1).is_contiguous():
         K, C, R, S = gradient.shape
-        order = K, C, R * S
+        order = K, C, out.shape[2:].numel(), R * S
     else:
         gradient = gradient.contiguous()
-        order = 1, gradient.numel(), 1
+        order = 1, gradient.numel(), 1, 1
     limit, key = (1 << (8 * out.element_size() - 1)) - 1, seed ^ mix64(stream)
     name = f"quantize_gradient_{_kind(gradient)}_{_kind(out)}"
-    return _call(name, gradient, out, shift, limit, key, start, *order)
+    return _call(name, gradient, out, shift, limit, key, start, *order, at)
 
 
 class _Places(ctypes.Structure):

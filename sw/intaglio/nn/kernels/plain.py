@@ -6,6 +6,7 @@ function is that of its namesake in :mod:`intaglio.spec.quant` or :mod:`intaglio
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from intaglio.nn.kernels.plain_conv import (
@@ -29,7 +30,9 @@ __all__ = [
     "argmax",
     "average_sum",
     "batch_norm_backward",
+    "batch_norm_error_vectors",
     "batch_norm_normalize",
+    "batch_norm_prepare",
     "batch_norm_statistics",
     "batch_norm_sums",
     "conv",
@@ -75,6 +78,52 @@ def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
     deviation = (acc.to(torch.int64) - mean).abs_().sum(0)
     return mean, deviation.clamp_(min=count)
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()
+
+
+def batch_norm_prepare(
+    mean: torch.Tensor,
+    deviation: torch.Tensor,
+    running: tuple[torch.Tensor, torch.Tensor],
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    *,
+    count: int,
+    acc_exponent: int,
+    batches: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what normalising needs: mantissas and shifts of 1 / deviation, gamma and beta; int64.
+
+    Move the running mean and deviation towards those of the batch, which
+    :func:`batch_norm_statistics` has returned. gamma and beta are int16 masters.
+    """
+    m, d = _numpy(mean), _numpy(deviation)
+    for buffer, total in zip(running, (m * count, d), strict=True):
+        moved = quant.track_statistics(_numpy(buffer), total, count, acc_exponent, batches)
+        buffer.copy_(torch.from_numpy(moved))
+    codes = (quant.affine_codes(_numpy(v)) for v in (gamma, beta))
+    found = (*quant.batch_norm_reciprocal(d, count), *codes)
+    a, b, c, e = (torch.from_numpy(v).to(mean.device) for v in found)
+    return a, b, c, e
+
+
+def batch_norm_error_vectors(
+    error_sum: torch.Tensor,
+    product_sum: torch.Tensor,
+    sign_sum: torch.Tensor,
+    count: int,
+    gamma: torch.Tensor,
+    mantissa: torch.Tensor,
+    shift: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    """Return m0, m1, m2 and the factors of batch norm's backward, (4, C), and their exponent."""
+    sums = [_numpy(v) for v in (error_sum, product_sum, sign_sum)]
+    means = quant.batch_norm_error_means(sums[0], sums[1], sums[2], count)
+    factors, exponent = quant.batch_norm_error_factors(*map(_numpy, (gamma, mantissa, shift)))
+    return torch.from_numpy(np.stack((*means, factors))).to(error_sum.device), exponent
 
 
 def batch_norm_normalize(
@@ -320,14 +369,25 @@ def _stochastic(
 
 
 def quantize_gradient(
-    gradient: torch.Tensor, shift: int, out: torch.Tensor, *, seed: int, stream: int, start: int = 0
+    gradient: torch.Tensor,
+    shift: int,
+    out: torch.Tensor,
+    *,
+    seed: int,
+    stream: int,
+    start: int = 0,
+    taps: tuple[slice, slice] | None = None,
 ) -> int:
     """Write the codes of ``gradient`` for a right shift to ``out``, and return the largest
     magnitude before it.
 
     ``out``, contiguous, is int8 or int16, which says how many bits the codes have. The first
-    element draws the word of index ``start``.
+    element draws the word of index ``start``. ``taps`` says which taps of a kernel the gradient
+    has; the others are zero.
     """
+    if taps is not None:
+        live, gradient = gradient, gradient.new_zeros(out.shape)
+        gradient[:, :, taps[0], taps[1]] = live
     wide, limit = gradient.to(torch.int64), (1 << (8 * out.element_size() - 1)) - 1
     out.copy_(_stochastic(wide, shift, seed, stream, start).clamp(-limit, limit))
     return int(wide.abs().max())

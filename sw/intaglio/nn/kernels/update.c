@@ -75,12 +75,14 @@ MAXIMUM(int16_t)
     }
 
 /* The largest magnitude of x; out are its codes after a right shift by `shift`, at most 31 (int64:
- * 63). first: the index of x[0].
+ * 63). first: the index of x[0]. x has `living` taps: tap t of out is at[t] of them, none if that is
+ * -1, and its codes are 0; NULL: all are there.
  */
 #define QUANTIZE(from, word, to)                                                                   \
     QUANTIZE_BLOCK(from, word, to)                                                                 \
     i64 quantize_gradient_##from##_##to(const from *x, to *out, i64 shift, i64 limit, u64 key,     \
-                                        u64 first, i64 K, i64 C, i64 taps)                         \
+                                        u64 first, i64 K, i64 C, i64 taps, i64 living,             \
+                                        const i64 *at)                                             \
     {                                                                                              \
         from high = 0, low = 0;                                                                    \
         if (taps == 1) { /* no order to be turned: rows as long as a block */                      \
@@ -94,10 +96,15 @@ MAXIMUM(int16_t)
             for (i64 k = 0; k < K; k++) for (i64 c = 0; c < C; c += BLOCK)                         \
                 for (i64 t = 0; t < taps; t++)                                                     \
             {                                                                                      \
-                const i64 i = (k * C + c) * taps + t;                                              \
-                quantize_block_##from##_##to(x + (k * taps + t) * C + c, out + i, (int)shift,      \
-                                             (from)limit, key, first + (u64)i,                     \
-                                             least(BLOCK, C - c), taps, &low, &high);              \
+                const i64 i = (k * C + c) * taps + t, tap = at ? at[t] : t;                        \
+                const i64 n = least(BLOCK, C - c);                                                 \
+                if (tap >= 0)                                                                      \
+                    quantize_block_##from##_##to(x + (k * living + tap) * C + c, out + i,          \
+                                                 (int)shift, (from)limit, key, first + (u64)i, n,  \
+                                                 taps, &low, &high);                               \
+                else                                                                               \
+                    for (i64 j = 0; j < n; j++)                                                    \
+                        out[i + j * taps] = 0;                                                     \
             }                                                                                      \
         }                                                                                          \
         return most(high, -(i64)low);                                                              \
