@@ -66,11 +66,14 @@ class Late:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return a range of the first axis with all taps."""
-        live = self.compute(start, stop)
+        return self.whole(self.compute(start, stop))
+
+    def whole(self, live: torch.Tensor) -> torch.Tensor:
+        """Return rows of :attr:`compute` with all taps."""
         if self.taps is None:
             return live
         _, C, R, S = self.shape
-        out = live.new_zeros((stop - start, R, S, C)).permute(0, 3, 1, 2)
+        out = live.new_zeros((live.shape[0], R, S, C)).permute(0, 3, 1, 2)
         out[:, :, self.taps[0], self.taps[1]] = live
         return out
 

@@ -191,8 +191,8 @@ class SGD:
         used: dict[tuple[int, int], int] = {}
         largest, k = 0, kernels.active()
         parts: list[torch.Tensor] = []
-        # Taps that met padding only are zero: they are not computed, unless someone watches.
-        late = gradient.late() if self.watch is None else None
+        # Taps that met padding only are zero: they are neither computed nor shared.
+        late = gradient.late()
         rows, taps = (gradient.rows, None) if late is None else (late.compute, late.taps)
 
         def run(part: torch.Tensor, a: int, b: int, right: int) -> int:
@@ -213,7 +213,7 @@ class SGD:
                 shift = needed
                 run(part, a, b, shift)
             if self.watch is not None:
-                parts.append(part)
+                parts.append(part if late is None else late.whole(part))
         if self.watch is not None:
             self.watch(name, IntTensor(torch.cat(parts), exponent))
         shift = quant.scale_shift(largest, bits)

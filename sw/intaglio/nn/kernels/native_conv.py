@@ -1,6 +1,7 @@
 """The products of a convolution in C, as in ``plain_conv``: see ``convolve.c``, ``gradient.c``."""
 
 import ctypes
+import functools
 import itertools
 from typing import Any
 
@@ -57,6 +58,12 @@ def _checked(failed: int) -> None:
         raise MemoryError("no memory for the buffers of a convolution")
 
 
+@functools.lru_cache(64)
+def _outside(C: int, code: int) -> torch.Tensor:
+    """Return the codes of the padding, to be read only."""
+    return torch.full((C,), code, dtype=torch.int8)
+
+
 def _gather(
     x: torch.Tensor,
     kernel: Pair,
@@ -93,7 +100,7 @@ def _convolve(
     """
     N, H, W, C = x.shape
     R, S, _, K = weight.shape
-    outside = torch.full((C,), code, dtype=torch.int8)
+    outside = _outside(C, code)
     shape = (N, H, W, C, R, S, *stride, *origin, *dilation, *spread, *out.shape[1:3])
     windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
     r, s, c, k = weight.stride()
@@ -159,7 +166,7 @@ class ConvOperation:
         self._packed = torch.empty(call("packed_bytes", R, S, C, K), dtype=torch.int8)
         weights = _Weights(taps.data_ptr(), *taps.stride())
         call("pack", ctypes.byref(weights), R, S, C, K, self._packed)
-        self._outside = torch.full((C,), code, dtype=torch.int8)
+        self._outside = _outside(C, code)
         self._geometry = C, R, S, *stride, *origin, *dilation, 1, 1
         self._windows: dict[tuple[Any, Pair], tuple[Any, int, _Windows]] = {}
         self.channels = K
@@ -289,7 +296,7 @@ def _gradient(
 ) -> torch.Tensor:
     """Return the gradient (K, R, S, C) of at most ROWS pixels."""
     (N, P, Q, K), (_, H, W, C) = e.shape, x.shape
-    outside = torch.zeros(C, dtype=torch.int8)
+    outside = _outside(C, 0)
     shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, P, Q)
     windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
     out = empty((K, *kernel, C), torch.int32)
