@@ -1,5 +1,6 @@
 """The fused kernels against the plain ones: equal bytes for every function and odd sizes."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -413,6 +414,10 @@ def test_softmax_cross_entropy(g, dtype, exponent, classes):
     both("softmax_cross_entropy", logits, exponent, labels, 255)
 
 
+#: Magnitudes of vectors of gradients.
+HEIGHTS = (0, 9, 32768, 40000, 1 << 40, 1 << 61)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("bits", [torch.int8, torch.int16])
 @pytest.mark.parametrize("shape", [(1,), (1030,), (3, 5, 1, 1), (4, 7, 3, 2), (2, 600, 3, 3)])
@@ -446,6 +451,16 @@ def test_gradients_of_some_taps(g, library, dtype, taps):
         assert torch.equal(found, wanted)
 
 
+def test_quantize_vectors(g, library):
+    """Each with its shift and its words, from zeros to the largest sums."""
+    sizes = (1, 512, 70, 1030, 64, 9)
+    parts = [rand(g, -h, h, (n,), torch.int64) for n, h in zip(sizes, HEIGHTS, strict=True)]
+    parts[2][0] = 32768  # a shift of 0 leaves it, and it is saturated
+    options = dict(seed=(1 << 63) + 5, streams=[4, 1 << 40, 12, 0, 16, 8])
+    codes, found = both("quantize_vectors", torch.cat(parts), sizes, **options)
+    assert codes.abs().max() == 32767 and found[0] == (0, 0) and found[-1][0] > 44
+
+
 def updates(options, momentum, gradient, master, *rest):
     """Return what both kernels make of copies, which the native one changes."""
     (m, me), (g, ge), (w, we) = momentum, gradient, master
@@ -476,6 +491,31 @@ def test_update(g, library, bits, exponents, n):
                         *((momentum, exponents[0]), (gradient, exponents[1]), (w, exponents[2])),
                         rate,
                     )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_updates_of_several_parameters(g, library, threads):
+    """Small and large ones, weights and vectors, in one call: each as if it were alone."""
+    found, before = [], torch.get_num_threads()
+    jobs = [
+        (
+            *(rand(g, -9000, 9000, (n,), torch.int16), -30 - n % 5),
+            *(rand(g, -127, 127, (n,), torch.int8 if weight else torch.int16), -35 + n % 7),
+            *(rand(g, -high, high, (n,), torch.int16), -15),
+            *(11 if weight else None, 4 * i, []),
+        )
+        for i, (n, weight, high) in enumerate(
+            [(20000, True, 9000), (64, False, 9000), (40, True, 32767), (16384, False, 32767)]
+        )
+    ]
+    try:
+        torch.set_num_threads(threads)
+        for k in (native, plain):
+            copies = [plain.Update(*(copy.deepcopy(x) for x in job)) for job in jobs]
+            found.append(tuple(k.updates(copies, (200, 3), seed=7)))
+    finally:
+        torch.set_num_threads(before)
+    same(*found)
 
 
 def test_update_of_zeros(g):

@@ -422,12 +422,15 @@ def test_gradients_take_one_byte_for_each_weight_and_any_slices_give_the_same(mo
             optimizer.zero_grad()
             backward(model)
             for p in model.parameters():
-                assert p.grad.codes.dtype == (torch.int8 if p.dim() == 4 else torch.int16)
-                assert len(p.grad.terms) == 1 and p.grad.codes.is_contiguous()
+                if p.dim() == 4:
+                    assert p.grad.codes.dtype == torch.int8
+                    assert len(p.grad.terms) == 1 and p.grad.codes.is_contiguous()
             if step == 1:  # a guess that is far off changes nothing
                 for state in optimizer._states.values():
                     state.scale, state.maxima[:] = 1000, [1, 1, 1]
             optimizer.step(Schedule(rate="1/20", steps=3).at(step))
+            for p in model.parameters():
+                assert p.grad.codes.dtype == (torch.int8 if p.dim() == 4 else torch.int16)
         found.append(weights_digest(model))
     assert len(set(found)) == 1
 
@@ -436,7 +439,7 @@ def test_a_second_backward_pass_before_the_step_is_refused():
     model = build("fcn-mini", classes=3, width="1/4", seed=1)
     optimizer = SGD(model.named_parameters(), seed=1)
     backward(model)
-    with pytest.raises(RuntimeError, match="a backward pass on top of a quantised gradient"):
+    with pytest.raises(RuntimeError, match="a backward pass on top of another one"):
         backward(model)
     optimizer.zero_grad()
     backward(model)

@@ -81,8 +81,10 @@ class _State:
     """What the optimiser has of a parameter besides its momentum."""
 
     def __init__(self) -> None:
-        #: The quantised gradient of this step, and the exponent that the update reads it at.
+        #: The gradient of this step, whether it is quantised, and the exponent that the update
+        #: reads it at.
         self.gradient: IntTensor | None = None
+        self.quantized = False
         self.exponent = 0
         #: Guesses that never change a result: exponent of the quantised gradient, maxima.
         self.scale: int | None = None
@@ -95,9 +97,11 @@ class SGD:
     Gradients become 8 bits (gamma, beta, biases: 16), momenta and masters are int16; every rounding
     of the update is stochastic and takes its bits from (seed, step, parameter, index).
 
-    A gradient is quantised as soon as the backward pass has it whole, workers' shares included, and
-    ``grad`` is the quantised one from then on: one byte for each weight. So one step takes one
-    backward pass (of a sum of losses, if need be). A parameter belongs to the last SGD made for it.
+    The gradient of a convolution's weight is quantised as soon as the backward pass has it whole,
+    workers' shares included, and ``grad`` is the quantised one from then on: one byte for each
+    weight. Those of gamma, beta and biases, which take no memory, are quantised in the step, all at
+    once. So one step takes one backward pass (of a sum of losses, if need be). A parameter belongs
+    to the last SGD made for it.
     Momenta and masters are updated in place, so that arrays and state dicts change with them, as
     they do with the optimisers of PyTorch.
 
@@ -113,7 +117,7 @@ class SGD:
     Raises
     ------
     RuntimeError
-        From ``backward()``: a gradient comes on top of one that is quantised already.
+        From ``backward()``: a gradient comes on top of that of another pass.
     """
 
     def __init__(
@@ -150,29 +154,72 @@ class SGD:
     def step(self, rate: Fraction) -> None:
         """Update every parameter that has a gradient with the learning rate ``rate``."""
         fraction = quant.learning_rate(rate.numerator, rate.denominator)
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                if parameter.grad is not self._states[name].gradient:  # it was set by hand
-                    self._quantize(name, parameter)
-                self._update(name, parameter, fraction)
+        present = [name for name, p in self.parameters.items() if p.grad is not None]
+        wide = [name for name in present if not self._is_quantized(name)]  # or it was set by hand
+        for name in wide:
+            if self._is_weight(name):
+                self._quantize(name, self.parameters[name])
+        self._quantize_vectors([name for name in wide if not self._is_weight(name)])
+        self._update(present, fraction)
         self.steps += 1
 
     def _stream(self, name: str) -> int:
         return (self.steps << 16) | self._streams[name]
 
+    def _is_weight(self, name: str) -> bool:
+        return self.parameters[name].dim() == 4
+
+    def _is_quantized(self, name: str) -> bool:
+        state = self._states[name]
+        return state.quantized and self.parameters[name].grad is state.gradient
+
     def _arrived(self, name: str) -> None:
-        """Quantise the gradient that a backward pass has left."""
-        parameter, before = self.parameters[name], self._states[name].gradient
-        gradient = parameter.grad
+        """Take the gradient that a backward pass has left; quantise that of a weight."""
+        parameter, state = self.parameters[name], self._states[name]
+        gradient, before = parameter.grad, state.gradient
         if before is not None and gradient is not None and gradient.holds(before):
             raise RuntimeError(
-                f"{name}: a backward pass on top of a quantised gradient; make one step with each "
-                f"pass, after zero_grad(), or add the losses"
+                f"{name}: a backward pass on top of another one; make one step with each pass, "
+                f"after zero_grad(), or add the losses"
             )
-        self._quantize(name, parameter)
+        if parameter.dim() == 4:
+            self._quantize(name, parameter)
+        else:
+            state.gradient, state.quantized = gradient, False
+
+    def _quantized(self, name: str, codes: torch.Tensor, exponent: int, largest: int) -> None:
+        """Replace a gradient, of the largest magnitude ``largest``, by its codes."""
+        parameter, state = self.parameters[name], self._states[name]
+        assert isinstance(parameter.grad, IntTensor)
+        shift = exponent - parameter.grad.exponent
+        state.exponent = exponent
+        if not self.recipe.magnitude:
+            state.exponent = normalized_exponent(largest) + shift
+        state.gradient = parameter.grad = IntTensor(codes, exponent)
+        state.quantized = True
+
+    def _quantize_vectors(self, names: list[str]) -> None:
+        """Replace the gradients of gamma, beta and biases by their codes."""
+        if not names:
+            return
+        gradients = {name: self.parameters[name].grad for name in names}
+        sums = [gradients[name].codes.reshape(-1) for name in names]
+        sizes = [part.numel() for part in sums]
+        whole = workers.total(torch.cat([part.to(torch.int64) for part in sums]))
+        if self.watch is not None:
+            for name, part in zip(names, whole.split(sizes), strict=True):
+                gradient = gradients[name]
+                self.watch(name, IntTensor(part.reshape(gradient.shape), gradient.exponent))
+        codes, found = kernels.active().quantize_vectors(
+            whole, sizes, seed=self.seed, streams=[self._stream(name) for name in names]
+        )
+        for name, part, (shift, largest) in zip(names, codes.split(sizes), found, strict=True):
+            gradient = gradients[name]
+            part = part.reshape(gradient.shape)
+            self._quantized(name, part, gradient.exponent + shift, largest)
 
     def _quantize(self, name: str, parameter: IntTensor) -> None:
-        """Replace the gradient of ``parameter`` by its codes.
+        """Replace the gradient of ``parameter``, a weight, by its codes.
 
         It is computed, summed over the workers and quantised in slices of the first axis, so that
         the wide sums of a large layer never exist at once. The shift is a guess until all slices
@@ -180,11 +227,8 @@ class SGD:
         """
         gradient, state = parameter.grad, self._states[name]
         assert isinstance(gradient, IntTensor)
-        bits = WEIGHT_BITS if parameter.dim() == 4 else VECTOR_BITS
         exponent, row = gradient.exponent, parameter.shape[1:].numel()
-        codes = torch.empty(
-            parameter.shape, dtype=torch.int8 if bits == 8 else torch.int16, device=parameter.device
-        )
+        codes = torch.empty(parameter.shape, dtype=torch.int8, device=parameter.device)
         ranges = _ranges(parameter.shape)
         # No guess is beyond what sums of 32 bits can need.
         shift = 0 if state.scale is None else min(max(state.scale - exponent, 0), 24)
@@ -208,7 +252,7 @@ class SGD:
         for a, b in ranges:
             part = _shared(rows(a, b))
             largest = max(largest, run(part, a, b, shift))
-            needed = quant.scale_shift(largest, bits)
+            needed = quant.scale_shift(largest, WEIGHT_BITS)
             if needed > shift or (needed < shift and len(ranges) == 1):
                 shift = needed
                 run(part, a, b, shift)
@@ -216,35 +260,45 @@ class SGD:
                 parts.append(part if late is None else late.whole(part))
         if self.watch is not None:
             self.watch(name, IntTensor(torch.cat(parts), exponent))
-        shift = quant.scale_shift(largest, bits)
+        shift = quant.scale_shift(largest, WEIGHT_BITS)
         for (a, b), right in list(used.items()):
             if right != shift:
                 run(_shared(rows(a, b)), a, b, shift)
         state.scale = exponent + shift
-        state.gradient = parameter.grad = IntTensor(codes, exponent + shift)
-        state.exponent = exponent + shift
-        if not self.recipe.magnitude:
-            state.exponent = normalized_exponent(largest) + shift
+        self._quantized(name, codes, exponent + shift, largest)
 
-    def _update(self, name: str, parameter: IntTensor, fraction: tuple[int, int]) -> None:
-        state, weight = self._states[name], parameter.dim() == 4
-        assert state.gradient is not None
-        other = weight and self.recipe.master_bits != 16
-        update = variants.update if other else kernels.active().update
-        limit = {"limit": master_limit(self.recipe.master_bits)} if other else {}
-        momentum, exponent, *master = update(
-            *self.momenta[name],
-            *(state.gradient.codes, state.exponent),
-            *(parameter.codes, parameter.exponent),
-            fraction,
-            decay=DECAY_SHIFT if weight else None,
-            seed=self.seed,
-            stream=self._stream(name),
-            guess=state.maxima,
-            **limit,
-        )
-        self.momenta[name] = momentum, exponent
-        parameter.assign(*master)
+    def _update(self, names: list[str], rate: tuple[int, int]) -> None:
+        """Update momenta and masters with the quantised gradients."""
+        other = self.recipe.master_bits != 16
+        jobs: dict[str, kernels.plain.Update] = {}
+        for name in names:
+            parameter, state = self.parameters[name], self._states[name]
+            assert state.gradient is not None
+            decay = DECAY_SHIFT if parameter.dim() == 4 else None
+            jobs[name] = kernels.plain.Update(
+                *self.momenta[name],
+                *(state.gradient.codes, state.exponent),
+                *(parameter.codes, parameter.exponent),
+                decay=decay,
+                stream=self._stream(name),
+                guess=state.maxima,
+            )
+        usual = [name for name in names if not (other and self._is_weight(name))]
+        found = {}
+        if usual:
+            done = kernels.active().updates([jobs[n] for n in usual], rate, seed=self.seed)
+            found = dict(zip(usual, done, strict=True))
+        for name in names:
+            if name not in found:
+                job = jobs[name]
+                options = {"decay": job.decay, "stream": job.stream, "guess": job.guess}
+                limit = master_limit(self.recipe.master_bits)
+                found[name] = variants.update(
+                    *job[:6], rate, seed=self.seed, limit=limit, **options
+                )
+            momentum, exponent, *master = found[name]
+            self.momenta[name] = momentum, exponent
+            self.parameters[name].assign(*master)
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return momenta and the number of steps as arrays."""

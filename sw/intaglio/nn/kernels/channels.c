@@ -10,9 +10,6 @@ INLINE i64 round_divide(i64 a, i64 b)
     return q - (x % y < 0);
 }
 
-/* ceil(log2 x), 0 for x <= 1. */
-INLINE i64 log2_ceil(i64 x) { return x <= 1 ? 0 : 64 - __builtin_clzll((u64)x - 1); }
-
 INLINE i64 magnitude(i64 x) { return x < 0 ? -x : x; }
 
 /* The mean of a channel whose sum over `count` accumulators is `total`, in place. */

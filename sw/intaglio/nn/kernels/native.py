@@ -41,12 +41,14 @@ __all__ = [
     "max_pool_gradient",
     "quantize_error",
     "quantize_gradient",
+    "quantize_vectors",
     "requantize",
     "resize_gradient",
     "resize_rounded",
     "resize_wide",
     "softmax_cross_entropy",
     "update",
+    "updates",
     "weight_codes",
     "window_maxima",
 ]
@@ -450,36 +452,21 @@ def quantize_gradient(
     return _call(name, gradient, out, shift, limit, key, start, *order, at)
 
 
-class _Places(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("m", "g", "w")]
-
-
-class _Stride(ctypes.Structure):
-    _fields_ = [("rate", ctypes.c_int64), ("shift", ctypes.c_int64), ("key", ctypes.c_uint64)]
-
-
-def _places(
-    largest: Sequence[int], exponents: Sequence[int]
-) -> tuple[int, bool, tuple[int, ...]] | None:
-    """Return the exponent of a momentum's sum, whether 32 bits hold it, and the terms' shifts.
-
-    None where all terms are zero. ``largest`` are the magnitudes of the terms.
-    """
-    alive = [(n, e) for n, e in zip(largest, exponents, strict=True) if n]
-    if not alive:
-        return None
-    top = max(e + quant.log2_ceil(n) for n, e in alive)
-    base = max(min(e for _, e in alive), top - 40)
-    left = [max(e - base, -62) if n else 0 for n, e in zip(largest, exponents, strict=True)]
-    # Half the memory where no term, rounded up, and no sum of them reaches 2**31.
-    terms = [
-        (n << x) + 1 if x >= 0 else n + (1 << min(-x, 62))
-        for n, x in zip(largest, left, strict=True)
-    ]
-    return base, sum(terms) < 1 << 31, (*left, *[0] * (3 - len(left)))
-
-
 @_on_cpu
+def quantize_vectors(
+    sums: torch.Tensor, sizes: Sequence[int], *, seed: int, streams: Sequence[int]
+) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    sums = sums.contiguous()
+    codes = torch.empty(sums.shape, dtype=torch.int16)
+    start, at, rows = sums.data_ptr(), codes.data_ptr(), []
+    for size, stream in zip(sizes, streams, strict=True):
+        rows.append((start, at, size, stream, 0, 0))
+        start, at = start + 8 * size, at + 2 * size
+    table = np.array(rows, np.int64)
+    _call("quantize_vectors", table, len(rows), seed)
+    return codes, [(shift, largest) for *_, shift, largest in table.tolist()]
+
+
 def update(
     momentum: torch.Tensor,
     momentum_exponent: int,
@@ -493,56 +480,39 @@ def update(
     seed: int,
     stream: int,
     guess: list[int],
-) -> tuple[torch.Tensor, int, torch.Tensor, int]:
-    """In place, in two passes; ``guess`` holds the largest momentum, gradient and master."""
-    momentum, master, gradient = (v.contiguous() for v in (momentum, master, gradient))
-    scale, count = (1 << quant.MOMENTUM_SHIFT) - 1, momentum.numel()
-    exponents = [momentum_exponent - quant.MOMENTUM_SHIFT, gradient_exponent]
-    if decay is not None:
-        exponents.append(master_exponent - decay)
-    kind = _kind(gradient)
+) -> plain.Updated:
+    """In place; ``guess`` holds the largest momentum, gradient and master."""
+    job = plain.Update(
+        *(momentum, momentum_exponent, gradient, gradient_exponent, master, master_exponent),
+        *(decay, stream, guess),
+    )
+    return updates([job], rate, seed=seed)[0]
 
-    def places(largest: list[int]) -> tuple[int, bool, tuple[int, ...]] | None:
-        return _places([scale * largest[0], *largest[1:]][: len(exponents)], exponents)
 
-    found = (ctypes.c_int64 * 4)()
-    # The pass that finds the sum's maximum needs those of the terms; they say if it was right.
-    chosen, tried = places(guess or [quant.MASTER_LIMIT, 127, quant.MASTER_LIMIT]), False
-    while True:
-        base, narrow, left = chosen or (momentum_exponent, True, (0, 0, 0))
-        wide, shifts = ("int32_t" if narrow else "int64_t"), ctypes.byref(_Places(*left))
-        terms = momentum, gradient, master, int(decay is not None), shifts
-        _call(f"update_maxima_{wide}_{kind}", *terms, ctypes.byref(found), count)
-        right = places(list(found[:3]))
-        if right == chosen:
-            break
-        assert not tried, "the maxima of the terms do not depend on the guess"
-        chosen, tried = right, True
-    shift = quant.scale_shift(found[3], 16)
-    momentum_exponent, key = base + shift, seed ^ mix64(stream + 1)
-    right_shift = master_exponent - momentum_exponent + rate[1]
-    step = _Stride(rate[0], right_shift, seed ^ mix64(stream + 2))
-    # No step is larger than this; the usual one leaves the master's exponent as it is.
-    reach = found[2] + (quant.MASTER_LIMIT * rate[0] >> max(right_shift, 0)) + 1
-    usual = 0 <= right_shift <= 48 and (decay is None or reach <= quant.MASTER_LIMIT)
-    behind = ctypes.byref(step) if usual else None
-    _call(f"update_{wide}_{kind}", *terms, shift, key, behind, count)
-    guess[:] = found[:3]
-    if usual:
-        return momentum, momentum_exponent, master, master_exponent
-    if right_shift < -14:  # beyond the range of the loops: a step of 2**22 << 14 or more
-        stepped = plain.weight_update(
-            *(master, master_exponent, momentum, momentum_exponent, rate),
-            fixed=decay is None,
-            seed=seed,
-            stream=stream + 2,
+def updates(jobs: Sequence[plain.Update], rate: Pair, *, seed: int) -> list[plain.Updated]:
+    """In place, in two passes for each."""
+    if not all(job.momentum.is_cpu for job in jobs):
+        return plain.updates(jobs, rate, seed=seed)
+    kept, rows = [], []
+    for job in jobs:
+        momentum, gradient, master = (
+            v.contiguous() for v in (job.momentum, job.gradient, job.master)
         )
-        return momentum, momentum_exponent, *stepped
-    ends, halvings = (ctypes.c_int64 * 2)(), 0
-    if decay is not None:
-        _call("step_range", master, momentum, ctypes.byref(step), ctypes.byref(ends), count)
-        low, high = ends
-        while max(-low, high) > quant.MASTER_LIMIT:
-            low, high, halvings = (low + 1) >> 1, (high + 1) >> 1, halvings + 1
-    _call("step_halved", master, momentum, ctypes.byref(step), halvings, count)
-    return momentum, momentum_exponent, master, master_exponent + halvings
+        kept.append((momentum, gradient, master))
+        rows.append(
+            (
+                *(momentum.data_ptr(), gradient.data_ptr(), master.data_ptr()),
+                *(momentum.numel(), gradient.element_size()),
+                *(job.momentum_exponent, job.gradient_exponent, job.master_exponent),
+                -1 if job.decay is None else job.decay,
+                job.stream,
+                *(job.guess or (quant.MASTER_LIMIT, 127, quant.MASTER_LIMIT)),
+            )
+        )
+    table = np.array(rows, np.int64)
+    _call("update", table, len(rows), *rate, seed)
+    out = []
+    for job, (momentum, _, master), row in zip(jobs, kept, table.tolist(), strict=True):
+        job.guess[:] = row[10:]
+        out.append((momentum, row[5], master, row[7]))
+    return out

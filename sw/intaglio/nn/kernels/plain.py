@@ -5,6 +5,7 @@ function is that of its namesake in :mod:`intaglio.spec.quant` or :mod:`intaglio
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ __all__ = [
     "WHOLE_TAP",
     "ConvOperation",
     "ConvTransposeOperation",
+    "Update",
+    "Updated",
     "argmax",
     "average_sum",
     "batch_norm_backward",
@@ -45,6 +48,7 @@ __all__ = [
     "momentum_update",
     "quantize_error",
     "quantize_gradient",
+    "quantize_vectors",
     "random_bits",
     "requantize",
     "resize_gradient",
@@ -52,6 +56,7 @@ __all__ = [
     "resize_wide",
     "softmax_cross_entropy",
     "update",
+    "updates",
     "weight_codes",
     "weight_update",
     "window_maxima",
@@ -61,6 +66,8 @@ Pair = tuple[int, int]
 Terms = Sequence[tuple[torch.Tensor, int]]
 #: From int64, right shift, seed and stream to what is rounded up with the chance of its fraction.
 Stochastic = Callable[[torch.Tensor, int, int, int], torch.Tensor]
+#: Momentum and master after a step, each with its exponent.
+Updated = tuple[torch.Tensor, int, torch.Tensor, int]
 L = quant.CODE_LIMIT
 
 
@@ -393,6 +400,47 @@ def quantize_gradient(
     return int(wide.abs().max())
 
 
+def quantize_vectors(
+    sums: torch.Tensor, sizes: Sequence[int], *, seed: int, streams: Sequence[int]
+) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """Return the int16 codes of vectors of gradients, and of each (right shift, largest magnitude).
+
+    ``sums``, int64, are the vectors one after the other, of ``sizes`` elements. Each has a shift of
+    its own, the smallest that is enough, and draws the words of its own of the ``streams``.
+    """
+    codes = torch.empty(sums.shape, dtype=torch.int16, device=sums.device)
+    found = []
+    parts = zip(sums.split(list(sizes)), codes.split(list(sizes)), streams, strict=True)
+    for part, out, stream in parts:
+        largest = int(part.abs().max())
+        shift = quant.scale_shift(largest, 16)
+        quantize_gradient(part, shift, out, seed=seed, stream=stream)
+        found.append((shift, largest))
+    return codes, found
+
+
+class Update(NamedTuple):
+    """What :func:`update` is given for one of several parameters."""
+
+    momentum: torch.Tensor
+    momentum_exponent: int
+    gradient: torch.Tensor
+    gradient_exponent: int
+    master: torch.Tensor
+    master_exponent: int
+    decay: int | None
+    stream: int
+    guess: list[int]
+
+
+def updates(jobs: Sequence[Update], rate: Pair, *, seed: int) -> list[Updated]:
+    """Return what :func:`update` does for each parameter."""
+    return [
+        update(*job[:6], rate, decay=job.decay, seed=seed, stream=job.stream, guess=job.guess)
+        for job in jobs
+    ]
+
+
 def update(
     momentum: torch.Tensor,
     momentum_exponent: int,
@@ -408,7 +456,7 @@ def update(
     guess: list[int],
     limit: int = quant.MASTER_LIMIT,
     stochastic: Stochastic = _stochastic,
-) -> tuple[torch.Tensor, int, torch.Tensor, int]:
+) -> Updated:
     """Return momentum and master, each with its exponent, after a step; a gradient is its codes.
 
     They may be the tensors that were given, changed. The master of a weight decays by 2**-decay;

@@ -29,6 +29,9 @@ INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 INLINE i64 most(i64 a, i64 b) { return a > b ? a : b; }
 INLINE i64 groups_of(i64 n, i64 size) { return (n + size - 1) / size; }
 
+/* ceil(log2 x), 0 for x <= 1. */
+INLINE i64 log2_ceil(i64 x) { return x <= 1 ? 0 : 64 - __builtin_clzll((u64)x - 1); }
+
 /* INTAGLIO_WIDE takes the layout of VNNI with plain arithmetic: tests of it run anywhere. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define INTAGLIO_WIDE 1

@@ -144,9 +144,9 @@ INLINE i64 place_int64_t(i64 v, i64 left)
                 out[j] += place_##wide(master[j], p.left_w);                                       \
     }                                                                                              \
     /* The largest magnitudes: found = of momentum, gradient, master and total. */                 \
-    void update_maxima_##wide##_##grad(const int16_t *momentum, const grad *gradient,              \
-                                       const int16_t *master, i64 decays, const places *p,         \
-                                       i64 *found, i64 count)                                      \
+    static void update_maxima_##wide##_##grad(const int16_t *momentum, const grad *gradient,       \
+                                              const int16_t *master, int decays,                   \
+                                              const places *p, i64 *found, i64 count)              \
     {                                                                                              \
         wide high = 0, low = 0;                                                                    \
         int32_t m = 0, g = 0, w = 0;                                                               \
@@ -210,9 +210,9 @@ INLINE void step_block(int16_t *master, const int16_t *momentum, const stride *s
 /* In place: momentum = SR(total), and where a stride is given, the master's step behind it. */
 #define UPDATE(wide, word, grad)                                                                   \
     TOTALS(wide, grad)                                                                             \
-    void update_##wide##_##grad(int16_t *momentum, const grad *gradient, int16_t *master,          \
-                                i64 decays, const places *p, i64 shift, u64 key,                   \
-                                const stride *step, i64 count)                                     \
+    static void update_##wide##_##grad(int16_t *momentum, const grad *gradient, int16_t *master,   \
+                                       int decays, const places *p, i64 shift, u64 key,            \
+                                       const stride *step, i64 count)                              \
     {                                                                                              \
         _Pragma("omp parallel for schedule(static)") for (i64 i = 0; i < count; i += BLOCK)        \
         {                                                                                          \
@@ -235,20 +235,20 @@ UPDATE(int32_t, uint32_t, int16_t)
 UPDATE(int64_t, uint64_t, int8_t)
 UPDATE(int64_t, uint64_t, int16_t)
 
-/* A step that may leave 16 bits; shift in [-14, 48], below 0 a left shift, above 48 no step. */
+/* A step that may leave 16 bits; shift below 0 is a left shift, of at most 32, above 48 no step. */
 INLINE i64 stepped(int16_t master, int16_t momentum, const stride *s, u64 i)
 {
     const i64 product = momentum * s->rate;
     if (s->shift > 48)
         return master;
     if (s->shift < 0)
-        return master - (product << -s->shift);
+        return master - (product << least(-s->shift, 32));
     return master - stochastic_int64_t(product, (int)s->shift, finish(s->key + (i + 1) * GAMMA));
 }
 
 /* found: the smallest and the largest stepped master, or 0. */
-void step_range(const int16_t *master, const int16_t *momentum, const stride *s, i64 *found,
-                i64 count)
+static void step_range(const int16_t *master, const int16_t *momentum, const stride *s, i64 *found,
+                       i64 count)
 {
     i64 high = 0, low = 0;
 #pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
@@ -264,12 +264,156 @@ void step_range(const int16_t *master, const int16_t *momentum, const stride *s,
 /* In place: the stepped masters, halved `halvings` times with ties up, which is one division rounded
  * up, and saturated.
  */
-void step_halved(int16_t *master, const int16_t *momentum, const stride *s, i64 halvings, i64 count)
+static void step_halved(int16_t *master, const int16_t *momentum, const stride *s, i64 halvings,
+                        i64 count)
 {
     const i64 rest = ((i64)1 << halvings) - 1;
 #pragma omp parallel for schedule(static)
     for (i64 i = 0; i < count; i++) {
         const i64 v = (stepped(master[i], momentum[i], s, (u64)i) + rest) >> halvings;
         master[i] = (int16_t)CLIPPED(v, 32767);
+    }
+}
+
+/* One parameter of a step: what update() reads and changes. */
+typedef struct {
+    int16_t *momentum;
+    const void *gradient;
+    int16_t *master;
+    i64 count, bytes; /* elements, and bytes of a code of the gradient: 1 or 2 */
+    i64 momentum_exponent, gradient_exponent, master_exponent;
+    i64 decay; /* the master decays by 2**-decay; below 0 it does not, and keeps its exponent */
+    i64 stream;
+    i64 largest[3]; /* magnitudes of momentum, gradient, master: a guess, then what was found */
+} parameter;
+
+/* Where the terms of a momentum's sum meet: its exponent, and whether 32 bits hold it. `alive` is 0
+ * where all terms are zero.
+ */
+typedef struct {
+    i64 base, narrow, alive;
+    places left;
+} plan;
+
+static plan plan_of(const parameter *p, const i64 largest[3])
+{
+    const i64 size[3] = {7 * largest[0], largest[1], p->decay < 0 ? 0 : largest[2]};
+    const i64 exponent[3] = {p->momentum_exponent - 3, p->gradient_exponent,
+                             p->master_exponent - p->decay};
+    i64 top = INT64_MIN, base = INT64_MAX, sum = 0, left[3] = {0};
+    for (int k = 0; k < 3; k++)
+        if (size[k]) {
+            top = most(top, exponent[k] + log2_ceil(size[k]));
+            base = least(base, exponent[k]);
+        }
+    if (top == INT64_MIN)
+        return (plan){.base = p->momentum_exponent, .narrow = 1};
+    base = most(base, top - 40);
+    for (int k = 0; k < 3; k++)
+        if (size[k]) { /* rounded up; what is shifted to the left stays below 2**40 */
+            left[k] = most(exponent[k] - base, -62);
+            sum += left[k] >= 0 ? size[k] << left[k] : size[k] + ((i64)1 << least(-left[k], 40));
+        }
+    return (plan){base, sum < (i64)1 << 31, 1, {left[0], left[1], left[2]}};
+}
+
+static int same_plan(const plan *a, const plan *b)
+{
+    return a->base == b->base && a->narrow == b->narrow && a->alive == b->alive &&
+           a->left.left_m == b->left.left_m && a->left.left_g == b->left.left_g &&
+           a->left.left_w == b->left.left_w;
+}
+
+/* Call a function for the kind of a sum and of a gradient. */
+#define BY_KIND(name, narrow, p, ...)                                                              \
+    do {                                                                                           \
+        if ((narrow) && (p)->bytes == 1)                                                           \
+            name##_int32_t_int8_t((p)->momentum, (p)->gradient, (p)->master, __VA_ARGS__);         \
+        else if (narrow)                                                                           \
+            name##_int32_t_int16_t((p)->momentum, (p)->gradient, (p)->master, __VA_ARGS__);        \
+        else if ((p)->bytes == 1)                                                                  \
+            name##_int64_t_int8_t((p)->momentum, (p)->gradient, (p)->master, __VA_ARGS__);         \
+        else                                                                                       \
+            name##_int64_t_int16_t((p)->momentum, (p)->gradient, (p)->master, __VA_ARGS__);        \
+    } while (0)
+
+static void update_one(parameter *p, i64 rate, i64 rate_shift, u64 seed)
+{
+    const int decays = p->decay >= 0;
+    i64 found[4];
+    /* The pass that finds the sum's maximum needs those of the terms; they say if it was right, and
+     * do not depend on the guess. */
+    plan chosen = plan_of(p, p->largest);
+    for (;;) {
+        BY_KIND(update_maxima, chosen.narrow, p, decays, &chosen.left, found, p->count);
+        const plan right = plan_of(p, found);
+        if (same_plan(&right, &chosen))
+            break;
+        chosen = right;
+    }
+    memcpy(p->largest, found, sizeof p->largest);
+    const i64 shift = most(log2_ceil(found[3]) - 15, 0);
+    p->momentum_exponent = chosen.base + shift;
+    const stride step = {rate, p->master_exponent - p->momentum_exponent + rate_shift,
+                         seed ^ finish((u64)p->stream + 2)};
+    /* No step is larger than this; the usual one leaves the master's exponent as it is. */
+    const i64 reach = found[2] + (32767 * rate >> most(least(step.shift, 62), 0)) + 1;
+    const int usual = step.shift >= 0 && step.shift <= 48 && (!decays || reach <= 32767);
+    BY_KIND(update, chosen.narrow, p, decays, &chosen.left, shift,
+            seed ^ finish((u64)p->stream + 1), usual ? &step : NULL, p->count);
+    if (usual)
+        return;
+    i64 ends[2], halvings = 0;
+    if (decays) {
+        step_range(p->master, p->momentum, &step, ends, p->count);
+        while (most(-ends[0], ends[1]) > 32767) {
+            ends[0] = (ends[0] + 1) >> 1;
+            ends[1] = (ends[1] + 1) >> 1;
+            halvings++;
+        }
+    }
+    step_halved(p->master, p->momentum, &step, halvings, p->count);
+    p->master_exponent += halvings;
+}
+
+enum { SIDE = 1 << 14 }; /* elements below which parameters are taken side by side */
+
+/* One step of `number` parameters with rate * 2**-rate_shift, in place. */
+void update(parameter *p, i64 number, i64 rate, i64 rate_shift, u64 seed)
+{
+#pragma omp parallel for schedule(dynamic) if (number > 1)
+    for (i64 i = 0; i < number; i++)
+        if (p[i].count < SIDE)
+            update_one(p + i, rate, rate_shift, seed);
+    for (i64 i = 0; i < number; i++)
+        if (p[i].count >= SIDE)
+            update_one(p + i, rate, rate_shift, seed);
+}
+
+/* One vector of a step: what quantize_vectors() reads, and finds. */
+typedef struct {
+    const i64 *sums;
+    int16_t *codes;
+    i64 count, stream;
+    i64 shift; /* the right shift that brings the largest magnitude into 16 bits */
+    i64 largest;
+} vector;
+
+/* Quantise the gradients of `number` vectors, each with its own shift. */
+void quantize_vectors(vector *v, i64 number, u64 seed)
+{
+#pragma omp parallel for schedule(dynamic)
+    for (i64 k = 0; k < number; k++) {
+        i64 high = 0, low = 0;
+        for (i64 i = 0; i < v[k].count; i++) {
+            high = most(high, v[k].sums[i]);
+            low = least(low, v[k].sums[i]);
+        }
+        v[k].largest = most(high, -low);
+        v[k].shift = most(log2_ceil(v[k].largest) - 15, 0);
+        for (i64 i = 0; i < v[k].count; i += BLOCK)
+            quantize_block_int64_t_int16_t(v[k].sums + i, v[k].codes + i, (int)v[k].shift, 32767,
+                                           seed ^ finish((u64)v[k].stream), (u64)i,
+                                           least(BLOCK, v[k].count - i), 1, &low, &high);
     }
 }
