@@ -347,7 +347,7 @@ class _BatchNorm(torch.autograd.Function):
             acc_exponent=acc.exponent,
             batches=int(layer.num_batches_tracked),
         )
-        layer.num_batches_tracked += 1
+        layer.num_batches_tracked.add_(1)  # not assigned: modules look at what is assigned
         out_shift, residual_shift = quant.batch_norm_shifts(
             layer.exponent, None if residual is None else residual.exponent
         )

@@ -113,7 +113,7 @@ class IntTensor(torch.Tensor):
     #: Another number for each payload that any tensor has been given.
     serial: int
     #: Name of the value in the graph that is being recorded.
-    value_name: str | None
+    value_name: str | None = None
 
     @staticmethod
     def __new__(cls, codes: torch.Tensor, exponent: int) -> "IntTensor":
@@ -125,22 +125,22 @@ class IntTensor(torch.Tensor):
         :class:`Late`.
         """
         codes = terms[0][0]
+        shape = codes.shape
         for c, _ in terms:
             if isinstance(c, IntTensor):
                 raise TypeError("codes must be a tensor of signed integers, not an IntTensor")
             if not isinstance(c, Late) and c.dtype not in _INTEGERS:
                 raise TypeError(f"codes must be a tensor of signed integers, not {c.dtype}")
-            if c.shape != codes.shape:
-                raise ValueError(f"terms have shapes {tuple(codes.shape)} and {tuple(c.shape)}")
+            if c is not codes and c.shape != shape:
+                raise ValueError(f"terms have shapes {tuple(shape)} and {tuple(c.shape)}")
         out = torch.Tensor._make_wrapper_subclass(
-            cls, codes.shape, dtype=torch.float32, device=codes.device
+            cls, shape, dtype=torch.float32, device=codes.device
         )
         out._replace(terms)
-        out.value_name = None
         return out
 
     def _replace(self, terms: Sequence[tuple[torch.Tensor, int]]) -> None:
-        self._terms = tuple((c, int(e)) for c, e in terms)
+        self._terms = tuple([(c, int(e)) for c, e in terms])
         self.serial = next(_serials)
 
     @property

@@ -100,6 +100,12 @@ def _prototype(function: Any, arguments: Sequence[Any]) -> None:
     function.argtypes = [count if isinstance(a, int) else pointer for a in arguments]
 
 
+def _value(argument: Any) -> Any:
+    if isinstance(argument, torch.Tensor):
+        return argument.data_ptr()
+    return argument.ctypes.data if isinstance(argument, np.ndarray) else argument
+
+
 def call(name: str, *arguments: Any) -> int:
     """Call a function with tensors as pointers, None as NULL and integers of 64 bits.
 
@@ -108,12 +114,9 @@ def call(name: str, *arguments: Any) -> int:
     function = getattr(loaded(), name)
     if function.argtypes is None:
         _prototype(function, arguments)
+    # Hundreds of calls in a step, with a dozen arguments each, of these two kinds nearly all.
     values = [
-        a.data_ptr()
-        if isinstance(a, torch.Tensor)
-        else a.ctypes.data
-        if isinstance(a, np.ndarray)
-        else a
+        a if (kind := type(a)) is int else a.data_ptr() if kind is torch.Tensor else _value(a)
         for a in arguments
     ]
     result: int = function(*values)

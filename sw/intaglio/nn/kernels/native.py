@@ -87,7 +87,7 @@ def _on_cpu(function: Any) -> Any:
     @functools.wraps(function)
     def wrapper(first: Any, *arguments: Any, **options: Any) -> Any:
         tensor = first if isinstance(first, torch.Tensor) else first[0][0]
-        chosen = function if tensor.device.type == "cpu" else fallback
+        chosen = function if tensor.is_cpu else fallback
         return chosen(first, *arguments, **options)
 
     return wrapper
