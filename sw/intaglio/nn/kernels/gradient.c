@@ -12,19 +12,46 @@ enum {
     SPAN = 8,     /* most columns of panels for which the pixels of a tap are looked up once */
 };
 
-/* The input pixels that tap (r, s) meets at outputs [m0, m0 + count). */
-static void tap_pixels(const windows *v, i64 r, i64 s, i64 m0, i64 count, const int8_t **out)
+/* The groups of a panel of pixels that a tap meets inside of the map: the others add nothing. */
+typedef struct {
+    i64 groups;
+    i64 error[PIXELS / GROUP];   /* where the error's codes start in their panel */
+    const int8_t *pixel[PIXELS]; /* the pixels of the input, `outside` where there is none */
+} living;
+
+/* Outputs q of a row whose tap, at column q stride - left, lies in [0, size): from, to. */
+static void inside_of(i64 stride, i64 left, i64 size, i64 Q, i64 *from, i64 *to)
 {
-    i64 q = m0 % v->Q, p = m0 / v->Q % v->P, n = m0 / v->Q / v->P;
-    for (i64 i = 0; i < count; i++) {
-        out[i] = pixel(v, n, p, q, r, s);
-        if (++q == v->Q) {
-            q = 0;
-            if (++p == v->P) {
-                p = 0;
-                n++;
-            }
-        }
+    *from = left > 0 ? least(groups_of(left, stride), Q) : 0;
+    *to = most(*from, least(Q, size + left > 0 ? groups_of(size + left, stride) : 0));
+}
+
+/* Find what tap (r, s) meets at outputs [m0, m0 + count). */
+static void tap_pixels(const windows *v, i64 r, i64 s, i64 m0, i64 count, living *out)
+{
+    const int8_t *at[PIXELS + GROUP];
+    i64 from, to;
+    inside_of(v->stride_w, v->left - s * v->dil_w, v->W, v->Q, &from, &to);
+    for (i64 i = 0; i < count;) { /* what is left of a row of outputs */
+        const i64 m = m0 + i, q = m % v->Q, end = least(v->Q, q + count - i);
+        const i64 h = m / v->Q % v->P * v->stride_h - v->top + r * v->dil_h;
+        const i64 w = q * v->stride_w - v->left + s * v->dil_w;
+        i64 x = ((m / v->Q / v->P * v->H + h) * v->W + w) * v->C;
+        const int meets = h >= 0 && h < v->H;
+        for (i64 j = q; j < end; j++, x += v->stride_w * v->C)
+            at[i++] = meets && j >= from && j < to ? v->x + x : v->outside;
+    }
+    for (i64 i = count; i < count + GROUP; i++)
+        at[i] = v->outside;
+    out->groups = 0;
+    for (i64 i = 0; i < count; i += GROUP) {
+        int inside = 0;
+        for (int j = 0; j < GROUP; j++)
+            inside |= at[i + j] != v->outside;
+        if (!inside)
+            continue;
+        memcpy(out->pixel + out->groups * GROUP, at + i, GROUP * sizeof *at);
+        out->error[out->groups++] = i * ROWS;
     }
 }
 
@@ -42,27 +69,30 @@ static void pack_error(const int8_t *const rows[GROUP], i64 K, i64 groups, a_cod
         memcpy(out + k * groups * GROUP, line + k * GROUP, ROWS * GROUP * sizeof *line);
 }
 
-/* out[k, c] (+)= the sum over the pixels of e[m, k] x[m, c]; at: the pixels of x. */
-static void gradient_panel(const int8_t *const *at, const int8_t *outside, i64 c, i64 columns,
-                           i64 pixels, const a_code *error, i64 K, b_code *b, int32_t *out,
-                           i64 pitch, int add)
+/* out[k, c] (+)= the sum over the pixels of e[m, k] x[m, c]; the panel of the error has `groups`. */
+static void gradient_panel(const living *at, i64 c, i64 columns, const a_code *error, i64 groups,
+                           i64 K, b_code *b, int32_t *out, i64 pitch, int add)
 {
-    const i64 groups = groups_of(pixels, GROUP);
     memset(b, 0, HEAD * sizeof *b);
-    for (i64 g = 0; g < groups; g++) {
+    for (i64 g = 0; g < at->groups; g++) {
         const int8_t *rows[GROUP];
         for (int j = 0; j < GROUP; j++)
-            rows[j] = (g * GROUP + j < pixels ? at[g * GROUP + j] : outside) + c;
+            rows[j] = at->pixel[g * GROUP + j] + c;
         interleave(rows, columns, b + HEAD + g * COLUMNS * GROUP, (int32_t *)b);
     }
     for (i64 k = 0; k < K; k += ROWS) {
         const a_code *a = error + k * groups * GROUP;
         if (columns == COLUMNS && k + ROWS <= K) {
-            tile(a, GROUP, ROWS * GROUP, b, groups, out + k * pitch, pitch, add);
+            tile(a, GROUP, at->error, b, at->groups, ROWS, out + k * pitch, pitch, add);
             continue;
         }
         int32_t part[ROWS * COLUMNS];
-        tile(a, GROUP, ROWS * GROUP, b, groups, part, COLUMNS, 0);
+        if (K - k <= ROWS / 3) /* what is left of a power of two: no products of nothing */
+            tile(a, GROUP, at->error, b, at->groups, ROWS / 3, part, COLUMNS, 0);
+        else if (K - k <= 2 * ROWS / 3)
+            tile(a, GROUP, at->error, b, at->groups, 2 * ROWS / 3, part, COLUMNS, 0);
+        else
+            tile(a, GROUP, at->error, b, at->groups, ROWS, part, COLUMNS, 0);
         for (i64 i = 0; i < least(ROWS, K - k); i++)
             for (i64 j = 0; j < columns; j++) {
                 int32_t *y = out + (k + i) * pitch + j;
@@ -71,7 +101,9 @@ static void gradient_panel(const int8_t *const *at, const int8_t *outside, i64 c
     }
 }
 
-/* out: int32 (K, R, S, C); at most 2**17 output pixels, padding code 0. Returns as convolve. */
+/* out: int32 (K, R, S, C); at most 2**17 output pixels, padding code 0, no inserted zeros. Returns as
+ * convolve.
+ */
 int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
 {
     const i64 M = v->N * v->P * v->Q, panels = groups_of(v->C, COLUMNS);
@@ -106,13 +138,13 @@ int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
             for (i64 task = 0; task < v->R * v->S * spans; task++) {
                 const i64 tap = task / spans, from = task % spans * span;
                 for (i64 m0 = start; m0 < end; m0 += PIXELS) {
-                    const int8_t *at[PIXELS];
+                    living at;
                     const i64 pixels = least(PIXELS, end - m0);
-                    tap_pixels(v, tap / v->S, tap % v->S, m0, pixels, at);
+                    tap_pixels(v, tap / v->S, tap % v->S, m0, pixels, &at);
                     for (i64 j = from; j < least(panels, from + span); j++)
-                        gradient_panel(at, v->outside, j * COLUMNS,
-                                       least(COLUMNS, v->C - j * COLUMNS), pixels,
-                                       error + (m0 - start) / PIXELS * whole, K, b,
+                        gradient_panel(&at, j * COLUMNS, least(COLUMNS, v->C - j * COLUMNS),
+                                       error + (m0 - start) / PIXELS * whole,
+                                       groups_of(pixels, GROUP), K, b,
                                        out + tap * v->C + j * COLUMNS, pitch, m0 > 0);
                 }
             }

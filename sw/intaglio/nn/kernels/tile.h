@@ -78,12 +78,13 @@ INLINE lanes dot(lanes acc, int32_t a, lanes b)
 }
 #endif
 
-/* acc[i] = the sum over the groups of A[i, .] B[., j], for a whole tile.
+/* acc[i] = the sum over the groups of A[i, .] B[., j], for the first `rows` rows of a tile.
  *
- * a: element (i, group g, j) lies at i * row + g * step + j. b: a panel, HEAD first.
+ * a: element (i, group g, j) lies at i * row + g * step + j, or at i * row + at[g] + j where `at` is
+ * given. b: a panel, HEAD first.
  */
-INLINE void products(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups,
-                     lanes acc[ROWS][2])
+INLINE void products(const a_code *a, i64 row, i64 step, const i64 *at, const b_code *b, i64 groups,
+                     int rows, lanes acc[ROWS][2])
 {
     lanes first = {0}, second = {0};
     if (HEAD) {
@@ -91,18 +92,19 @@ INLINE void products(const a_code *a, i64 row, i64 step, const b_code *b, i64 gr
         memcpy(&second, (const char *)b + sizeof first, sizeof second);
         b += HEAD;
     }
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < rows; i++) {
         acc[i][0] = first;
         acc[i][1] = second;
     }
-    for (i64 g = 0; g < groups; g++, a += step, b += COLUMNS * GROUP) {
+    for (i64 g = 0; g < groups; g++, b += COLUMNS * GROUP) {
+        const a_code *from = a + (at ? at[g] : g * step);
         lanes b0, b1;
         memcpy(&b0, b, sizeof b0);
         memcpy(&b1, b + LANES * GROUP, sizeof b1);
 #pragma GCC unroll 12
-        for (int i = 0; i < ROWS; i++) {
+        for (int i = 0; i < rows; i++) {
             int32_t v;
-            memcpy(&v, a + i * row, sizeof v);
+            memcpy(&v, from + i * row, sizeof v);
             acc[i][0] = dot(acc[i][0], v, b0);
             acc[i][1] = dot(acc[i][1], v, b1);
         }
@@ -123,14 +125,14 @@ INLINE void put(lanes acc[2], int32_t *out, int add)
     memcpy(out + LANES, &acc[1], sizeof acc[1]);
 }
 
-/* out[i, j] (+)= a tile of products(). */
-INLINE void tile(const a_code *a, i64 row, i64 step, const b_code *b, i64 groups, int32_t *out,
-                 i64 pitch, int add)
+/* out[i, j] (+)= the first rows, a constant, of a tile of products(), whose groups start at at[.]. */
+INLINE void tile(const a_code *a, i64 row, const i64 *at, const b_code *b, i64 groups, int rows,
+                 int32_t *out, i64 pitch, int add)
 {
     lanes acc[ROWS][2];
-    products(a, row, step, b, groups, acc);
+    products(a, row, 0, at, b, groups, rows, acc);
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < rows; i++)
         put(acc[i], out + i * pitch, add);
 }
 
@@ -139,7 +141,7 @@ INLINE void tile_rows(const a_code *a, i64 row, const b_code *b, i64 groups, int
                       i64 at, int add)
 {
     lanes acc[ROWS][2];
-    products(a, row, GROUP, b, groups, acc);
+    products(a, row, GROUP, NULL, b, groups, ROWS, acc);
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; i++)
         put(acc[i], out[i] + at, add);
@@ -175,16 +177,22 @@ INLINE int32_t pack_column(const int8_t *x, i64 count, b_code *out)
 INLINE void interleave_columns(const int8_t *const rows[GROUP], i64 columns, b_code *out,
                                int32_t *head)
 {
+    const int bits = 32 / GROUP;
+    uint32_t words[COLUMNS] = {0}; /* a group each */
     for (i64 i = 0; i < columns; i++)
         for (int j = 0; j < GROUP; j++)
-            out[i * GROUP + j] = rows[j][i];
-    if (HEAD)
-        for (i64 i = 0; i < columns; i++) {
-            int32_t sum = 0;
-            for (int j = 0; j < GROUP; j++)
-                sum += rows[j][i];
-            head[i] -= OFFSET * sum;
-        }
+            words[i] |= ((uint32_t)rows[j][i] & (((uint32_t)1 << bits) - 1)) << bits * j;
+    memcpy(out, words, sizeof words);
+    if (HEAD) {
+        const lanes none = {0};
+        const int32_t offsets = (int32_t)(OFFSET * 0x01010101u); /* a group of codes 0 of A */
+        lanes b[2], sum[2];
+        memcpy(b, words, sizeof b);
+        memcpy(sum, head, sizeof sum);
+        sum[0] -= dot(none, offsets, b[0]);
+        sum[1] -= dot(none, offsets, b[1]);
+        memcpy(head, sum, sizeof sum);
+    }
 }
 
 /* One group of k of a panel of B that has `columns` columns, the others zero. */
@@ -194,7 +202,6 @@ INLINE void interleave(const int8_t *const rows[GROUP], i64 columns, b_code *out
         interleave_columns(rows, COLUMNS, out, head);
         return;
     }
-    memset(out, 0, COLUMNS * GROUP * sizeof *out);
     interleave_columns(rows, columns, out, head);
 }
 

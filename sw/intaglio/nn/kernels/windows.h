@@ -24,13 +24,6 @@ INLINE i64 position(i64 at, i64 spread, i64 size)
     return at < size ? at : -1;
 }
 
-INLINE const int8_t *pixel(const windows *v, i64 n, i64 p, i64 q, i64 r, i64 s)
-{
-    const i64 h = position(p * v->stride_h - v->top + r * v->dil_h, v->spread_h, v->H);
-    const i64 w = position(q * v->stride_w - v->left + s * v->dil_w, v->spread_w, v->W);
-    return h < 0 || w < 0 ? v->outside : v->x + ((n * v->H + h) * v->W + w) * v->C;
-}
-
 INLINE void *buffer(i64 bytes)
 {
     return aligned_alloc(64, groups_of(bytes, 64) * 64);
