@@ -162,7 +162,23 @@ def test_max_pool_and_average_and_broadcast():
     y.backward(e)
     assert (codes_of(x.grad) == quant.max_pool_gradient(codes_of(x), codes_of(e), **options)).all()
 
-    x.grad = None
+    # Windows that share elements: the sum of the errors of four fits neither 8 nor 32 bits.
+    options = dict(kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))
+    peak = torch.zeros((1, 1, 5, 7), dtype=torch.int8)
+    peak[0, 0, 1, 1] = 1
+    top = (1 << 30) + 5
+    for terms in (
+        [(torch.full((1, 1, 3, 4), 127, dtype=torch.int8), -9)],
+        [(torch.full((1, 1, 3, 4), n, dtype=torch.int32), e) for n, e in ((-top, -9), (700, -7))],
+    ):
+        x = IntTensor(peak, -5).requires_grad_()
+        F.max_pool(x, **options).backward(IntTensor.from_terms(terms))
+        error = np.full((1, 1, 3, 4), sum(int(c[0, 0, 0, 0]) << (e + 9) for c, e in terms))
+        expected = quant.max_pool_gradient(peak.numpy(), error, **options)
+        assert (codes_of(x.grad) == expected).all() and x.grad.exponent == -9
+        assert abs(expected[0, 0, 1, 1]) == 4 * abs(error[0, 0, 0, 0])
+
+    x = tensor(RNG.integers(-5, 6, (2, 3, 6, 8)), -5)
     y = F.global_average(x)
     m, shift = quant.average_pool_multiplier(48)
     total = codes_of(x).sum((2, 3), keepdims=True) * m

@@ -9,6 +9,7 @@ graph.
 import contextlib
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -421,13 +422,27 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        e, exponent = _wide_nhwc(gradient)
         w = ctx.window
         (winner,) = _take(ctx, "winner")
-        wide = kernels.active().max_pool_gradient(
-            e, winner, w.kernel, w.stride, w.padding, ctx.size
-        )
-        return IntTensor(_nchw(wide), exponent), None
+        terms = []
+        # Each term on its own: their sum would take 64 bits.
+        for codes, exponent in gradient.terms:
+            e = _widened(_nhwc(codes), w)
+            wide = kernels.active().max_pool_gradient(
+                e, winner, w.kernel, w.stride, w.padding, ctx.size
+            )
+            terms.append((_nchw(wide), exponent))
+        return IntTensor.from_terms(terms), None
+
+
+def _widened(e: torch.Tensor, window: _Window) -> torch.Tensor:
+    """Return errors in a type that holds the sum of those of all windows that share an element."""
+    shared = math.prod(-(-window.kernel[i] // window.stride[i]) for i in (0, 1))
+    if shared == 1 or e.dtype == torch.int64:
+        return e
+    low, high = e.aminmax()
+    fits = max(-int(low), int(high)) * shared < 1 << 31
+    return e.to(torch.int32 if fits else torch.int64)
 
 
 class _GlobalAverage(torch.autograd.Function):

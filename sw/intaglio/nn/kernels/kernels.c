@@ -669,6 +669,17 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
     return maximum;
 }
 
+/* One tap of a window: where it is larger, it wins. Without `restrict` bytes would go one by one. */
+INLINE void pool_tap(const int8_t *restrict x, uint8_t tap, int8_t *restrict y,
+                     uint8_t *restrict winner, i64 C)
+{
+    for (i64 c = 0; c < C; c++) {
+        const int better = x[c] > y[c];
+        winner[c] = better ? tap : winner[c];
+        y[c] = better ? x[c] : y[c];
+    }
+}
+
 void max_pool(const int8_t *x, int8_t *out, uint8_t *winner, i64 N, i64 H, i64 W, i64 C, i64 R,
               i64 S, i64 stride_h, i64 stride_w, i64 top, i64 left, i64 P, i64 Q)
 {
@@ -686,10 +697,11 @@ void max_pool(const int8_t *x, int8_t *out, uint8_t *winner, i64 N, i64 H, i64 W
                             continue;
                         const int8_t *v = x + ((n * H + h) * W + w) * C;
                         const uint8_t tap = (uint8_t)(r * S + s);
-                        for (i64 c = 0; c < C; c++) {
-                            const int better = first || v[c] > y[c];
-                            y[c] = better ? v[c] : y[c];
-                            k[c] = better ? tap : k[c];
+                        if (first) {
+                            memcpy(y, v, C);
+                            memset(k, tap, C);
+                        } else {
+                            pool_tap(v, tap, y, k, C);
                         }
                         first = 0;
                     }
@@ -697,6 +709,12 @@ void max_pool(const int8_t *x, int8_t *out, uint8_t *winner, i64 N, i64 H, i64 W
 }
 
 #define POOL_GRADIENT(type)                                                                        \
+    INLINE void pool_gradient_tap_##type(const type *restrict e, const uint8_t *restrict winner,   \
+                                         uint8_t tap, type *restrict v, i64 C)                     \
+    {                                                                                              \
+        for (i64 c = 0; c < C; c++)                                                                \
+            v[c] += winner[c] == tap ? e[c] : 0;                                                   \
+    }                                                                                              \
     void max_pool_gradient_##type(const type *error, const uint8_t *winner, type *out, i64 N,      \
                                   i64 H, i64 W, i64 C, i64 R, i64 S, i64 stride_h, i64 stride_w,   \
                                   i64 top, i64 left, i64 P, i64 Q)                                 \
@@ -705,19 +723,17 @@ void max_pool(const int8_t *x, int8_t *out, uint8_t *winner, i64 N, i64 H, i64 W
         {                                                                                          \
             memset(out + n * H * W * C, 0, H *W *C * sizeof *out);                                 \
             for (i64 p = 0; p < P; p++)                                                            \
-                for (i64 q = 0; q < Q; q++) {                                                      \
-                    const type *e = error + ((n * P + p) * Q + q) * C;                             \
-                    const uint8_t *k = winner + ((n * P + p) * Q + q) * C;                         \
+                for (i64 q = 0; q < Q; q++)                                                        \
                     for (i64 r = 0; r < R; r++)                                                    \
                         for (i64 s = 0; s < S; s++) {                                              \
                             const i64 h = p * stride_h - top + r, w = q * stride_w - left + s;     \
+                            const i64 at = ((n * P + p) * Q + q) * C;                              \
                             if (h < 0 || h >= H || w < 0 || w >= W)                                \
                                 continue;                                                          \
-                            type *v = out + ((n * H + h) * W + w) * C;                             \
-                            for (i64 c = 0; c < C; c++)                                            \
-                                v[c] += k[c] == r * S + s ? e[c] : 0;                              \
+                            pool_gradient_tap_##type(error + at, winner + at,                      \
+                                                     (uint8_t)(r * S + s),                         \
+                                                     out + ((n * H + h) * W + w) * C, C);          \
                         }                                                                          \
-                }                                                                                  \
         }                                                                                          \
     }
 POOL_GRADIENT(int8_t)
