@@ -553,6 +553,10 @@ def test_update_is_made_in_place_and_remembers_the_maxima(g):
 @pytest.mark.parametrize("top", [0, 100, 128, 129, 20000, 32767])
 def test_weight_codes(g, top):
     both("weight_codes", rand(g, -top, top, (5, 3, 3, 7), torch.int16))
+    master = rand(g, -top // 9, top // 9, (5, 40, 3, 3), torch.int16)
+    master[0, 0, 0, 0] = top  # a tap that is left out counts for the shift
+    for taps in ((slice(1, 2), slice(0, 3)), (slice(1, 3), slice(1, 2)), (slice(2, 3),) * 2):
+        both("weight_codes", master, taps)
     both("weight_codes", torch.tensor([-top, 0, top // 2], dtype=torch.int16).reshape(3, 1, 1, 1))
 
 

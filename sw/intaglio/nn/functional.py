@@ -129,11 +129,13 @@ class _Window:
         return {"stride": self.stride, "origin": self.padding[:2], "dilation": self.dilation}
 
 
-def _weight_view(weight: IntTensor) -> tuple[torch.Tensor, int]:
-    """Return the int8 codes of a master and their exponent."""
+def _weight_view(
+    weight: IntTensor, taps: tuple[slice, slice] | None = None
+) -> tuple[torch.Tensor, int]:
+    """Return the int8 codes of a master, or of some of its taps, and their exponent."""
     # Masters of other than 16 bits are a variant, which the plain kernels alone know.
     k = kernels.active() if weight.codes.dtype == torch.int16 else kernels.plain
-    codes, shift = k.weight_codes(weight.codes)
+    codes, shift = k.weight_codes(weight.codes, taps)
     return codes, weight.exponent + shift
 
 
@@ -223,11 +225,11 @@ def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: _Window) -> IntTensor:
-        codes, exponent = _weight_view(weight)
-        ctx.shape = tuple(codes.shape)
+        ctx.shape = tuple(weight.shape)
         size = window.output((x.shape[2], x.shape[3]))
-        window, ctx.taps = window.live((x.shape[2], x.shape[3]))
-        codes = codes[:, :, ctx.taps[0], ctx.taps[1]]
+        window, taps = window.live((x.shape[2], x.shape[3]))
+        ctx.taps = None if window.kernel == ctx.shape[2:] else taps
+        codes, exponent = _weight_view(weight, ctx.taps)
         inside = _nhwc(x.codes)
         acc = kernels.active().conv(inside, codes, size=size, **window.geometry)
         ctx.x, ctx.weight, ctx.window = inside, codes, window
@@ -239,8 +241,7 @@ class _Conv(torch.autograd.Function):
         k, window = kernels.active(), ctx.window
         x, weight = _take(ctx, "x", "weight")
         size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
-        shape = ctx.shape
-        taps = None if window.kernel == shape[2:] else ctx.taps
+        shape, taps = ctx.shape, ctx.taps
         xgrad, wgrad = [], []
 
         def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:

@@ -58,20 +58,36 @@ void im2col(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64
             }
 }
 
-/* master (K, C, taps) to codes (K, taps, C), as the products read them. */
-void weight_codes(const int16_t *master, int8_t *out, i64 shift, i64 K, i64 C, i64 taps)
+static i64 largest_of(const int16_t *x, i64 count)
 {
+    int16_t high = 0, low = 0;
+#pragma omp parallel for schedule(static) reduction(max : high) reduction(min : low)
+    for (i64 i = 0; i < count; i++) {
+        high = x[i] > high ? x[i] : high;
+        low = x[i] < low ? x[i] : low;
+    }
+    return most(high, -(i64)low);
+}
+
+/* master (K, C, taps) to codes (K, living, C), as the products read them: of those taps alone that
+ * `at` has, all if it is NULL. Returns the shift, which is that of all taps.
+ */
+i64 weight_codes(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, const i64 *at,
+                 i64 living)
+{
+    const i64 shift = most(log2_ceil(largest_of(master, K * C * taps)) - 7, 0);
     const int32_t half = (1 << shift) >> 1;
 #pragma omp parallel for schedule(static)
     for (i64 k = 0; k < K; k++)
-        for (i64 t = 0; t < taps; t++) {
-            const int16_t *m = master + k * C * taps + t;
-            int8_t *y = out + (k * taps + t) * C;
+        for (i64 t = 0; t < living; t++) {
+            const int16_t *m = master + k * C * taps + (at ? at[t] : t);
+            int8_t *y = out + (k * living + t) * C;
             for (i64 c = 0; c < C; c++) {
                 int32_t v = (m[c * taps] + half) >> shift;
                 y[c] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
             }
         }
+    return shift;
 }
 
 void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,

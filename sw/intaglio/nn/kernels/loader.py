@@ -31,11 +31,11 @@ _RETURNS = (
     "batch_norm_error_vectors",
     "batch_norm_normalize",
     "batch_norm_prepare",
-    "maximum_int16_t",
     *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),
     "error_digits",
     "square_sums",
     "packed_bytes",
+    "weight_codes",
 )
 
 

@@ -101,13 +101,21 @@ conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
 conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)
 
 
+@functools.lru_cache(64)
+def _tap_indices(R: int, S: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    return np.arange(R * S).reshape(R, S)[slice(*rows), slice(*columns)].ravel()
+
+
 @_on_cpu
-def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
+def weight_codes(master: torch.Tensor, taps: Taps | None = None) -> tuple[torch.Tensor, int]:
     master = master.contiguous()
-    shift = quant.scale_shift(_call("maximum_int16_t", master, master.numel()), 8)
     K, C, R, S = master.shape
-    out = empty((K, R, S, C), torch.int8)
-    _call("weight_codes", master, out, shift, K, C, R * S)
+    at, size = None, (R, S)
+    if taps is not None:
+        r, s = ((t.start, t.stop) for t in taps)
+        at, size = _tap_indices(R, S, r, s), (r[1] - r[0], s[1] - s[0])
+    out = empty((K, *size, C), torch.int8)
+    shift = _call("weight_codes", master, out, K, C, R * S, at, size[0] * size[1])
     return out.permute(0, 3, 1, 2), shift
 
 

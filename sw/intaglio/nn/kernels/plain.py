@@ -71,10 +71,17 @@ Updated = tuple[torch.Tensor, int, torch.Tensor, int]
 L = quant.CODE_LIMIT
 
 
-def weight_codes(master: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Return the int8 view of an int16 master and the shift that it is coarser by."""
+def weight_codes(
+    master: torch.Tensor, taps: tuple[slice, slice] | None = None
+) -> tuple[torch.Tensor, int]:
+    """Return the int8 view of an int16 master and the shift that it is coarser by.
+
+    With ``taps`` the view has no other taps; the shift is that of the whole kernel.
+    """
     wide = master.to(torch.int32)
     shift = quant.scale_shift(int(wide.abs().max()), 8)
+    if taps is not None:
+        wide = wide[:, :, taps[0], taps[1]]
     return round_shift(wide, shift).clamp_(-L, L).to(torch.int8), shift
 
 

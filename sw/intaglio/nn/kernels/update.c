@@ -34,20 +34,6 @@ INLINE i64 stochastic_int64_t(i64 x, int shift, u64 word)
 
 #define CLIPPED(v, limit) ((v) < -(limit) ? -(limit) : (v) > (limit) ? (limit) : (v))
 
-#define MAXIMUM(type)                                                                              \
-    i64 maximum_##type(const type *x, i64 count)                                                   \
-    {                                                                                              \
-        type high = 0, low = 0;                                                                    \
-        _Pragma("omp parallel for schedule(static) reduction(max : high) reduction(min : low)")    \
-        for (i64 i = 0; i < count; i++)                                                            \
-        {                                                                                          \
-            high = x[i] > high ? x[i] : high;                                                      \
-            low = x[i] < low ? x[i] : low;                                                         \
-        }                                                                                          \
-        return most(high, -(i64)low);                                                              \
-    }
-MAXIMUM(int16_t)
-
 /* Gradients lie as (K, taps, C), codes and masters as (K, C, taps). The codes of n channels of one
  * tap, element j at out[j * taps] with the index i + j * taps. Extends low and high by the values.
  */
