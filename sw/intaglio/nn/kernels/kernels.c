@@ -6,6 +6,7 @@
 
 #define _DEFAULT_SOURCE /* madvise */
 #include "lanes.h"
+#include "taps.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -69,25 +70,50 @@ static i64 largest_of(const int16_t *x, i64 count)
     return most(high, -(i64)low);
 }
 
+INLINE void narrow_codes(const int16_t *master, i64 step, int8_t *out, int32_t shift, i64 n)
+{
+    const int32_t half = (1 << shift) >> 1;
+    for (i64 i = 0; i < n; i++) {
+        const int32_t v = (master[i * step] + half) >> shift;
+        out[i] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
+    }
+}
+
+enum { LINE = 256 }; /* channels of a master whose taps are turned at a time */
+
 /* master (K, C, taps) to codes (K, living, C), as the products read them: of those taps alone that
- * `at` has, all if it is NULL. Returns the shift, which is that of all taps.
+ * `at` has, all if it is NULL. Returns the shift, which is that of all taps; -1 where memory is
+ * lacking.
  */
 i64 weight_codes(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, const i64 *at,
                  i64 living)
 {
     const i64 shift = most(log2_ceil(largest_of(master, K * C * taps)) - 7, 0);
-    const int32_t half = (1 << shift) >> 1;
+    if (taps == 1) {
 #pragma omp parallel for schedule(static)
-    for (i64 k = 0; k < K; k++)
-        for (i64 t = 0; t < living; t++) {
-            const int16_t *m = master + k * C * taps + (at ? at[t] : t);
-            int8_t *y = out + (k * living + t) * C;
-            for (i64 c = 0; c < C; c++) {
-                int32_t v = (m[c * taps] + half) >> shift;
-                y[c] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
+        for (i64 k = 0; k < K; k++)
+            narrow_codes(master + k * C, 1, out + k * C, (int32_t)shift, C);
+        return shift;
+    }
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
+    {
+        int8_t *line = at ? NULL : malloc(LINE * taps);
+        failed = !at && !line;
+#pragma omp for schedule(static)
+        for (i64 k = 0; k < K; k++) {
+            for (i64 t = 0; t < living && at; t++)
+                narrow_codes(master + k * C * taps + at[t], taps, out + (k * living + t) * C,
+                             (int32_t)shift, C);
+            for (i64 c = 0; c < C && line; c += LINE) {
+                const i64 n = least(LINE, C - c);
+                narrow_codes(master + (k * C + c) * taps, 1, line, (int32_t)shift, n * taps);
+                taps_outside(line, n, taps, out + k * taps * C + c, C);
             }
         }
-    return shift;
+        free(line);
+    }
+    return failed ? -1 : shift;
 }
 
 void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,

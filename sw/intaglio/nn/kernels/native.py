@@ -116,6 +116,7 @@ def weight_codes(master: torch.Tensor, taps: Taps | None = None) -> tuple[torch.
         at, size = _tap_indices(R, S, r, s), (r[1] - r[0], s[1] - s[0])
     out = empty((K, *size, C), torch.int8)
     shift = _call("weight_codes", master, out, K, C, R * S, at, size[0] * size[1])
+    _checked(shift < 0)
     return out.permute(0, 3, 1, 2), shift
 
 
@@ -457,7 +458,9 @@ def quantize_gradient(
         order = 1, gradient.numel(), 1, 1
     limit, key = (1 << (8 * out.element_size() - 1)) - 1, seed ^ mix64(stream)
     name = f"quantize_gradient_{_kind(gradient)}_{_kind(out)}"
-    return _call(name, gradient, out, shift, limit, key, start, *order, at)
+    largest = _call(name, gradient, out, shift, limit, key, start, *order, at)
+    _checked(largest < 0)
+    return largest
 
 
 @_on_cpu

@@ -5,7 +5,10 @@
  * matter. Loops are over blocks that stay in the first cache, one kind of lane in each loop, which
  * the compiler turns into vectors. Compile with -fwrapv.
  */
+#include "taps.h"
 #include "words.h"
+
+#include <stdlib.h>
 
 enum { BLOCK = 512 };
 
@@ -34,35 +37,29 @@ INLINE i64 stochastic_int64_t(i64 x, int shift, u64 word)
 
 #define CLIPPED(v, limit) ((v) < -(limit) ? -(limit) : (v) > (limit) ? (limit) : (v))
 
-/* Gradients lie as (K, taps, C), codes and masters as (K, C, taps). The codes of n channels of one
- * tap, element j at out[j * taps] with the index i + j * taps. Extends low and high by the values.
- */
+/* The codes of n values whose indices are i, i + step, ... Extends low and high by the values. */
 #define QUANTIZE_BLOCK(from, word, to)                                                             \
     INLINE void quantize_block_##from##_##to(const from *x, to *out, int shift, from limit,        \
-                                             u64 key, u64 i, i64 n, i64 taps, from *low,           \
+                                             u64 key, u64 i, i64 n, i64 step, from *low,           \
                                              from *high)                                           \
     {                                                                                              \
         word bits[BLOCK];                                                                          \
-        to codes[BLOCK];                                                                           \
-        to *y = taps == 1 ? out : codes;                                                           \
         from a = *low, b = *high;                                                                  \
-        words_##word(key, i, (u64)taps, bits, n);                                                  \
+        words_##word(key, i, (u64)step, bits, n);                                                  \
         for (i64 j = 0; j < n; j++) {                                                              \
             const from v = x[j], q = stochastic_##from(v, shift, bits[j]);                         \
             a = v < a ? v : a;                                                                     \
             b = v > b ? v : b;                                                                     \
-            y[j] = (to)CLIPPED(q, limit);                                                          \
+            out[j] = (to)CLIPPED(q, limit);                                                        \
         }                                                                                          \
         *low = a;                                                                                  \
         *high = b;                                                                                 \
-        if (taps > 1)                                                                              \
-            for (i64 j = 0; j < n; j++)                                                            \
-                out[j * taps] = codes[j];                                                          \
     }
 
 /* The largest magnitude of x; out are its codes after a right shift by `shift`, at most 31 (int64:
- * 63). first: the index of x[0]. x has `living` taps: tap t of out is at[t] of them, none if that is
- * -1, and its codes are 0; NULL: all are there.
+ * 63); -1 where memory is lacking. Gradients lie as (K, taps, C), codes as (K, C, taps); first: the
+ * index of x[0]. x has `living` taps: tap t of out is at[t] of them, none if that is -1, and its
+ * codes are 0; NULL: all are there.
  */
 #define QUANTIZE(from, word, to)                                                                   \
     QUANTIZE_BLOCK(from, word, to)                                                                 \
@@ -71,29 +68,37 @@ INLINE i64 stochastic_int64_t(i64 x, int shift, u64 word)
                                         const i64 *at)                                             \
     {                                                                                              \
         from high = 0, low = 0;                                                                    \
+        int failed = 0;                                                                            \
         if (taps == 1) { /* no order to be turned: rows as long as a block */                      \
             const i64 count = K * C;                                                               \
             _Pragma("omp parallel for schedule(static) reduction(max : high) reduction(min : low)") \
             for (i64 i = 0; i < count; i += BLOCK) quantize_block_##from##_##to(                   \
                 x + i, out + i, (int)shift, (from)limit, key, first + (u64)i,                      \
                 least(BLOCK, count - i), 1, &low, &high);                                          \
-        } else {                                                                                   \
-            _Pragma("omp parallel for schedule(static) reduction(max : high) reduction(min : low)") \
-            for (i64 k = 0; k < K; k++) for (i64 c = 0; c < C; c += BLOCK)                         \
-                for (i64 t = 0; t < taps; t++)                                                     \
-            {                                                                                      \
-                const i64 i = (k * C + c) * taps + t, tap = at ? at[t] : t;                        \
-                const i64 n = least(BLOCK, C - c);                                                 \
-                if (tap >= 0)                                                                      \
-                    quantize_block_##from##_##to(x + (k * living + tap) * C + c, out + i,          \
-                                                 (int)shift, (from)limit, key, first + (u64)i, n,  \
-                                                 taps, &low, &high);                               \
-                else                                                                               \
-                    for (i64 j = 0; j < n; j++)                                                    \
-                        out[i + j * taps] = 0;                                                     \
-            }                                                                                      \
+            return most(high, -(i64)low);                                                          \
         }                                                                                          \
-        return most(high, -(i64)low);                                                              \
+        _Pragma("omp parallel reduction(max : high) reduction(min : low) reduction(| : failed)")   \
+        {                                                                                          \
+            to *codes = calloc(taps * BLOCK, sizeof *codes);                                       \
+            failed = !codes;                                                                       \
+            _Pragma("omp for collapse(2) schedule(static)")                                        \
+            for (i64 k = 0; k < K; k++) for (i64 c = 0; c < C; c += BLOCK)                         \
+            {                                                                                      \
+                const i64 n = least(BLOCK, C - c), i = (k * C + c) * taps;                         \
+                for (i64 t = 0; t < taps && codes; t++) {                                          \
+                    const i64 tap = at ? at[t] : t;                                                \
+                    if (tap >= 0)                                                                  \
+                        quantize_block_##from##_##to(x + (k * living + tap) * C + c,               \
+                                                     codes + t * BLOCK, (int)shift, (from)limit,   \
+                                                     key, first + (u64)(i + t), n, taps, &low,     \
+                                                     &high);                                       \
+                }                                                                                  \
+                if (codes)                                                                         \
+                    taps_inside_##to(codes, BLOCK, n, taps, out + i);                              \
+            }                                                                                      \
+            free(codes);                                                                           \
+        }                                                                                          \
+        return failed ? -1 : most(high, -(i64)low);                                                \
     }
 QUANTIZE(int32_t, uint32_t, int8_t)
 QUANTIZE(int32_t, uint32_t, int16_t)
