@@ -150,10 +150,23 @@ INLINE const int8_t *meets(const windows *v, const origin *at, i64 r, i64 s)
 /* Groups [from, to) of a window, in order r, s, c; taps fill whole groups. */
 static void gather_window(const windows *v, const origin *at, i64 from, i64 to, a_code *out)
 {
-    const i64 per_tap = groups_of(v->C, GROUP);
+    const i64 per_tap = groups_of(v->C, GROUP), line = v->S * per_tap;
     i64 tap = from / per_tap, first = from % per_tap;
     i64 r = tap / v->S, s = tap % v->S;
+    /* The taps of a row lie side by side, as they are wanted. */
+    const int together = v->dil_w == 1 && v->spread_w == 1 && per_tap * GROUP == v->C &&
+                         at->w >= 0 && at->w + v->S <= v->W;
     for (i64 g = from; g < to;) {
+        if (together && s == 0 && first == 0 && to - g >= line) {
+            const int8_t *x = meets(v, at, r, 0);
+            if (x) {
+                widen(x, out, line * GROUP);
+                out += line * GROUP;
+                g += line;
+                r++;
+                continue;
+            }
+        }
         const i64 last = least(per_tap, first + to - g);
         const i64 c = first * GROUP, count = least(v->C, last * GROUP) - c;
         const int8_t *x = meets(v, at, r, s);

@@ -141,6 +141,11 @@ INLINE void tile_rows(const a_code *a, i64 row, const b_code *b, i64 groups, int
                       i64 at, int add)
 {
     lanes acc[ROWS][2];
+    if (!add) /* what is written for the first time is far away */
+        for (int i = 0; i < ROWS; i++) {
+            __builtin_prefetch(out[i] + at, 1, 2);
+            __builtin_prefetch(out[i] + at + LANES, 1, 2);
+        }
     products(a, row, GROUP, NULL, b, groups, ROWS, acc);
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; i++)
@@ -148,7 +153,7 @@ INLINE void tile_rows(const a_code *a, i64 row, const b_code *b, i64 groups, int
 }
 
 /* Codes as A wants them. */
-INLINE void widen(const int8_t *x, a_code *out, i64 count)
+INLINE void widen(const int8_t *restrict x, a_code *restrict out, i64 count)
 {
     for (i64 i = 0; i < count; i++)
         out[i] = (a_code)(x[i] + OFFSET);
