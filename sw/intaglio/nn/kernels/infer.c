@@ -24,16 +24,22 @@ INLINE void maximum(const int8_t *x, int8_t *y, i64 count)
         y[i] = x[i] > y[i] ? x[i] : y[i];
 }
 
-/* Maxima of the windows; every window has an element inside the map. */
-void window_maxima(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64 S,
-                   i64 stride_h, i64 stride_w, i64 top, i64 left, i64 P, i64 Q)
+/* Maxima of the windows; every window has an element inside the map. Returns 1 where memory is
+ * lacking.
+ */
+int window_maxima(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64 R, i64 S,
+                  i64 stride_h, i64 stride_w, i64 top, i64 left, i64 P, i64 Q)
 {
-#pragma omp parallel
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
     {
         int8_t *line = malloc(W * C); /* the maxima of the rows of a window */
+        failed = !line;
 #pragma omp for collapse(2) schedule(static)
         for (i64 n = 0; n < N; n++)
             for (i64 p = 0; p < P; p++) {
+                if (failed)
+                    continue;
                 const i64 from = most(p * stride_h - top, 0), to = least(p * stride_h - top + R, H);
                 memcpy(line, x + (n * H + from) * W * C, W * C);
                 for (i64 h = from + 1; h < to; h++)
@@ -49,6 +55,7 @@ void window_maxima(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, i64
             }
         free(line);
     }
+    return failed;
 }
 
 /* Sums over the pixels, (N, C); fewer than 2**24 pixels. */
@@ -62,17 +69,21 @@ void pixel_sums(const int8_t *x, int32_t *out, i64 N, i64 P, i64 C)
 }
 
 /* As resize_wide() of kernels.c, then (t + half) >> shift: half = 2**shift / 2. */
-void resize_shifted(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, const i64 *r0,
-                    const i64 *r1, const i64 *rw, i64 row_unit, i64 P, const i64 *c0,
-                    const i64 *c1, const i64 *cw, i64 column_unit, i64 Q, i64 shift)
+int resize_shifted(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, const i64 *r0,
+                   const i64 *r1, const i64 *rw, i64 row_unit, i64 P, const i64 *c0,
+                   const i64 *c1, const i64 *cw, i64 column_unit, i64 Q, i64 shift)
 {
     const int32_t half = (1 << shift) >> 1, right = (int32_t)shift;
-#pragma omp parallel
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
     {
         int32_t *mixed = malloc(W * C * sizeof *mixed);
+        failed = !mixed;
 #pragma omp for collapse(2) schedule(static)
         for (i64 n = 0; n < N; n++)
             for (i64 p = 0; p < P; p++) {
+                if (failed)
+                    continue;
                 const int8_t *a = x + (n * H + r0[p]) * W * C, *b = x + (n * H + r1[p]) * W * C;
                 const int32_t wb = (int32_t)rw[p], wa = (int32_t)(row_unit - rw[p]);
                 for (i64 i = 0; i < W * C; i++)
@@ -87,6 +98,7 @@ void resize_shifted(const int8_t *x, int8_t *out, i64 N, i64 H, i64 W, i64 C, co
             }
         free(mixed);
     }
+    return failed;
 }
 
 /* The lowest index of the largest code; at most 2**16 channels. */

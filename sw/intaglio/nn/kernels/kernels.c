@@ -6,6 +6,7 @@
 
 #define _DEFAULT_SOURCE /* madvise */
 #include "lanes.h"
+#include "requantize.h"
 #include "taps.h"
 
 #include <stdlib.h>
@@ -119,24 +120,11 @@ i64 weight_codes(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, con
 void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,
                 i64 residual_shift, i64 low, i64 high, int8_t *out, i64 M, i64 C)
 {
-    const i64 half = ((i64)1 << shift) >> 1;
+    const requantizer q = {.m = m, .b = b, .shift = shift, .residual_shift = residual_shift,
+                           .low = low, .high = high};
 #pragma omp parallel for schedule(static)
-    for (i64 i = 0; i < M; i++) {
-        const int32_t *a = acc + i * C;
-        int8_t *y = out + i * C;
-        if (residual) {
-            const int8_t *z = residual + i * C;
-            for (i64 c = 0; c < C; c++) {
-                i64 t = (a[c] * m[c] + b[c] + ((i64)z[c] << residual_shift) + half) >> shift;
-                y[c] = (int8_t)(t < low ? low : t > high ? high : t);
-            }
-        } else {
-            for (i64 c = 0; c < C; c++) {
-                i64 t = (a[c] * m[c] + b[c] + half) >> shift;
-                y[c] = (int8_t)(t < low ? low : t > high ? high : t);
-            }
-        }
-    }
+    for (i64 i = 0; i < M; i++)
+        requantize_exact(&q, acc + i * C, 0, C, residual ? residual + i * C : NULL, out + i * C);
 }
 
 static void channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
@@ -477,7 +465,9 @@ static i64 quantize_narrow(const term *terms, i64 count, const int8_t *mask, i64
     return failed ? -1 : maximum;
 }
 
-/* The scan runs along the pixels of an image, in 1x1 maps along the images. */
+/* The scan runs along the pixels of an image, in 1x1 maps along the images. Returns the largest
+ * magnitude, -1 where memory is lacking.
+ */
 i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, int8_t *out, i64 N,
                    i64 H, i64 W, i64 C)
 {
@@ -490,13 +480,15 @@ i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, 
             return maximum;
         maximum = 0;
     }
-#pragma omp parallel for schedule(static) reduction(max : maximum)
+    int failed = 0;
+#pragma omp parallel for schedule(static) reduction(max : maximum) reduction(| : failed)
     for (i64 k = 0; k < scans; k++) {
         i64 *work = calloc(3 * C, sizeof *work);
         i64 *row = work, *rest = work + C, *top = work + 2 * C;
-        for (i64 c = 0; c < C; c++)
+        failed |= !work;
+        for (i64 c = 0; c < C && work; c++)
             rest[c] = ((i64)1 << shift) >> 1;
-        for (i64 p = 0; p < pixels; p++) {
+        for (i64 p = 0; p < pixels && work; p++) {
             const i64 at = (k * pixels + p) * C;
             if (H * W == 1)
                 gather(terms, count, p, 0, 0, C, row);
@@ -507,22 +499,27 @@ i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, 
                     row[c] = mask[at + c] > 0 ? row[c] : 0;
             diffuse(row, rest, out + at, shift, top, C);
         }
-        for (i64 c = 0; c < C; c++)
+        for (i64 c = 0; c < C && work; c++)
             maximum = most(maximum, top[c]);
         free(work);
     }
-    return maximum;
+    return failed ? -1 : maximum;
 }
 
-void error_sums(const int8_t *error, i64 *total, i64 M, i64 C)
+/* Returns 1 where memory is lacking. */
+int error_sums(const int8_t *error, i64 *total, i64 M, i64 C)
 {
+    int failed = 0;
     memset(total, 0, C * sizeof *total);
-#pragma omp parallel
+#pragma omp parallel reduction(| : failed)
     {
         i64 *mine = calloc(C, sizeof *mine);
         int16_t *part = malloc(C * sizeof *part);
+        failed = !mine || !part;
 #pragma omp for schedule(static)
         for (i64 block = 0; block < M; block += 252) {
+            if (failed)
+                continue;
             memset(part, 0, C * sizeof *part); /* 252 * 128 < 2**15 */
             const i64 end = least(block + 252, M);
             i64 i = block;
@@ -538,24 +535,30 @@ void error_sums(const int8_t *error, i64 *total, i64 M, i64 C)
                 mine[c] += part[c];
         }
 #pragma omp critical
-        for (i64 c = 0; c < C; c++)
+        for (i64 c = 0; c < C && !failed; c++)
             total[c] += mine[c];
         free(mine);
         free(part);
     }
+    return failed;
 }
 
-void batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i64 *product_sum,
-                     i64 M, i64 C)
+/* Returns 1 where memory is lacking. */
+int batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i64 *product_sum,
+                    i64 M, i64 C)
 {
+    int failed = 0;
     memset(error_sum, 0, C * sizeof *error_sum);
     memset(product_sum, 0, C * sizeof *product_sum);
-#pragma omp parallel
+#pragma omp parallel reduction(| : failed)
     {
         i64 *mine = calloc(2 * C, sizeof *mine);
         int32_t *part = malloc(2 * C * sizeof *part);
+        failed = !mine || !part;
 #pragma omp for schedule(static)
         for (i64 block = 0; block < M; block += 256) {
+            if (failed)
+                continue;
             memset(part, 0, 2 * C * sizeof *part); /* 256 * 127 * 2**15 < 2**31 */
             for (i64 i = block; i < least(block + 256, M); i++)
                 for (i64 c = 0; c < C; c++) {
@@ -566,13 +569,14 @@ void batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i
                 mine[c] += part[c];
         }
 #pragma omp critical
-        for (i64 c = 0; c < C; c++) {
+        for (i64 c = 0; c < C && !failed; c++) {
             error_sum[c] += mine[c];
             product_sum[c] += mine[C + c];
         }
         free(mine);
         free(part);
     }
+    return failed;
 }
 
 enum { SPLIT = 14 }; /* bits of the lower part of a number in two int32 */
@@ -792,16 +796,21 @@ static void resize_row(const int8_t *x, int32_t *mixed, i64 n, i64 p, i64 H, i64
         mixed[i] = a[i] * wa + b[i] * wb;
 }
 
-void resize_wide(const int8_t *x, int32_t *out, i64 N, i64 H, i64 W, i64 C, const i64 *r0,
-                 const i64 *r1, const i64 *rw, i64 row_unit, i64 P, const i64 *c0, const i64 *c1,
-                 const i64 *cw, i64 column_unit, i64 Q)
+/* Returns 1 where memory is lacking. */
+int resize_wide(const int8_t *x, int32_t *out, i64 N, i64 H, i64 W, i64 C, const i64 *r0,
+                const i64 *r1, const i64 *rw, i64 row_unit, i64 P, const i64 *c0, const i64 *c1,
+                const i64 *cw, i64 column_unit, i64 Q)
 {
-#pragma omp parallel
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
     {
         int32_t *mixed = malloc(W * C * sizeof *mixed);
+        failed = !mixed;
 #pragma omp for collapse(2) schedule(static)
         for (i64 n = 0; n < N; n++)
             for (i64 p = 0; p < P; p++) {
+                if (failed)
+                    continue;
                 resize_row(x, mixed, n, p, H, W, C, r0, r1, rw, row_unit);
                 for (i64 q = 0; q < Q; q++) {
                     const int32_t *a = mixed + c0[q] * C, *b = mixed + c1[q] * C;
@@ -813,17 +822,25 @@ void resize_wide(const int8_t *x, int32_t *out, i64 N, i64 H, i64 W, i64 C, cons
             }
         free(mixed);
     }
+    return failed;
 }
 
+/* Returns 1 where memory is lacking. */
 #define RESIZE_GRADIENT(type)                                                                      \
-    void resize_gradient_##type(const type *error, i64 *out, i64 N, i64 H, i64 W, i64 C,           \
-                                const i64 *r0, const i64 *r1, const i64 *rw, i64 row_unit, i64 P,  \
-                                const i64 *c0, const i64 *c1, const i64 *cw, i64 column_unit,      \
-                                i64 Q)                                                             \
+    int resize_gradient_##type(const type *error, i64 *out, i64 N, i64 H, i64 W, i64 C,            \
+                               const i64 *r0, const i64 *r1, const i64 *rw, i64 row_unit, i64 P,   \
+                               const i64 *c0, const i64 *c1, const i64 *cw, i64 column_unit,       \
+                               i64 Q)                                                              \
     {                                                                                              \
-        _Pragma("omp parallel for schedule(static)") for (i64 n = 0; n < N; n++)                   \
+        int failed = 0;                                                                            \
+        _Pragma("omp parallel for schedule(static) reduction(| : failed)")                         \
+        for (i64 n = 0; n < N; n++)                                                                \
         {                                                                                          \
             i64 *line = malloc(W * C * sizeof *line);                                              \
+            if (!line) {                                                                           \
+                failed = 1;                                                                        \
+                continue;                                                                          \
+            }                                                                                      \
             i64 *image = out + n * H * W * C;                                                      \
             memset(image, 0, H *W *C * sizeof *image);                                             \
             for (i64 p = 0; p < P; p++) {                                                          \
@@ -846,6 +863,7 @@ void resize_wide(const int8_t *x, int32_t *out, i64 N, i64 H, i64 W, i64 C, cons
             }                                                                                      \
             free(line);                                                                            \
         }                                                                                          \
+        return failed;                                                                             \
     }
 RESIZE_GRADIENT(int8_t)
 RESIZE_GRADIENT(int32_t)

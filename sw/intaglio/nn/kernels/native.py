@@ -250,6 +250,7 @@ def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple
     pointer = ctypes.byref(array)
     zero = None if mask is None else mask.contiguous()
     maximum = _call("quantize_error", pointer, len(kept), zero, shift, out, *shape)
+    _checked(maximum < 0)
     return out, maximum
 
 
@@ -257,7 +258,7 @@ def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple
 def error_sums(error: torch.Tensor) -> torch.Tensor:
     M, C = error.shape
     total = torch.empty(C, dtype=torch.int64)
-    _call("error_sums", error.contiguous(), total, M, C)
+    _checked(_call("error_sums", error.contiguous(), total, M, C))
     return total
 
 
@@ -265,7 +266,8 @@ def error_sums(error: torch.Tensor) -> torch.Tensor:
 def batch_norm_sums(error: torch.Tensor, xhat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     M, C = error.shape
     totals = torch.empty((2, C), dtype=torch.int64)
-    _call("batch_norm_sums", error.contiguous(), xhat.contiguous(), totals[0], totals[1], M, C)
+    maps = error.contiguous(), xhat.contiguous()
+    _checked(_call("batch_norm_sums", *maps, totals[0], totals[1], M, C))
     return totals[0], totals[1]
 
 
@@ -306,7 +308,8 @@ def window_maxima(
     x = x.contiguous()
     N, H, W, C = x.shape
     out = torch.empty((N, *size, C), dtype=torch.int8)
-    _call("window_maxima", x, out, N, H, W, C, *kernel, *stride, *padding[:2], *size)
+    shape = (N, H, W, C, *kernel, *stride, *padding[:2], *size)
+    _checked(_call("window_maxima", x, out, *shape))
     return out
 
 
@@ -370,7 +373,7 @@ def resize_wide(x: torch.Tensor, rows: Sequence, columns: Sequence) -> torch.Ten
     x = x.contiguous()
     N, H, W, C = x.shape
     out = torch.empty((N, len(rows[0]), len(columns[0]), C), dtype=torch.int32)
-    _call("resize_wide", x, out, N, H, W, C, *_tables(rows, columns))
+    _checked(_call("resize_wide", x, out, N, H, W, C, *_tables(rows, columns)))
     return out
 
 
@@ -385,7 +388,7 @@ def resize_rounded(
         N, H, W, C = x.shape
         out = torch.empty((N, len(rows[0]), len(columns[0]), C), dtype=torch.int8)
         shift = divisor.bit_length() - 2
-        _call("resize_shifted", x, out, N, H, W, C, *_tables(rows, columns), shift)
+        _checked(_call("resize_shifted", x, out, N, H, W, C, *_tables(rows, columns), shift))
         return out
     wide = resize_wide(x, rows, columns)
     if scale > 2:  # not exact: the product takes more than 32 bits
@@ -400,7 +403,8 @@ def resize_gradient(
     error = error.contiguous()
     N, C = error.shape[0], error.shape[3]
     out = torch.empty((N, *size, C), dtype=torch.int64)
-    _call(f"resize_gradient_{_kind(error)}", error, out, N, *size, C, *_tables(rows, columns))
+    tables = _tables(rows, columns)
+    _checked(_call(f"resize_gradient_{_kind(error)}", error, out, N, *size, C, *tables))
     return out
 
 
