@@ -86,13 +86,10 @@ def test_batch_norm(norm, bits, rounding):
     wide = RNG.integers(-(10**7), 10**7, y.shape)
     y.backward(IntTensor(torch_of(wide), -40))
     e, exponent = quant.error_codes(np.where(expected > 0, wide, 0), -40)
-    sums = [v.sum((0, 2, 3)) for v in (e, e * xhat, np.sign(xhat))]
-    m0, m1, m2 = quant.batch_norm_error_means(*sums, count)
+    sums = [v.sum((0, 2, 3)) for v in (e, e * xhat)]
+    means = quant.batch_norm_error_means(*sums, count)
     factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
-    if norm == "l1":
-        inner = quant.batch_norm_gradient(e, xhat, m0, m1, m2, factors)
-    else:
-        inner = variants.batch_norm_gradient_l2(e, xhat, m0, m1, factors)
+    inner = quant.batch_norm_gradient(e, xhat, *means, factors)
     digits = error_digits(inner, exponent - 16 + factor_exponent + 15, bits=bits, rounding=rounding)
     assert len(acc.grad.terms) == len(digits)
     for (codes, found), (wanted, wanted_exponent) in zip(acc.grad.terms, digits, strict=True):

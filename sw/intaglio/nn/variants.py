@@ -19,8 +19,6 @@ from intaglio.spec.variants import FLAG_SHIFT, WIDE_LIMIT, Recipe
 __all__ = [
     "Draws",
     "ErrorVariant",
-    "batch_norm_backward",
-    "batch_norm_gradient",
     "batch_norm_statistics",
     "masked",
     "update",
@@ -86,14 +84,12 @@ class ErrorVariant:
         xhat: torch.Tensor,
         vectors: Vectors,
         exponent: int,
-        *,
-        norm: str,
     ) -> list[tuple[torch.Tensor, int]]:
-        """Return those of :func:`batch_norm_gradient`; ``vectors`` are m0, m1, m2, factors."""
+        """Return those of batch norm's accumulator; ``vectors`` are m0, m1, factors."""
         if not _fused(error):
-            return self._plain(batch_norm_gradient(error, xhat, *vectors, norm=norm), exponent)
+            return self._plain(plain.batch_norm_gradient(error, xhat, *vectors), exponent)
         error, xhat = self._scanned(error), self._scanned(xhat)
-        kind = self._kind(error.numel()) | {"norm": norm}
+        kind = self._kind(error.numel())
         return self._guessed(
             exponent,
             lambda shift: native_variants.batch_norm_digits(error, xhat, vectors, shift, **kind),
@@ -187,7 +183,8 @@ def batch_norm_statistics(acc: torch.Tensor, norm: str) -> tuple[torch.Tensor, t
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
     if norm == "l1":
         parts = ((rows.to(torch.int64) - mean).abs_().sum(0) for rows in acc.split(_ROWS))
-        return mean, workers.total(sum(parts, torch.zeros_like(mean))).clamp_(min=count)
+        total = workers.total(sum(parts, torch.zeros_like(mean)))
+        return mean, plain.scaled_deviation(total, count)
     squares = _square_sums(acc, mean)
     deviation = [variants.square_deviation(s, count) for s in squares]
     return mean, torch.tensor(deviation, dtype=torch.int64).to(acc.device)
@@ -205,42 +202,6 @@ def _square_sums(acc: torch.Tensor, mean: torch.Tensor) -> list[int]:
             sums += torch.stack(((high * high).sum(0), (high * low).sum(0), (low * low).sum(0)))
     a, b, c = workers.total(sums).cpu().tolist()
     return [(x << 32) + (y << 17) + z for x, y, z in zip(a, b, c, strict=True)]
-
-
-def batch_norm_gradient(
-    error: torch.Tensor,
-    xhat: torch.Tensor,
-    m0: torch.Tensor,
-    m1: torch.Tensor,
-    m2: torch.Tensor,
-    factors: torch.Tensor,
-    *,
-    norm: str,
-) -> torch.Tensor:
-    """Return the wide error of the accumulator, int64 (N, H, W, C), under "l1" or "l2"."""
-    wide = (error.to(torch.int64) << quant.MEAN_BITS) - m0
-    if norm == "l1":
-        return (wide - xhat.sign().to(torch.int64) * m1 + m2) * factors
-    return (wide - round_shift(xhat.to(torch.int64) * m1, -quant.NORMAL_EXPONENT)) * factors
-
-
-def batch_norm_backward(
-    error: torch.Tensor, xhat: torch.Tensor, vectors: Vectors, shift: int, *, norm: str
-) -> tuple[torch.Tensor, int]:
-    """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude.
-
-    ``vectors`` are m0, m1, m2 and factors.
-    """
-    if norm == "l1":
-        codes, maximum = kernels.active().batch_norm_backward(error, xhat, *vectors, shift)
-        return codes, maximum
-    if _fused(error):
-        options: dict[str, Any] = {"norm": norm, "bits": 8, "rounding": "diffusion"}
-        digits, maximum = native_variants.batch_norm_digits(error, xhat, vectors, shift, **options)
-        return digits[0], maximum
-    wide = batch_norm_gradient(error, xhat, *vectors, norm=norm)
-    codes = _diffused(wide, shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
-    return codes.to(torch.int8), int(wide.abs().max())
 
 
 # --- update -----------------------------------------------------------------------------------

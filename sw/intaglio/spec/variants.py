@@ -19,8 +19,6 @@ from intaglio.spec.arith import round_shift, saturate
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.quant import (
     CODE_LIMIT,
-    MEAN_BITS,
-    NORMAL_EXPONENT,
     diffuse,
     log2_ceil,
     round_divide,
@@ -31,7 +29,6 @@ from intaglio.spec.quant import (
 __all__ = [
     "WIDE_LIMIT",
     "Recipe",
-    "batch_norm_gradient_l2",
     "batch_norm_statistics_l2",
     "digits_of_wide",
     "error_digits",
@@ -162,8 +159,8 @@ def error_digits(
 def square_deviation(squares: int, count: int) -> int:
     """Return ``count`` times the standard deviation, from the sum of the squared deviations.
 
-    ``floor(sqrt(squares * count))``, at least ``count``: it takes the place of L1's sum of
-    deviations in :func:`intaglio.spec.quant.batch_norm_reciprocal` and all that follows.
+    ``floor(sqrt(squares * count))``, at least ``count``: it takes the place of L1's in
+    :func:`intaglio.spec.quant.batch_norm_reciprocal` and all that follows.
     """
     return max(math.isqrt(squares * count), count)
 
@@ -182,19 +179,6 @@ def batch_norm_statistics_l2(acc: np.ndarray) -> tuple[np.ndarray, np.ndarray, i
     ]
     squares = sums[0] + sums[1] + sums[2]
     return mean, np.array([square_deviation(int(s), count) for s in squares], np.int64), count
-
-
-def batch_norm_gradient_l2(
-    error: np.ndarray, xhat: np.ndarray, m0: np.ndarray, m1: np.ndarray, factors: np.ndarray
-) -> np.ndarray:
-    """Return the wide error of the accumulator under L2 batch norm.
-
-    ``((dy << 16) - m0 - round_shift(xhat * m1, 12)) * factor``; arguments and exponent are those of
-    :func:`intaglio.spec.quant.batch_norm_gradient`.
-    """
-    a, b, f = (v[:, None, None] for v in (m0, m1, factors))
-    product = round_shift(xhat.astype(np.int64) * b, -NORMAL_EXPONENT)
-    return ((error.astype(np.int64) << MEAN_BITS) - a - product) * f
 
 
 # --- update -----------------------------------------------------------------------------------

@@ -166,14 +166,14 @@ static void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, 
 
 void round_means(i64 *total, i64 count, i64 C);
 
-/* The means of M accumulators and the sums of their deviations, at least M. */
+/* The means of M accumulators and M times their deviations, 3/2 of the mean distance, at least M. */
 void batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, i64 C)
 {
     channel_sums(acc, mean, M, C);
     round_means(mean, M, C);
     channel_deviations(acc, mean, deviation, M, C);
     for (i64 c = 0; c < C; c++)
-        deviation[c] = most(deviation[c], M);
+        deviation[c] = most(deviation[c] + (deviation[c] >> 1), M);
 }
 
 enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache between strips */
@@ -194,7 +194,7 @@ INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
  * below 2**30 + 2**18; the shifted part is below 2**16 + 2**14.
  */
 typedef struct {
-    int32_t *mean, *low, *high, *factor, *fine, *half, *coarse, *gamma, *beta, *signs;
+    int32_t *mean, *low, *high, *factor, *fine, *half, *coarse, *gamma, *beta;
 } normal;
 
 INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 rows, i64 C,
@@ -210,7 +210,6 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
     const lanes gamma = load_int32_t(v->gamma + at, LANES);
     const lanes beta = load_int32_t(v->beta + at, LANES);
     const lanes bottom = zero + (int32_t)least_y;
-    lanes signs = load_int32_t(v->signs + at, LANES);
     for (i64 i = 0; i < rows; i++) {
         soon(acc + (i + DEEP) * C);
         const lanes d = between(load_int32_t(acc + i * C, count), low, high) - mean;
@@ -218,13 +217,11 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
         lanes x = ((d >> fine) * factor + (lanes)(rest >> (unsigned_lanes)fine)) >> coarse;
         x = between(x, zero - 32767, zero + 32767);
         store_int16_t(x, xhat + i * C, count);
-        signs += sign(x);
         lanes y = x * gamma + beta;
         if (residual)
             y += load_int8_t(residual + i * C, count) << (int32_t)residual_shift;
         store_int8_t(between(y >> (int32_t)out_shift, bottom, zero + LIMIT), out + i * C, count);
     }
-    store_int32_t(signs, v->signs + at, LANES);
 }
 
 static int32_t saturated(i64 v)
@@ -238,20 +235,19 @@ static int32_t saturated(i64 v)
 i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
                          const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
                          const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
-                         int8_t *out, i64 *signs, i64 M, i64 C)
+                         int8_t *out, i64 M, i64 C)
 {
     const i64 wide = groups_of(C, LANES) * LANES;
     int failed = 0;
     for (i64 c = 0; c < C; c++)
         if (shift[c] > 42)
             return 2;
-    memset(signs, 0, C * sizeof *signs);
 #pragma omp parallel reduction(| : failed)
     {
-        int32_t *work = calloc(10 * wide, sizeof *work);
+        int32_t *work = calloc(9 * wide, sizeof *work);
         const normal v = {work,            work + wide,     work + 2 * wide, work + 3 * wide,
                           work + 4 * wide, work + 5 * wide, work + 6 * wide, work + 7 * wide,
-                          work + 8 * wide, work + 9 * wide};
+                          work + 8 * wide};
         failed = !work;
         for (i64 c = 0; c < C && !failed; c++) {
             const i64 right = shift[c] - 12, k = most(right - 15, 0);
@@ -280,9 +276,6 @@ i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantiss
                                     xhat + at, out + at, C - c);
             }
         }
-#pragma omp critical
-        for (i64 c = 0; c < C && !failed; c++)
-            signs[c] += v.signs[c]; /* fewer than 2**31 rows */
         free(work);
     }
     return failed;
@@ -581,14 +574,15 @@ int batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i6
 
 enum { SPLIT = 14 }; /* bits of the lower part of a number in two int32 */
 
-/* What the backward pass needs of a channel: the row is (e << 16) + zero - sgn(xhat) sign, times
- * factor; and the state of its scan.
+/* What the backward pass needs of a channel: the row is (e << 16) - m0 - ((xhat m1 + half) >> 12),
+ * times factor; and the state of its scan. m1 = 2**12 upper + lower, so that the product is
+ * xhat upper + ((xhat lower + half) >> 12).
  */
 typedef struct {
-    int32_t *zero, *sign, *factor, *coarse, *fine, *high, *low;
+    int32_t *m0, *upper, *lower, *factor, *coarse, *fine, *high, *low;
 } backward;
 
-/* A scan in 32 bits. With v = (e << 16) + zero - sgn sign, |v| < 2**29, v = 2**14 a + b and
+/* A scan in 32 bits. With v the row without the factor, |v| < 2**29, v = 2**14 a + b and
  * rest = 2**14 coarse + fine, 0 <= b, fine < 2**14, the new sum is
  *
  *   rest + v f = 2**14 (coarse + a f + (low >> 14)) + low mod 2**14, low = fine + b f.
@@ -599,8 +593,9 @@ typedef struct {
 INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backward *v, i64 at,
                            i64 rows, i64 C, i64 shift, int8_t *out, i64 count)
 {
-    const lanes none = {0}, zero = load_int32_t(v->zero + at, LANES);
-    const lanes slope = load_int32_t(v->sign + at, LANES);
+    const lanes none = {0}, m0 = load_int32_t(v->m0 + at, LANES);
+    const lanes upper = load_int32_t(v->upper + at, LANES);
+    const lanes lower = load_int32_t(v->lower + at, LANES);
     const lanes factor = load_int32_t(v->factor + at, LANES);
     const int32_t right = (int32_t)shift - SPLIT;
     lanes coarse = load_int32_t(v->coarse + at, LANES), fine = load_int32_t(v->fine + at, LANES);
@@ -608,8 +603,9 @@ INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backw
     for (i64 i = 0; i < rows; i++) {
         soon(error + (i + DEEP) * C);
         soon(xhat + (i + DEEP) * C);
-        const lanes d = (load_int8_t(error + i * C, count) << 16) + zero -
-                        sign(load_int16_t(xhat + i * C, count)) * slope;
+        const lanes x = load_int16_t(xhat + i * C, count);
+        const lanes d = (load_int8_t(error + i * C, count) << 16) - m0 - x * upper -
+                        ((x * lower + (1 << 11)) >> 12);
         high = larger(high, d);
         low = smaller(low, d);
         fine += (d & ((1 << SPLIT) - 1)) * factor;
@@ -626,8 +622,8 @@ INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backw
 
 /* batch_norm_backward below in 32 bits; -1 where memory is lacking. */
 static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
-                           const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 scans,
-                           i64 pixels, i64 C)
+                           const i64 *factors, i64 shift, int8_t *out, i64 scans, i64 pixels,
+                           i64 C)
 {
     const i64 parts = parts_of(scans, C), wide = groups_of(C, LANES) * LANES;
     const i64 half = ((i64)1 << shift) >> 1;
@@ -636,13 +632,14 @@ static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *
 #pragma omp parallel for schedule(dynamic) reduction(max : maximum) reduction(| : failed)
     for (i64 task = 0; task < scans * parts; task++) {
         const part own = part_at(task, parts, C);
-        int32_t *work = calloc(7 * wide, sizeof *work);
+        int32_t *work = calloc(8 * wide, sizeof *work);
         const backward v = {work,            work + wide,     work + 2 * wide, work + 3 * wide,
-                            work + 4 * wide, work + 5 * wide, work + 6 * wide};
+                            work + 4 * wide, work + 5 * wide, work + 6 * wide, work + 7 * wide};
         failed |= !work;
         for (i64 c = own.from; c < own.to && work; c++) {
-            v.zero[c] = (int32_t)(m2[c] - m0[c]);
-            v.sign[c] = (int32_t)m1[c];
+            v.m0[c] = (int32_t)m0[c];
+            v.upper[c] = (int32_t)(m1[c] >> 12);
+            v.lower[c] = (int32_t)(m1[c] & 4095);
             v.factor[c] = (int32_t)factors[c];
             v.coarse[c] = (int32_t)(half >> SPLIT);
             v.fine[c] = (int32_t)(half & ((1 << SPLIT) - 1));
@@ -667,19 +664,18 @@ static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *
 }
 
 i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
-                        const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P,
-                        i64 C)
+                        const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P, i64 C)
 {
     const i64 scans = P == 1 ? 1 : N, pixels = P == 1 ? N : P;
     i64 maximum = 0;
     int fits = shift >= SPLIT && shift <= SPLIT + 29;
     for (i64 c = 0; c < C; c++) {
-        const i64 zero = m2[c] - m0[c];
-        const i64 most_v = ((i64)128 << 16) + most(zero, -zero) + most(m1[c], -m1[c]);
+        /* |xhat| is below 8. */
+        const i64 most_v = ((i64)128 << 16) + most(m0[c], -m0[c]) + 8 * most(m1[c], -m1[c]) + 1;
         fits &= most_v < (i64)1 << 29 && most(factors[c], -factors[c]) <= 1 << 15;
     }
     if (fits) {
-        maximum = backward_narrow(error, xhat, m0, m1, m2, factors, shift, out, scans, pixels, C);
+        maximum = backward_narrow(error, xhat, m0, m1, factors, shift, out, scans, pixels, C);
         if (maximum >= 0)
             return maximum;
         maximum = 0;
@@ -688,29 +684,21 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
     for (i64 k = 0; k < scans; k++) {
         i64 *work = calloc(3 * C, sizeof *work);
         i64 *row = work, *rest = work + C, *top = work + 2 * C;
-        int32_t *vector = malloc(4 * C * sizeof *vector);
-        int32_t *zero = vector, *sign = vector + C, *f = vector + 2 * C;
-        for (i64 c = 0; c < C; c++) {
+        for (i64 c = 0; c < C; c++)
             rest[c] = ((i64)1 << shift) >> 1;
-            zero[c] = (int32_t)(m2[c] - m0[c]);
-            sign[c] = (int32_t)m1[c];
-            f[c] = (int32_t)factors[c];
-        }
         for (i64 p = 0; p < pixels; p++) {
             const i64 at = (k * pixels + p) * C;
             const int8_t *e = error + at;
             const int16_t *x = xhat + at;
             for (i64 c = 0; c < C; c++) {
-                int32_t s = (x[c] > 0) - (x[c] < 0);
-                int32_t v = ((int32_t)e[c] << 16) + zero[c] - s * sign[c];
-                row[c] = (i64)v * f[c];
+                const i64 product = (x[c] * m1[c] + (1 << 11)) >> 12;
+                row[c] = (((i64)e[c] << 16) - m0[c] - product) * factors[c];
             }
             diffuse(row, rest, out + at, shift, top, C);
         }
         for (i64 c = 0; c < C; c++)
             maximum = most(maximum, top[c]);
         free(work);
-        free(vector);
     }
     return maximum;
 }

@@ -86,12 +86,16 @@ def weight_codes(
 
 
 def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and sum of absolute deviations (not below the count) of acc int32 (M, C)."""
+    """Return mean and count times the deviation (not below the count) of acc int32 (M, C)."""
     count = acc.shape[0]
     total = acc.sum(0, dtype=torch.int64)
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
-    deviation = (acc.to(torch.int64) - mean).abs_().sum(0)
-    return mean, deviation.clamp_(min=count)
+    return mean, scaled_deviation((acc.to(torch.int64) - mean).abs_().sum(0), count)
+
+
+def scaled_deviation(total: torch.Tensor, count: int) -> torch.Tensor:
+    """Return count times the deviation, from the sums of ``|acc - mean|`` over all pixels."""
+    return (total + (total >> 1)).clamp_(min=count)
 
 
 def _numpy(x: torch.Tensor) -> np.ndarray:
@@ -127,15 +131,13 @@ def batch_norm_prepare(
 def batch_norm_error_vectors(
     error_sum: torch.Tensor,
     product_sum: torch.Tensor,
-    sign_sum: torch.Tensor,
     count: int,
     gamma: torch.Tensor,
     mantissa: torch.Tensor,
     shift: torch.Tensor,
 ) -> tuple[torch.Tensor, int]:
-    """Return m0, m1, m2 and the factors of batch norm's backward, (4, C), and their exponent."""
-    sums = [_numpy(v) for v in (error_sum, product_sum, sign_sum)]
-    means = quant.batch_norm_error_means(sums[0], sums[1], sums[2], count)
+    """Return m0, m1 and the factors of batch norm's backward, (3, C), and their exponent."""
+    means = quant.batch_norm_error_means(_numpy(error_sum), _numpy(product_sum), count)
     factors, exponent = quant.batch_norm_error_factors(*map(_numpy, (gamma, mantissa, shift)))
     return torch.from_numpy(np.stack((*means, factors))).to(error_sum.device), exponent
 
@@ -151,8 +153,8 @@ def batch_norm_normalize(
     residual: torch.Tensor | None,
     residual_shift: int,
     low: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return xhat int16, y int8 and the sum of the signs of xhat, for acc int32 (M, C)."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return xhat int16 and y int8, for acc int32 (M, C)."""
     xhat = (acc.to(torch.int64) - mean) * mantissa
     right = shift + quant.NORMAL_EXPONENT
     half = torch.ones_like(right) << right >> 1
@@ -161,7 +163,7 @@ def batch_norm_normalize(
     if residual is not None:
         total += residual.to(torch.int64) << residual_shift
     y = round_shift(total, out_shift).clamp_(low, L).to(torch.int8)
-    return xhat.to(torch.int16), y, xhat.sign().sum(0)
+    return xhat.to(torch.int16), y
 
 
 def _merge(terms: Terms, mask: torch.Tensor | None) -> torch.Tensor:
@@ -205,14 +207,24 @@ def batch_norm_backward(
     xhat: torch.Tensor,
     m0: torch.Tensor,
     m1: torch.Tensor,
-    m2: torch.Tensor,
     factors: torch.Tensor,
     shift: int,
 ) -> tuple[torch.Tensor, int]:
     """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude."""
-    sign = xhat.sign().to(torch.int64)
-    wide = ((error.to(torch.int64) << quant.MEAN_BITS) - m0 - sign * m1 + m2) * factors
+    wide = batch_norm_gradient(error, xhat, m0, m1, factors)
     return _diffuse(wide, shift), int(wide.abs().max())
+
+
+def batch_norm_gradient(
+    error: torch.Tensor,
+    xhat: torch.Tensor,
+    m0: torch.Tensor,
+    m1: torch.Tensor,
+    factors: torch.Tensor,
+) -> torch.Tensor:
+    """Return the wide error of the accumulator, int64 (N, H, W, C)."""
+    product = round_shift(xhat.to(torch.int64) * m1, -quant.NORMAL_EXPONENT)
+    return ((error.to(torch.int64) << quant.MEAN_BITS) - m0 - product) * factors
 
 
 def max_pool(

@@ -274,10 +274,11 @@ def load_state_dict(
             norm.running_mean.copy_(x.mean((0, 2, 3)))
             norm.running_var.copy_(x.var((0, 2, 3)))
         mean = norm.running_mean.to(torch.float64)
-        deviation = (x.to(torch.float64) - mean.reshape(1, -1, 1, 1)).abs().mean((0, 2, 3))
-        # A channel that is dead on these images keeps the ratio of a normal distribution.
+        distance = (x.to(torch.float64) - mean.reshape(1, -1, 1, 1)).abs().mean((0, 2, 3))
         spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
-        deviation = torch.where(deviation > 0, deviation, spread * math.sqrt(2 / math.pi))
+        # A channel that is dead on these images keeps the ratio of a normal distribution.
+        distance = torch.where(distance > 0, distance, spread * math.sqrt(2 / math.pi))
+        deviation = 1.5 * distance
         values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * deviation / spread
         scale = 2.0**-quant.STATISTICS_EXPONENT
         target.running_mean.copy_((mean * scale).round().to(torch.int64))
