@@ -102,6 +102,7 @@ class _Window:
         )
         return rows, cols
 
+    @functools.lru_cache(256)  # noqa: B019 - windows are few, and small
     def live(self, size: Pair) -> tuple["_Window", tuple[slice, slice]]:
         """Return the window without the outer taps that meet padding only, and its taps.
 

@@ -127,53 +127,70 @@ void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const
         requantize_exact(&q, acc + i * C, 0, C, residual ? residual + i * C : NULL, out + i * C);
 }
 
-static void channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
+static int channel_sums(const int32_t *acc, i64 *total, i64 M, i64 C)
 {
+    int failed = 0;
     memset(total, 0, C * sizeof *total);
-#pragma omp parallel
+#pragma omp parallel reduction(| : failed)
     {
         i64 *mine = calloc(C, sizeof *mine);
+        failed = !mine;
 #pragma omp for schedule(static)
-        for (i64 i = 0; i < M; i++)
+        for (i64 i = 0; i < M; i++) {
+            if (failed)
+                continue;
             for (i64 c = 0; c < C; c++)
                 mine[c] += acc[i * C + c];
+        }
 #pragma omp critical
-        for (i64 c = 0; c < C; c++)
+        for (i64 c = 0; c < C && !failed; c++)
             total[c] += mine[c];
         free(mine);
     }
+    return failed;
 }
 
-static void channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, i64 C)
+static int channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i64 M, i64 C)
 {
+    int failed = 0;
     memset(total, 0, C * sizeof *total);
-#pragma omp parallel
+#pragma omp parallel reduction(| : failed)
     {
         i64 *mine = calloc(C, sizeof *mine);
+        failed = !mine;
 #pragma omp for schedule(static)
-        for (i64 i = 0; i < M; i++)
+        for (i64 i = 0; i < M; i++) {
+            if (failed)
+                continue;
             for (i64 c = 0; c < C; c++) {
                 /* The difference of two int32 fits 32 bits without sign. */
                 const int32_t a = acc[i * C + c], m = (int32_t)mean[c];
                 mine[c] += (uint32_t)(a > m ? a : m) - (uint32_t)(a > m ? m : a);
             }
+        }
 #pragma omp critical
-        for (i64 c = 0; c < C; c++)
+        for (i64 c = 0; c < C && !failed; c++)
             total[c] += mine[c];
         free(mine);
     }
+    return failed;
 }
 
 void round_means(i64 *total, i64 count, i64 C);
 
-/* The means of M accumulators and M times their deviations, 3/2 of the mean distance, at least M. */
-void batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, i64 C)
+/* The means of M accumulators and M times their deviations, 3/2 of the mean distance, at least M.
+ * Returns 1 where memory is lacking.
+ */
+int batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, i64 C)
 {
-    channel_sums(acc, mean, M, C);
+    if (channel_sums(acc, mean, M, C))
+        return 1;
     round_means(mean, M, C);
-    channel_deviations(acc, mean, deviation, M, C);
+    if (channel_deviations(acc, mean, deviation, M, C))
+        return 1;
     for (i64 c = 0; c < C; c++)
         deviation[c] = most(deviation[c] + (deviation[c] >> 1), M);
+    return 0;
 }
 
 enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache between strips */
@@ -663,6 +680,7 @@ static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *
     return failed ? -1 : maximum;
 }
 
+/* Returns the largest magnitude, -1 where memory is lacking. */
 i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
                         const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P, i64 C)
 {
@@ -680,13 +698,15 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
             return maximum;
         maximum = 0;
     }
-#pragma omp parallel for schedule(static) reduction(max : maximum)
+    int failed = 0;
+#pragma omp parallel for schedule(static) reduction(max : maximum) reduction(| : failed)
     for (i64 k = 0; k < scans; k++) {
         i64 *work = calloc(3 * C, sizeof *work);
         i64 *row = work, *rest = work + C, *top = work + 2 * C;
-        for (i64 c = 0; c < C; c++)
+        failed |= !work;
+        for (i64 c = 0; c < C && work; c++)
             rest[c] = ((i64)1 << shift) >> 1;
-        for (i64 p = 0; p < pixels; p++) {
+        for (i64 p = 0; p < pixels && work; p++) {
             const i64 at = (k * pixels + p) * C;
             const int8_t *e = error + at;
             const int16_t *x = xhat + at;
@@ -696,11 +716,11 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
             }
             diffuse(row, rest, out + at, shift, top, C);
         }
-        for (i64 c = 0; c < C; c++)
+        for (i64 c = 0; c < C && work; c++)
             maximum = most(maximum, top[c]);
         free(work);
     }
-    return maximum;
+    return failed ? -1 : maximum;
 }
 
 /* One tap of a window: where it is larger, it wins. Without `restrict` bytes would go one by one. */

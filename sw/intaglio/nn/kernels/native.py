@@ -146,7 +146,7 @@ def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     acc = acc.contiguous()
     M, C = acc.shape
     mean, deviation = torch.empty((2, C), dtype=torch.int64).unbind()
-    _call("batch_norm_statistics", acc, mean, deviation, M, C)
+    _checked(_call("batch_norm_statistics", acc, mean, deviation, M, C))
     return mean, deviation
 
 
@@ -283,6 +283,7 @@ def batch_norm_backward(
     out = torch.empty(error.shape, dtype=torch.int8)
     vectors = [v.contiguous() for v in (m0, m1, factors)]
     maximum = _call("batch_norm_backward", error, xhat, *vectors, shift, out, N, H * W, C)
+    _checked(maximum < 0)
     return out, maximum
 
 
