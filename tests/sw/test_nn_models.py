@@ -456,6 +456,23 @@ def test_a_second_backward_pass_before_the_step_is_refused():
     assert all(p.grad.codes.dtype in (torch.int32, torch.int64) for p in model.parameters())
 
 
+def test_vectors_refuse_a_second_pass_too_and_take_gradients_that_are_set_by_hand():
+    model = build("fcn-mini", classes=3, width="1/4", seed=1)
+    for p in model.parameters():
+        p.requires_grad_(p.dim() != 4)
+    optimizer = SGD(model.named_parameters(), seed=1)
+    backward(model)
+    with pytest.raises(RuntimeError, match="a backward pass on top of another one"):
+        backward(model)
+    optimizer.zero_grad()
+    name, chosen = next((n, p) for n, p in model.named_parameters() if p.dim() != 4)
+    chosen.grad = IntTensor(torch.arange(chosen.numel(), dtype=torch.int32) << 16, -40)
+    optimizer.step(Schedule(rate="1/20", steps=3).at(0))
+    assert chosen.grad.codes.dtype == torch.int16
+    moved = {n for n, (codes, _) in optimizer.momenta.items() if codes.any()}
+    assert moved == {name}
+
+
 def test_a_frozen_parameter_leaves_its_older_optimiser():
     model = build("fcn-mini", classes=3, width="1/4", seed=1)
     older = SGD(model.named_parameters(), seed=1)
