@@ -115,7 +115,15 @@ def test_l2_statistics_are_the_standard_deviation(scale):
         assert abs(deviation[k] / count - max(sigma, 1)) <= 0.5**2 / max(sigma, 1) + 1 / count
 
 
-def test_l2_gradient_is_the_derivative_of_the_real_formula():
+def test_std_statistics_are_three_halves_of_the_mean_distance():
+    acc = RNG.integers(-5000, 5001, (2, 3, 5, 7))
+    mean, distance, count = quant.batch_norm_statistics(acc)
+    found = variants.batch_norm_statistics_std(acc)
+    assert (found[0] == mean).all() and found[2] == count
+    assert [int(d) for d in found[1]] == [math.floor(1.5 * int(d)) for d in distance]
+
+
+def test_std_gradient_is_the_derivative_of_the_real_formula():
     """Of ``sum(dy * gamma * (x - mean) / sigma)``, by central differences in float64."""
     acc = RNG.integers(-50000, 50001, (2, 2, 3, 5))
     error = RNG.integers(-127, 128, acc.shape)
@@ -126,10 +134,10 @@ def test_l2_gradient_is_the_derivative_of_the_real_formula():
     xhat, _ = quant.batch_norm_forward(
         acc, mean, mantissa, shift, gamma, beta, exponent=-5, relu=False
     )
-    sums = [v.sum((0, 2, 3)) for v in (error, error * xhat)]
-    means = quant.batch_norm_error_means(*sums, count)
+    sums = [v.sum((0, 2, 3)) for v in (error, error * xhat, np.sign(xhat))]
+    m0, m1, _ = quant.batch_norm_error_means(*sums, count)
     factors, exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
-    found = quant.batch_norm_gradient(error, xhat, *means, factors)
+    found = variants.batch_norm_gradient_std(error, xhat, m0, m1, factors)
     found = found * 2.0 ** (exponent - quant.MEAN_BITS)
 
     def loss(x):
@@ -195,7 +203,7 @@ def test_merged_losses_are_the_loss_of_the_whole():
     [
         (dict(error_bits=10), "error_bits must be one of 8, 9, 16, not 10"),
         (dict(error_rounding="up"), "error_rounding must be one of diffusion, nearest, stochastic"),
-        (dict(norm="l3"), "norm must be one of l1, l2, not 'l3'"),
+        (dict(norm="l3"), "norm must be one of l1, l1-std, l2, not 'l3'"),
         (dict(master_bits=25), r"master_bits must be in \[8, 24\], not 25"),
         (dict(magnitude=1), "magnitude must be true or false, not 1"),
     ],

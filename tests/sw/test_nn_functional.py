@@ -139,7 +139,7 @@ def test_batch_norm(relu, with_residual):
         y.backward(wide)
         values = np.where(expected > 0, codes_of(wide), 0) if relu else codes_of(wide)
         e, exponent = quant.error_codes(values, -40)
-        sums = [v.sum((0, 2, 3)) for v in (e, e * xhat)]
+        sums = [v.sum((0, 2, 3)) for v in (e, e * xhat, np.sign(xhat))]
         factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
         inner = quant.batch_norm_gradient(
             e, xhat, *quant.batch_norm_error_means(*sums, count), factors

@@ -228,21 +228,23 @@ def test_batch_norm_forward_and_backward(g, rows, C):
     gamma, beta = rand(g, -127, 127, (2, C), torch.int64)
     z = rand(g, -127, 127, (rows, C))
     arguments = (acc, mean, mantissa, shift, gamma, beta)
-    xhat, _ = both("batch_norm_normalize", *arguments, 14, z, 13, 0)
+    xhat, _, _ = both("batch_norm_normalize", *arguments, 14, z, 13, 0)
     both("batch_norm_normalize", *arguments, 13, None, 0, -127)
 
     error = rand(g, -127, 127, (rows, C))
     both("batch_norm_sums", error, xhat)
-    vectors = rand(g, -(1 << 25), 1 << 25, (2, C), torch.int64)
+    vectors = rand(g, -(1 << 25), 1 << 25, (3, C), torch.int64)
     factors = rand(g, -(1 << 15), 1 << 15, (C,), torch.int64)
     shapes = [(1, 1, rows, C), (rows, 1, 1, C)]
     if rows % 5 == 0:
         shapes.append((5, rows // 5, 1, C))
     for shape in shapes:
-        both(
-            "batch_norm_backward",
-            *(error.reshape(shape), xhat.reshape(shape), *vectors, factors, 33),
-        )
+        for signs in (False, True):
+            both(
+                "batch_norm_backward",
+                *(error.reshape(shape), xhat.reshape(shape), *vectors, factors, 33),
+                signs=signs,
+            )
 
 
 @pytest.mark.parametrize("exponent", [-50, -44, -30, -24, -9, 0])
@@ -266,9 +268,10 @@ def test_batch_norm_vectors(g, exponent, batches, count):
     mantissa, shift, scale, _ = found[0][0]
     sums = rand(g, -(count << 7), count << 7, (2, C), torch.int64)
     products = sums[1] * rand(g, -(1 << 12), 1 << 12, (C,), torch.int64)
-    both("batch_norm_error_vectors", sums[0], products, count, scale, mantissa, shift)
+    signs = rand(g, -count, count, (C,), torch.int64)
+    both("batch_norm_error_vectors", sums[0], products, signs, count, scale, mantissa, shift)
     zero = torch.zeros_like(scale)
-    both("batch_norm_error_vectors", sums[0], products, count, zero, mantissa, shift)
+    both("batch_norm_error_vectors", sums[0], products, signs, count, zero, mantissa, shift)
 
 
 def test_batch_norm_refuses_sums_that_are_too_large():
@@ -331,19 +334,21 @@ def test_scans_of_whole_and_partial_strips(g, library, N, H, W, C):
     error, mask = rand(g, -127, 127, shape), rand(g, -1, 1, shape)
     xhat = rand(g, -32767, 32767, shape, torch.int16)
     xhat[..., ::3] = 0
+    xhat[:, ::2, :, 0] = -32767
     wide = rand(g, -(1 << 27), 1 << 27, shape, torch.int32)
     for shift in (0, 13, 29, 30):
         both("quantize_error", [(wide, -20), (error, 0), (wide.to(torch.int16), -20)], mask, shift)
-    xhat[..., 0] = 32767
-    # m0 + 8 m1 up to the bound of 32 bits and above
-    for size in (1 << 20, ((1 << 29) - (1 << 23) - 2) // 9):
-        vectors = rand(g, -size, size, (2, C), torch.int64)
-        vectors[:, 0] = torch.tensor([-size, -size])
+    # Up to the bounds of 32 bits, m0 + m2 + m1 and m0 + 8 m1, and above.
+    for size in (1 << 20, (1 << 27) - (1 << 22), ((1 << 29) - (1 << 23) - 2) // 9):
+        vectors = rand(g, -size, size, (3, C), torch.int64)
+        vectors[:, 0] = torch.tensor([-size, size, size])
         factors = rand(g, -(1 << 15), 1 << 15, (C,), torch.int64)
         factors[0] = -(1 << 15)
         for top in (1, 2):
             for shift in (0, 13, 14, 15, 31, 43, 44):
-                both("batch_norm_backward", error, xhat, *(top * vectors), factors, shift)
+                for signs in (False, True):
+                    arguments = (error, xhat, *(top * vectors), factors, shift)
+                    both("batch_norm_backward", *arguments, signs=signs)
 
 
 @pytest.mark.parametrize("rows, C", [(37, 70), (16, 16), (1, 1)])

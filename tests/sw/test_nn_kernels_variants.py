@@ -78,16 +78,35 @@ def test_digits_of_wide_errors(g, library, threads, shape, bits, rounding):
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("bits", [8, 9, 16])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_digits_of_batch_norm(g, library, threads, shape, bits, rounding):
+def test_digits_of_batch_norm(g, library, threads, shape, norm, bits, rounding):
     C = shape[3]
     e = torch.randint(-127, 128, shape, generator=g, dtype=torch.int8)
     xhat = torch.randint(-32767, 32768, shape, generator=g, dtype=torch.int16)
     xhat[..., 0] = 0
-    means = torch.randint(-(127 << 16), (127 << 16) + 1, (2, C), generator=g)
+    m0, m1, m2 = torch.randint(-(127 << 16), (127 << 16) + 1, (3, C), generator=g)
     factors = torch.randint(-(1 << 28), (1 << 28) + 1, (C,), generator=g)
-    vectors = [*means, factors]
-    both(bits, rounding, lambda v: v.batch_norm_digits(e, xhat, vectors, -40))
+    vectors = [m0, m1, m2, factors]
+    both(bits, rounding, lambda v: v.batch_norm_digits(e, xhat, vectors, -40, norm=norm))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("shift", [0, 5, 41])
+def test_backward(g, library, threads, shape, signs, shift):
+    C = shape[3]
+    e = torch.randint(-127, 128, shape, generator=g, dtype=torch.int8)
+    xhat = torch.randint(-32767, 32768, shape, generator=g, dtype=torch.int16)
+    m0, m1, m2 = torch.randint(-(60 << 16), (60 << 16) + 1, (3, C), generator=g)
+    factors = torch.randint(-(1 << 28), (1 << 28) + 1, (C,), generator=g)
+    found = []
+    for executor in (plain, native):
+        with kernels.use(executor):
+            backward = executor.batch_norm_backward
+            found.append(backward(e, xhat, m0, m1, m2, factors, shift, signs=signs))
+    (a, x), (b, y) = found
+    assert torch.equal(a, b) and a.dtype == b.dtype == torch.int8 and x == y
 
 
 @pytest.mark.parametrize("M, C", [(1, 1), (7, 3), (300, 64), (1000, 17)])

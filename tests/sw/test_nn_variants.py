@@ -61,7 +61,7 @@ def test_l2_statistics(scale):
     assert (mean.numpy() == expected[0]).all() and (deviation.numpy() == expected[1]).all()
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("norm", ["l1", "l1-std", "l2"])
 @pytest.mark.parametrize("bits, rounding", [(8, "diffusion"), (9, "nearest"), (16, "diffusion")])
 def test_batch_norm(norm, bits, rounding):
     K = 4
@@ -72,7 +72,11 @@ def test_batch_norm(norm, bits, rounding):
     acc.requires_grad_()
     y = layer(acc)
     gamma, beta = (quant.affine_codes(codes_of(v)) for v in (layer.weight, layer.bias))
-    statistics = {"l1": quant.batch_norm_statistics, "l2": variants.batch_norm_statistics_l2}
+    statistics = {
+        "l1": quant.batch_norm_statistics,
+        "l1-std": variants.batch_norm_statistics_std,
+        "l2": variants.batch_norm_statistics_l2,
+    }
     mean, deviation, count = statistics[norm](codes_of(acc))
     mantissa, shift = quant.batch_norm_reciprocal(deviation, count)
     arguments = (codes_of(acc), mean, mantissa, shift, gamma, beta)
@@ -86,10 +90,13 @@ def test_batch_norm(norm, bits, rounding):
     wide = RNG.integers(-(10**7), 10**7, y.shape)
     y.backward(IntTensor(torch_of(wide), -40))
     e, exponent = quant.error_codes(np.where(expected > 0, wide, 0), -40)
-    sums = [v.sum((0, 2, 3)) for v in (e, e * xhat)]
-    means = quant.batch_norm_error_means(*sums, count)
+    sums = [v.sum((0, 2, 3)) for v in (e, e * xhat, np.sign(xhat))]
+    m0, m1, m2 = quant.batch_norm_error_means(*sums, count)
     factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
-    inner = quant.batch_norm_gradient(e, xhat, *means, factors)
+    if norm == "l1":
+        inner = quant.batch_norm_gradient(e, xhat, m0, m1, m2, factors)
+    else:
+        inner = variants.batch_norm_gradient_std(e, xhat, m0, m1, factors)
     digits = error_digits(inner, exponent - 16 + factor_exponent + 15, bits=bits, rounding=rounding)
     assert len(acc.grad.terms) == len(digits)
     for (codes, found), (wanted, wanted_exponent) in zip(acc.grad.terms, digits, strict=True):

@@ -354,7 +354,7 @@ class _BatchNorm(torch.autograd.Function):
         out_shift, residual_shift = quant.batch_norm_shifts(
             layer.exponent, None if residual is None else residual.exponent
         )
-        xhat, y = k.batch_norm_normalize(
+        xhat, y, sign_sum = k.batch_norm_normalize(
             flat,
             mean,
             mantissa,
@@ -369,7 +369,7 @@ class _BatchNorm(torch.autograd.Function):
         y = y.reshape(N, H, W, C)
         ctx.mask = y if layer.relu else None
         ctx.xhat, ctx.acc_exponent, ctx.layer = xhat, acc.exponent, layer
-        ctx.vectors = count, g, mantissa, shift
+        ctx.vectors = workers.total(sign_sum), count, g, mantissa, shift
         return IntTensor(_nchw(y), layer.exponent)
 
     @staticmethod
@@ -395,19 +395,19 @@ class _BatchNorm(torch.autograd.Function):
 def _accumulator_error(
     layer: Any, e: torch.Tensor, xhat: torch.Tensor, vectors: Sequence[torch.Tensor], exponent: int
 ) -> IntTensor:
-    """Return the quantised error of batch norm's accumulator; ``vectors`` are m0, m1, factors.
+    """Return the quantised error of batch norm's accumulator; ``vectors`` are m0, m1, m2, factors.
 
     ``exponent`` is that of the wide error.
     """
     scale = layer.acc_error_scale
     if scale.variant is None:
         error, normal = workers.scanned(e), workers.scanned(xhat)
-        backward = kernels.active().batch_norm_backward
+        backward, signs = kernels.active().batch_norm_backward, layer.norm == "l1"
         codes, found = scale.quantize(
-            exponent, lambda right: backward(error, normal, *vectors, right)
+            exponent, lambda right: backward(error, normal, *vectors, right, signs=signs)
         )
         return IntTensor(_nchw(workers.unscanned(codes)), found)
-    digits = scale.variant.batch_norm_digits(e, xhat, vectors, exponent)
+    digits = scale.variant.batch_norm_digits(e, xhat, vectors, exponent, norm=layer.norm)
     return IntTensor.from_terms([(_nchw(c), x) for c, x in digits])
 
 

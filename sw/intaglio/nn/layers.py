@@ -314,7 +314,7 @@ class BatchNorm2d(IntLayer):
     running_mean, running_deviation
         int64 with exponent -24, (C,).
     norm
-        "l1", or "l2" for the standard deviation (:mod:`intaglio.nn.recipe`).
+        "l1", "l1-std" or "l2", see :class:`intaglio.spec.variants.Recipe`.
     """
 
     def __init__(

@@ -107,11 +107,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class L1BatchNorm2d(nn.Module):
-    """L1 batch norm in real numbers, for training mode only.
-
-    Its deviation and its gradient are those of :func:`intaglio.spec.quant.batch_norm_statistics`
-    and :func:`intaglio.spec.quant.batch_norm_gradient`.
-    """
+    """L1 batch norm in real numbers, for training mode only."""
 
     def __init__(self, channels: int, *, exponent: int = 0, relu: bool = True) -> None:
         super().__init__()
@@ -121,10 +117,7 @@ class L1BatchNorm2d(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         centred = x - x.mean((0, 2, 3), keepdim=True)
-        deviation = 1.5 * centred.detach().abs().mean((0, 2, 3), keepdim=True)
-        # Zero, with the slope that a standard deviation has: xhat / N.
-        slope = (centred**2).mean((0, 2, 3), keepdim=True) / (2 * deviation)
-        xhat = centred / (deviation + slope - slope.detach())
+        xhat = centred / centred.abs().mean((0, 2, 3), keepdim=True)
         y = xhat * self.weight[:, None, None] + self.bias[:, None, None]
         if residual is not None:
             y = y + residual

@@ -84,12 +84,16 @@ class ErrorVariant:
         xhat: torch.Tensor,
         vectors: Vectors,
         exponent: int,
+        *,
+        norm: str,
     ) -> list[tuple[torch.Tensor, int]]:
-        """Return those of batch norm's accumulator; ``vectors`` are m0, m1, factors."""
+        """Return those of batch norm's accumulator; ``vectors`` are m0, m1, m2, factors."""
+        signs = norm == "l1"
         if not _fused(error):
-            return self._plain(plain.batch_norm_gradient(error, xhat, *vectors), exponent)
+            wide = plain.batch_norm_gradient(error, xhat, *vectors, signs=signs)
+            return self._plain(wide, exponent)
         error, xhat = self._scanned(error), self._scanned(xhat)
-        kind = self._kind(error.numel())
+        kind = self._kind(error.numel()) | {"signs": signs}
         return self._guessed(
             exponent,
             lambda shift: native_variants.batch_norm_digits(error, xhat, vectors, shift, **kind),
@@ -173,8 +177,12 @@ def _diffused(values: torch.Tensor, shift: int) -> torch.Tensor:
 def batch_norm_statistics(acc: torch.Tensor, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return per channel the mean of acc int32 (M, C) and the count times the deviation, int64.
 
-    Both are those of the batch of all workers; ``norm`` is "l1" or "l2".
+    Both are those of the batch of all workers; ``norm`` is that of a
+    :class:`intaglio.spec.variants.Recipe`.
     """
+    if norm == "l1-std":
+        mean, distance = batch_norm_statistics(acc, "l1")
+        return mean, variants.std_deviation(distance)
     if norm == "l1" and workers.count() == 1:
         mean, deviation = kernels.active().batch_norm_statistics(acc)
         return mean, deviation
@@ -183,8 +191,7 @@ def batch_norm_statistics(acc: torch.Tensor, norm: str) -> tuple[torch.Tensor, t
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
     if norm == "l1":
         parts = ((rows.to(torch.int64) - mean).abs_().sum(0) for rows in acc.split(_ROWS))
-        total = workers.total(sum(parts, torch.zeros_like(mean)))
-        return mean, plain.scaled_deviation(total, count)
+        return mean, workers.total(sum(parts, torch.zeros_like(mean))).clamp_(min=count)
     squares = _square_sums(acc, mean)
     deviation = [variants.square_deviation(s, count) for s in squares]
     return mean, torch.tensor(deviation, dtype=torch.int64).to(acc.device)

@@ -224,18 +224,16 @@ def bias_multiplier(
 
 
 def batch_norm_statistics(acc: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return per channel the mean of ``acc`` (N, C, H, W), count times its deviation, the count.
+    """Return per channel the mean of ``acc`` (N, C, H, W), the sum of ``|acc - mean|``, the count.
 
-    The mean is rounded to an integer: a deviation is thousands of accumulator steps. The deviation
-    is 3/2 of the mean of ``|acc - mean|``, and at least one step. Without a square or a root that
-    is the standard deviation of what feature maps have: tails longer than a normal distribution's,
-    of which it would be sqrt(pi / 2) = 1.25 (docs/decisions/0019).
+    The mean is rounded to an integer: a deviation is thousands of accumulator steps. The sum is at
+    least the count, that is, the deviation at least one step.
     """
     values = acc.astype(np.int64)
     count = values.size // values.shape[1]
     mean = round_divide(values.sum((0, 2, 3)), count)
-    total = np.abs(values - mean[:, None, None]).sum((0, 2, 3))
-    return mean, np.maximum(total + (total >> 1), count), count
+    deviation = np.abs(values - mean[:, None, None]).sum((0, 2, 3))
+    return mean, np.maximum(deviation, count), count
 
 
 def batch_norm_reciprocal(deviation: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -291,15 +289,16 @@ def batch_norm_forward(
 
 
 def batch_norm_error_means(
-    error_sum: np.ndarray, product_sum: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means of dy and of dy * xhat, each (C,) with MEAN_BITS fractional bits.
+    error_sum: np.ndarray, product_sum: np.ndarray, sign_sum: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what batch norm's backward subtracts, each (C,) with MEAN_BITS fractional bits.
 
-    They are what batch norm's backward subtracts, from their sums over ``count`` pixels.
+    The means of dy, of dy * xhat, and the latter times the mean of sgn xhat, from their sums over
+    ``count`` pixels.
     """
     m0 = round_divide(error_sum << MEAN_BITS, count)
     m1 = round_divide(product_sum << (MEAN_BITS + NORMAL_EXPONENT), count)
-    return m0, m1
+    return m0, m1, round_divide(m1 * sign_sum, count)
 
 
 def batch_norm_error_factors(
@@ -320,22 +319,22 @@ def batch_norm_error_factors(
 
 
 def batch_norm_gradient(
-    error: np.ndarray, xhat: np.ndarray, m0: np.ndarray, m1: np.ndarray, factors: np.ndarray
+    error: np.ndarray,
+    xhat: np.ndarray,
+    m0: np.ndarray,
+    m1: np.ndarray,
+    m2: np.ndarray,
+    factors: np.ndarray,
 ) -> np.ndarray:
     """Return the wide error of the accumulator.
 
-    ``((dy << 16) - m0 - round_shift(xhat * m1, 12)) * factor``, with the means of
+    ``((dy << 16) - m0 - sgn(xhat) * m1 + m2) * factor``, with the means of
     :func:`batch_norm_error_means`. Its exponent is that of ``error`` - 16 + that of the factors -
     that of the accumulator.
-
-    This is the gradient as if xhat had been divided by the standard deviation. The exact one of the
-    mean of ``|acc - mean|`` has ``(sgn(xhat) - mean sgn(xhat)) * m1`` instead of ``xhat * m1``; it
-    leaves more than half of the power of an error along xhat, which then grows from layer to layer
-    (docs/decisions/0019).
     """
-    a, b, f = (v[:, None, None] for v in (m0, m1, factors))
-    product = round_shift(xhat.astype(np.int64) * b, -NORMAL_EXPONENT)
-    return ((error.astype(np.int64) << MEAN_BITS) - a - product) * f
+    a, b, c, f = (v[:, None, None] for v in (m0, m1, m2, factors))
+    sign = np.sign(xhat).astype(np.int64)
+    return ((error.astype(np.int64) << MEAN_BITS) - a - sign * b + c) * f
 
 
 def track_statistics(

@@ -5,8 +5,8 @@ replaces one of its rules by another one, whose meaning stands here. As there, e
 integer arithmetic on numpy int64, and feature maps are (N, C, H, W).
 
 Bits of the seed paper (arXiv 2011.14504): E2 is the error that enters a convolution's backward, 8,
-9 or 16 bits; its batch norm is L1 (arXiv 1802.09769) or L2; master weights have 24 bits; and
-without batch norm, gradients lose their magnitude.
+9 or 16 bits; its batch norm is L1 (arXiv 1802.09769), here in two forms, or L2; master weights have
+24 bits; and without batch norm, gradients lose their magnitude.
 """
 
 import math
@@ -19,6 +19,9 @@ from intaglio.spec.arith import round_shift, saturate
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.quant import (
     CODE_LIMIT,
+    MEAN_BITS,
+    NORMAL_EXPONENT,
+    batch_norm_statistics,
     diffuse,
     log2_ceil,
     round_divide,
@@ -29,13 +32,16 @@ from intaglio.spec.quant import (
 __all__ = [
     "WIDE_LIMIT",
     "Recipe",
+    "batch_norm_gradient_std",
     "batch_norm_statistics_l2",
+    "batch_norm_statistics_std",
     "digits_of_wide",
     "error_digits",
     "master_from_16",
     "master_limit",
     "normalized_exponent",
     "square_deviation",
+    "std_deviation",
 ]
 
 #: Range of 16-bit errors: two digits of +-CODE_LIMIT, the upper one worth 2**8.
@@ -49,7 +55,8 @@ class Recipe:
     """Which rules a training run follows; the defaults are those of :mod:`intaglio.spec.quant`.
 
     ``error_bits`` of E2: 8, 9 (with flag) or 16. ``error_rounding`` of E2: "diffusion", "nearest"
-    or "stochastic". ``norm``: "l1" or "l2" batch norm. ``master_bits`` of the masters of
+    or "stochastic". ``norm``: "l1" or "l2" batch norm, or "l1-std", an L1 deviation that counts as
+    a standard deviation (:func:`std_deviation`). ``master_bits`` of the masters of
     convolution weights, in [8, 24]. ``magnitude``: whether a quantised gradient keeps its scale;
     without, its largest element counts as a number in (1/2, 1], as in the paper's FCN.
 
@@ -69,7 +76,7 @@ class Recipe:
         choices: dict[str, tuple[Any, ...]] = {
             "error_bits": (8, 9, 16),
             "error_rounding": ("diffusion", "nearest", "stochastic"),
-            "norm": ("l1", "l2"),
+            "norm": ("l1", "l1-std", "l2"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -153,14 +160,29 @@ def error_digits(
     return [(high, exponent + shift + 8), (low, exponent + shift)]
 
 
-# --- L2 batch norm ----------------------------------------------------------------------------
+# --- batch norm -------------------------------------------------------------------------------
+
+
+def std_deviation(distance: Any) -> Any:
+    """Return ``count`` times the deviation of "l1-std" from the sum of ``|acc - mean|``: 3/2 of it.
+
+    Without a square or a root that is the standard deviation of what feature maps have: tails
+    longer than those of a normal distribution, of which it would be sqrt(pi / 2) = 1.25 of it.
+    """
+    return distance + (distance >> 1)
+
+
+def batch_norm_statistics_std(acc: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return per channel the mean of ``acc`` (N, C, H, W), :func:`std_deviation`, the count."""
+    mean, distance, count = batch_norm_statistics(acc)
+    return mean, std_deviation(distance), count
 
 
 def square_deviation(squares: int, count: int) -> int:
     """Return ``count`` times the standard deviation, from the sum of the squared deviations.
 
-    ``floor(sqrt(squares * count))``, at least ``count``: it takes the place of L1's in
-    :func:`intaglio.spec.quant.batch_norm_reciprocal` and all that follows.
+    ``floor(sqrt(squares * count))``, at least ``count``: it takes the place of L1's sum of
+    deviations in :func:`intaglio.spec.quant.batch_norm_reciprocal` and all that follows.
     """
     return max(math.isqrt(squares * count), count)
 
@@ -179,6 +201,19 @@ def batch_norm_statistics_l2(acc: np.ndarray) -> tuple[np.ndarray, np.ndarray, i
     ]
     squares = sums[0] + sums[1] + sums[2]
     return mean, np.array([square_deviation(int(s), count) for s in squares], np.int64), count
+
+
+def batch_norm_gradient_std(
+    error: np.ndarray, xhat: np.ndarray, m0: np.ndarray, m1: np.ndarray, factors: np.ndarray
+) -> np.ndarray:
+    """Return the wide error of the accumulator under "l1-std" and "l2".
+
+    ``((dy << 16) - m0 - round_shift(xhat * m1, 12)) * factor``; arguments and exponent are those of
+    :func:`intaglio.spec.quant.batch_norm_gradient`.
+    """
+    a, b, f = (v[:, None, None] for v in (m0, m1, factors))
+    product = round_shift(xhat.astype(np.int64) * b, -NORMAL_EXPONENT)
+    return ((error.astype(np.int64) << MEAN_BITS) - a - product) * f
 
 
 # --- update -----------------------------------------------------------------------------------

@@ -32,15 +32,15 @@ def _variants() -> tuple[Variant, ...]:
             if (bits, rounding) != (8, "diffusion"):
                 values = {"error_bits": bits, "error_rounding": rounding}
                 found.append(Variant(f"e2-{bits}-{rounding}", values))
-    found.append(Variant("norm-l2", {"norm": "l2"}))
+    found += [Variant(f"norm-{norm}", {"norm": norm}) for norm in ("l1", "l1-std", "l2")]
     found += [Variant(f"master-{bits}", {"master_bits": bits}) for bits in (10, 12, 14, 20, 24)]
     # Its own rate: without magnitude the steps of all layers are equally large.
     found.append(Variant("no-magnitude", {"magnitude": False, "rate": ""}))
     return tuple(found)
 
 
-#: Name -> variant, the default first: E2 in bits and rounding, the norm of batch norm, bits of the
-#: masters, and the magnitude of the gradients.
+#: Name -> variant, the default first: E2 in bits and rounding, the norm of batch norm (one of them
+#: is the network's own), bits of the masters, and the magnitude of the gradients.
 VARIANTS = {variant.name: variant for variant in _variants()}
 
 
@@ -81,10 +81,11 @@ def ablate(
     finished is not trained again, and what was interrupted goes on. A twin is trained with the
     default recipe only. ``options`` are those of :func:`intaglio.train.train`.
 
-    Each of ``rows`` has ``name``, ``values`` (what differs from the default), ``rate``, ``runs``
-    and their means ``miou``, ``pixel_accuracy`` and ``loss``, None where a run diverged. A run has
-    ``seed``, ``miou``, ``pixel_accuracy``, ``loss`` (the mean of the last tenth of the steps) and
-    ``digest``, or ``diverged``, the reason. ``float`` has the means of the twins, or is None.
+    A variant that is this network's default has no row of its own. Each of ``rows`` has ``name``,
+    ``values`` (what differs from the default), ``rate``, ``runs`` and their means ``miou``,
+    ``pixel_accuracy`` and ``loss``, None where a run diverged. A run has ``seed``, ``miou``,
+    ``pixel_accuracy``, ``loss`` (the mean of the last tenth of the steps) and ``digest``, or
+    ``diverged``, the reason. ``float`` has the means of the twins, or is None.
 
     Raises
     ------
@@ -95,12 +96,16 @@ def ablate(
         raise IntaglioError("ablate runs in one process; give single runs to torchrun")
     if seeds < 1:
         raise IntaglioError(f"seeds must be >= 1, not {seeds}")
-    changed = [name for name in config.recipe.names() if _default(name) != getattr(config, name)]
+    plain = TrainConfig(model=config.model).recipe
+    changed = [n for n in plain.names() if getattr(config.recipe, n) != getattr(plain, n)]
     if changed:
         raise IntaglioError(f"{changed[0]} is for the variants to choose, not for the whole table")
     options["datasets"] = open_datasets(config)
     rows, twins = [], []
     for variant in variants:
+        same = dataclasses.replace(config, **variant.values).resolved() == config.resolved()
+        if variant.values and same:
+            continue
         runs = []
         for seed in range(config.seed, config.seed + seeds):
             twin = config.twin and not variant.values
@@ -127,10 +132,6 @@ def ablate(
     }
     write_json(out / "ablation.json", data)
     return data
-
-
-def _default(name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(TrainConfig) if f.name == name)
 
 
 def _run(

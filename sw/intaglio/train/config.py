@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from intaglio.nn.models import MODELS, frame_size
+from intaglio.nn.models import MODELS, frame_size, own_norm
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.variants import Recipe
 from intaglio.train.schedule import Schedule, parse_milestones
@@ -69,7 +69,7 @@ class TrainConfig:
     weights: str = _value("", "file of float weights to start from")
     error_bits: int = _value(8, "of the error into a convolution's backward: 8, 9 (flag) or 16")
     error_rounding: str = _value("diffusion", "of that error: diffusion, nearest or stochastic")
-    norm: str = _value("l1", "deviation of batch norm: l1 or l2")
+    norm: str = _value("", "batch norm: l1, l1-std or l2; empty: the network's own")
     master_bits: int = _value(16, "of the master weights of convolutions, 8 to 24")
     magnitude: bool = _value(True, "quantised gradients keep their scale")
 
@@ -106,7 +106,8 @@ class TrainConfig:
     @property
     def recipe(self) -> Recipe:
         """Value of the rules that the integers follow."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.names()})
+        values = {name: getattr(self, name) for name in Recipe.names()}
+        return Recipe(**values | {"norm": self.norm or own_norm(self.model)})
 
     @property
     def learning_rates(self) -> Schedule:
@@ -130,6 +131,7 @@ class TrainConfig:
         values: dict[str, Any] = {
             "rate": self.rate or own,
             "warmup": self.steps // 20 if self.warmup < 0 else self.warmup,
+            "norm": self.norm or own_norm(self.model),
         }
         if all(getattr(self, name) == value for name, value in values.items()):
             return self

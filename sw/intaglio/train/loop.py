@@ -334,7 +334,11 @@ def _train(
         _prepare(out, config)
     training.preload(progress=progress)
     model = build(
-        config.model, classes=len(training.classes), width=config.channels, seed=config.seed
+        config.model,
+        classes=len(training.classes),
+        width=config.channels,
+        seed=config.seed,
+        norm=config.recipe.norm,
     )
     if config.weights and first:
         _load_weights(model, config, training, out, progress=progress)

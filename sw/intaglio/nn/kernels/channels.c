@@ -53,21 +53,23 @@ i64 batch_norm_prepare(const i64 *mean, const i64 *deviation, const i64 *running
     return 0;
 }
 
-/* out: m0, m1 and the factors of the error; returns their exponent without gamma's. */
-i64 batch_norm_error_vectors(const i64 *error_sum, const i64 *product_sum, i64 count,
-                             const i64 *gamma, const i64 *mantissa, const i64 *shift, i64 *out,
-                             i64 C)
+/* out: m0, m1, m2 and the factors of the error; returns their exponent without gamma's. */
+i64 batch_norm_error_vectors(const i64 *error_sum, const i64 *product_sum, const i64 *sign_sum,
+                             i64 count, const i64 *gamma, const i64 *mantissa, const i64 *shift,
+                             i64 *out, i64 C)
 {
     i64 top = -64;
     for (i64 c = 0; c < C; c++) {
+        const i64 m1 = round_divide(product_sum[c] << 4, count);
         out[c] = round_divide(error_sum[c] << 16, count);
-        out[C + c] = round_divide(product_sum[c] << 4, count);
+        out[C + c] = m1;
+        out[2 * C + c] = round_divide(m1 * sign_sum[c], count);
         top = most(top, log2_ceil(magnitude(gamma[c] * mantissa[c])) - shift[c]);
     }
     for (i64 c = 0; c < C; c++) {
         /* Of the channel that has the top, it is log2 of the product minus 15; else it is more. */
         const i64 product = gamma[c] * mantissa[c], right = shift[c] - (15 - top);
-        out[2 * C + c] = right < 0 ? product << -right
+        out[3 * C + c] = right < 0 ? product << -right
                                    : (product + (((i64)1 << right) >> 1)) >> right;
     }
     return top - 15;

@@ -178,8 +178,8 @@ static int channel_deviations(const int32_t *acc, const i64 *mean, i64 *total, i
 
 void round_means(i64 *total, i64 count, i64 C);
 
-/* The means of M accumulators and M times their deviations, 3/2 of the mean distance, at least M.
- * Returns 1 where memory is lacking.
+/* The means of M accumulators and the sums of their distances to them, at least M. Returns 1 where
+ * memory is lacking.
  */
 int batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, i64 C)
 {
@@ -189,7 +189,7 @@ int batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, 
     if (channel_deviations(acc, mean, deviation, M, C))
         return 1;
     for (i64 c = 0; c < C; c++)
-        deviation[c] = most(deviation[c] + (deviation[c] >> 1), M);
+        deviation[c] = most(deviation[c], M);
     return 0;
 }
 
@@ -211,7 +211,7 @@ INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
  * below 2**30 + 2**18; the shifted part is below 2**16 + 2**14.
  */
 typedef struct {
-    int32_t *mean, *low, *high, *factor, *fine, *half, *coarse, *gamma, *beta;
+    int32_t *mean, *low, *high, *factor, *fine, *half, *coarse, *gamma, *beta, *signs;
 } normal;
 
 INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 rows, i64 C,
@@ -227,6 +227,7 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
     const lanes gamma = load_int32_t(v->gamma + at, LANES);
     const lanes beta = load_int32_t(v->beta + at, LANES);
     const lanes bottom = zero + (int32_t)least_y;
+    lanes signs = load_int32_t(v->signs + at, LANES);
     for (i64 i = 0; i < rows; i++) {
         soon(acc + (i + DEEP) * C);
         const lanes d = between(load_int32_t(acc + i * C, count), low, high) - mean;
@@ -234,11 +235,13 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
         lanes x = ((d >> fine) * factor + (lanes)(rest >> (unsigned_lanes)fine)) >> coarse;
         x = between(x, zero - 32767, zero + 32767);
         store_int16_t(x, xhat + i * C, count);
+        signs += sign(x);
         lanes y = x * gamma + beta;
         if (residual)
             y += load_int8_t(residual + i * C, count) << (int32_t)residual_shift;
         store_int8_t(between(y >> (int32_t)out_shift, bottom, zero + LIMIT), out + i * C, count);
     }
+    store_int32_t(signs, v->signs + at, LANES);
 }
 
 static int32_t saturated(i64 v)
@@ -252,19 +255,20 @@ static int32_t saturated(i64 v)
 i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
                          const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
                          const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
-                         int8_t *out, i64 M, i64 C)
+                         int8_t *out, i64 *signs, i64 M, i64 C)
 {
     const i64 wide = groups_of(C, LANES) * LANES;
     int failed = 0;
     for (i64 c = 0; c < C; c++)
         if (shift[c] > 42)
             return 2;
+    memset(signs, 0, C * sizeof *signs);
 #pragma omp parallel reduction(| : failed)
     {
-        int32_t *work = calloc(9 * wide, sizeof *work);
+        int32_t *work = calloc(10 * wide, sizeof *work);
         const normal v = {work,            work + wide,     work + 2 * wide, work + 3 * wide,
                           work + 4 * wide, work + 5 * wide, work + 6 * wide, work + 7 * wide,
-                          work + 8 * wide};
+                          work + 8 * wide, work + 9 * wide};
         failed = !work;
         for (i64 c = 0; c < C && !failed; c++) {
             const i64 right = shift[c] - 12, k = most(right - 15, 0);
@@ -293,6 +297,9 @@ i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantiss
                                     xhat + at, out + at, C - c);
             }
         }
+#pragma omp critical
+        for (i64 c = 0; c < C && !failed; c++)
+            signs[c] += v.signs[c]; /* fewer than 2**31 rows */
         free(work);
     }
     return failed;
@@ -591,15 +598,15 @@ int batch_norm_sums(const int8_t *error, const int16_t *xhat, i64 *error_sum, i6
 
 enum { SPLIT = 14 }; /* bits of the lower part of a number in two int32 */
 
-/* What the backward pass needs of a channel: the row is (e << 16) - m0 - ((xhat m1 + half) >> 12),
- * times factor; and the state of its scan. m1 = 2**12 upper + lower, so that the product is
- * xhat upper + ((xhat lower + half) >> 12).
+/* What the backward pass needs of a channel: the row is (e << 16) + zero - part, times factor; and
+ * the state of its scan. The part is sgn(xhat) m1, or (xhat m1 + 2**11) >> 12 with
+ * m1 = 2**12 upper + lower, that is xhat upper + ((xhat lower + 2**11) >> 12).
  */
 typedef struct {
-    int32_t *m0, *upper, *lower, *factor, *coarse, *fine, *high, *low;
+    int32_t *zero, *upper, *lower, *factor, *coarse, *fine, *high, *low;
 } backward;
 
-/* A scan in 32 bits. With v the row without the factor, |v| < 2**29, v = 2**14 a + b and
+/* A scan in 32 bits. With v the row without its factor, |v| < 2**29, v = 2**14 a + b and
  * rest = 2**14 coarse + fine, 0 <= b, fine < 2**14, the new sum is
  *
  *   rest + v f = 2**14 (coarse + a f + (low >> 14)) + low mod 2**14, low = fine + b f.
@@ -608,9 +615,9 @@ typedef struct {
  * 2**30 + 2**29 + 2**16.
  */
 INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backward *v, i64 at,
-                           i64 rows, i64 C, i64 shift, int8_t *out, i64 count)
+                           i64 rows, i64 C, i64 shift, int8_t *out, i64 count, int signs)
 {
-    const lanes none = {0}, m0 = load_int32_t(v->m0 + at, LANES);
+    const lanes none = {0}, zero = load_int32_t(v->zero + at, LANES);
     const lanes upper = load_int32_t(v->upper + at, LANES);
     const lanes lower = load_int32_t(v->lower + at, LANES);
     const lanes factor = load_int32_t(v->factor + at, LANES);
@@ -621,8 +628,9 @@ INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backw
         soon(error + (i + DEEP) * C);
         soon(xhat + (i + DEEP) * C);
         const lanes x = load_int16_t(xhat + i * C, count);
-        const lanes d = (load_int8_t(error + i * C, count) << 16) - m0 - x * upper -
-                        ((x * lower + (1 << 11)) >> 12);
+        const lanes part =
+            signs ? sign(x) * upper : x * upper + ((x * lower + (1 << 11)) >> 12);
+        const lanes d = (load_int8_t(error + i * C, count) << 16) + zero - part;
         high = larger(high, d);
         low = smaller(low, d);
         fine += (d & ((1 << SPLIT) - 1)) * factor;
@@ -638,9 +646,9 @@ INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backw
 }
 
 /* batch_norm_backward below in 32 bits; -1 where memory is lacking. */
-static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
-                           const i64 *factors, i64 shift, int8_t *out, i64 scans, i64 pixels,
-                           i64 C)
+INLINE i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
+                           const i64 *m2, const i64 *factors, i64 shift, int8_t *out, i64 scans,
+                           i64 pixels, i64 C, int signs)
 {
     const i64 parts = parts_of(scans, C), wide = groups_of(C, LANES) * LANES;
     const i64 half = ((i64)1 << shift) >> 1;
@@ -654,8 +662,8 @@ static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *
                             work + 4 * wide, work + 5 * wide, work + 6 * wide, work + 7 * wide};
         failed |= !work;
         for (i64 c = own.from; c < own.to && work; c++) {
-            v.m0[c] = (int32_t)m0[c];
-            v.upper[c] = (int32_t)(m1[c] >> 12);
+            v.zero[c] = (int32_t)((signs ? m2[c] : 0) - m0[c]);
+            v.upper[c] = (int32_t)(signs ? m1[c] : m1[c] >> 12);
             v.lower[c] = (int32_t)(m1[c] & 4095);
             v.factor[c] = (int32_t)factors[c];
             v.coarse[c] = (int32_t)(half >> SPLIT);
@@ -666,9 +674,11 @@ static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *
             for (i64 c = own.from; c < own.to; c += LANES) {
                 const i64 at = (own.scan * pixels + p) * C + c;
                 if (c + LANES <= C)
-                    backward_strip(error + at, xhat + at, &v, c, rows, C, shift, out + at, LANES);
+                    backward_strip(error + at, xhat + at, &v, c, rows, C, shift, out + at, LANES,
+                                   signs);
                 else
-                    backward_strip(error + at, xhat + at, &v, c, rows, C, shift, out + at, C - c);
+                    backward_strip(error + at, xhat + at, &v, c, rows, C, shift, out + at, C - c,
+                                   signs);
             }
         }
         for (i64 c = own.from; c < own.to && work; c++) {
@@ -680,20 +690,28 @@ static i64 backward_narrow(const int8_t *error, const int16_t *xhat, const i64 *
     return failed ? -1 : maximum;
 }
 
-/* Returns the largest magnitude, -1 where memory is lacking. */
+/* signs: the derivative of an L1 deviation, else that of a standard deviation, without m2. Returns
+ * the largest magnitude, -1 where memory is lacking.
+ */
 i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0, const i64 *m1,
-                        const i64 *factors, i64 shift, int8_t *out, i64 N, i64 P, i64 C)
+                        const i64 *m2, const i64 *factors, i64 signs, i64 shift, int8_t *out, i64 N,
+                        i64 P, i64 C)
 {
     const i64 scans = P == 1 ? 1 : N, pixels = P == 1 ? N : P;
     i64 maximum = 0;
     int fits = shift >= SPLIT && shift <= SPLIT + 29;
     for (i64 c = 0; c < C; c++) {
+        const i64 zero = (signs ? m2[c] : 0) - m0[c], slope = most(m1[c], -m1[c]);
         /* |xhat| is below 8. */
-        const i64 most_v = ((i64)128 << 16) + most(m0[c], -m0[c]) + 8 * most(m1[c], -m1[c]) + 1;
+        const i64 part = signs ? slope : 8 * slope + 1;
+        const i64 most_v = ((i64)128 << 16) + most(zero, -zero) + part;
         fits &= most_v < (i64)1 << 29 && most(factors[c], -factors[c]) <= 1 << 15;
     }
     if (fits) {
-        maximum = backward_narrow(error, xhat, m0, m1, factors, shift, out, scans, pixels, C);
+        maximum = signs ? backward_narrow(error, xhat, m0, m1, m2, factors, shift, out, scans,
+                                          pixels, C, 1)
+                        : backward_narrow(error, xhat, m0, m1, m2, factors, shift, out, scans,
+                                          pixels, C, 0);
         if (maximum >= 0)
             return maximum;
         maximum = 0;
@@ -712,7 +730,8 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
             const int16_t *x = xhat + at;
             for (i64 c = 0; c < C; c++) {
                 const i64 product = (x[c] * m1[c] + (1 << 11)) >> 12;
-                row[c] = (((i64)e[c] << 16) - m0[c] - product) * factors[c];
+                const i64 part = signs ? ((x[c] > 0) - (x[c] < 0)) * m1[c] - m2[c] : product;
+                row[c] = (((i64)e[c] << 16) - m0[c] - part) * factors[c];
             }
             diffuse(row, rest, out + at, shift, top, C);
         }

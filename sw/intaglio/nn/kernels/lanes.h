@@ -88,4 +88,11 @@ INLINE lanes smaller(lanes a, lanes b)
 
 INLINE lanes between(lanes v, lanes low, lanes high) { return smaller(larger(v, low), high); }
 
+/* -1, 0 or 1. */
+INLINE lanes sign(lanes v)
+{
+    const lanes zero = {0};
+    return between(v, zero - 1, zero + 1);
+}
+
 #endif

@@ -180,14 +180,15 @@ def batch_norm_prepare(
 def batch_norm_error_vectors(
     error_sum: torch.Tensor,
     product_sum: torch.Tensor,
+    sign_sum: torch.Tensor,
     count: int,
     gamma: torch.Tensor,
     mantissa: torch.Tensor,
     shift: torch.Tensor,
 ) -> tuple[torch.Tensor, int]:
     C = error_sum.shape[0]
-    out = torch.empty((3, C), dtype=torch.int64)
-    sums = [v.contiguous() for v in (error_sum, product_sum)]
+    out = torch.empty((4, C), dtype=torch.int64)
+    sums = [v.contiguous() for v in (error_sum, product_sum, sign_sum)]
     vectors = [v.contiguous() for v in (gamma, mantissa, shift)]
     exponent = _call("batch_norm_error_vectors", *sums, count, *vectors, out, C)
     return out, exponent + quant.AFFINE_EXPONENT
@@ -205,14 +206,15 @@ def batch_norm_normalize(
     residual: torch.Tensor | None,
     residual_shift: int,
     low: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     acc = acc.contiguous()
     M, C = acc.shape
     xhat = empty((M, C), torch.int16)
     y = torch.empty((M, C), dtype=torch.int8)
+    signs = torch.empty(C, dtype=torch.int64)
     z = None if residual is None else residual.contiguous()
     vectors = [v.contiguous() for v in (mean, mantissa, shift, gamma, beta)]
-    rest = (out_shift, z, residual_shift, low, xhat, y, M, C)
+    rest = (out_shift, z, residual_shift, low, xhat, y, signs, M, C)
     failed = _call("batch_norm_normalize", acc, *vectors, *rest)
     if failed == 2:  # beyond the range of the loops
         return plain.batch_norm_normalize(
@@ -220,7 +222,7 @@ def batch_norm_normalize(
             *(out_shift, residual, residual_shift, low),
         )
     _checked(failed)
-    return xhat, y
+    return xhat, y, signs
 
 
 def _checked(failed: int) -> int:
@@ -275,14 +277,18 @@ def batch_norm_backward(
     xhat: torch.Tensor,
     m0: torch.Tensor,
     m1: torch.Tensor,
+    m2: torch.Tensor,
     factors: torch.Tensor,
     shift: int,
+    *,
+    signs: bool,
 ) -> tuple[torch.Tensor, int]:
     error, xhat = error.contiguous(), xhat.contiguous()
     N, H, W, C = error.shape
     out = torch.empty(error.shape, dtype=torch.int8)
-    vectors = [v.contiguous() for v in (m0, m1, factors)]
-    maximum = _call("batch_norm_backward", error, xhat, *vectors, shift, out, N, H * W, C)
+    vectors = [v.contiguous() for v in (m0, m1, m2, factors)]
+    rest = shift, out, N, H * W, C
+    maximum = _call("batch_norm_backward", error, xhat, *vectors, int(signs), *rest)
     _checked(maximum < 0)
     return out, maximum
 

@@ -50,7 +50,7 @@ def wide_digits(
     """
     wide = wide.to(torch.int64).contiguous()
     zero = None if mask is None else mask.contiguous()
-    source = (wide, zero, *([None] * 5))
+    source = (wide, zero, *([None] * 6), 0)
     return _digits(source, wide.shape, shift, bits, rounding, words)
 
 
@@ -60,17 +60,19 @@ def batch_norm_digits(
     vectors: Sequence[torch.Tensor],
     shift: int,
     *,
+    signs: bool,
     bits: int,
     rounding: str,
     words: tuple[int, int, int] = (0, 0, 0),
 ) -> tuple[list[torch.Tensor], int]:
     """Return the same for the wide error of batch norm's accumulator.
 
-    ``error`` int8 and ``xhat`` int16 are (N, H, W, C), ``vectors`` m0, m1 and factors.
+    ``error`` int8 and ``xhat`` int16 are (N, H, W, C), ``vectors`` m0, m1, m2 and factors; see
+    :func:`intaglio.nn.kernels.plain.batch_norm_gradient`.
     """
     error, xhat = error.contiguous(), xhat.contiguous()
     held = [v.to(torch.int64).contiguous() for v in vectors]
-    source = (None, None, error, xhat, *held)
+    source = (None, None, error, xhat, *held, int(signs))
     return _digits(source, error.shape, shift, bits, rounding, words)
 
 

@@ -86,16 +86,12 @@ def weight_codes(
 
 
 def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and count times the deviation (not below the count) of acc int32 (M, C)."""
+    """Return mean and sum of absolute deviations (not below the count) of acc int32 (M, C)."""
     count = acc.shape[0]
     total = acc.sum(0, dtype=torch.int64)
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
-    return mean, scaled_deviation((acc.to(torch.int64) - mean).abs_().sum(0), count)
-
-
-def scaled_deviation(total: torch.Tensor, count: int) -> torch.Tensor:
-    """Return count times the deviation, from the sums of ``|acc - mean|`` over all pixels."""
-    return (total + (total >> 1)).clamp_(min=count)
+    deviation = (acc.to(torch.int64) - mean).abs_().sum(0)
+    return mean, deviation.clamp_(min=count)
 
 
 def _numpy(x: torch.Tensor) -> np.ndarray:
@@ -131,13 +127,15 @@ def batch_norm_prepare(
 def batch_norm_error_vectors(
     error_sum: torch.Tensor,
     product_sum: torch.Tensor,
+    sign_sum: torch.Tensor,
     count: int,
     gamma: torch.Tensor,
     mantissa: torch.Tensor,
     shift: torch.Tensor,
 ) -> tuple[torch.Tensor, int]:
-    """Return m0, m1 and the factors of batch norm's backward, (3, C), and their exponent."""
-    means = quant.batch_norm_error_means(_numpy(error_sum), _numpy(product_sum), count)
+    """Return m0, m1, m2 and the factors of batch norm's backward, (4, C), and their exponent."""
+    sums = [_numpy(v) for v in (error_sum, product_sum, sign_sum)]
+    means = quant.batch_norm_error_means(sums[0], sums[1], sums[2], count)
     factors, exponent = quant.batch_norm_error_factors(*map(_numpy, (gamma, mantissa, shift)))
     return torch.from_numpy(np.stack((*means, factors))).to(error_sum.device), exponent
 
@@ -153,8 +151,8 @@ def batch_norm_normalize(
     residual: torch.Tensor | None,
     residual_shift: int,
     low: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return xhat int16 and y int8, for acc int32 (M, C)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return xhat int16, y int8 and the sum of the signs of xhat, for acc int32 (M, C)."""
     xhat = (acc.to(torch.int64) - mean) * mantissa
     right = shift + quant.NORMAL_EXPONENT
     half = torch.ones_like(right) << right >> 1
@@ -163,7 +161,7 @@ def batch_norm_normalize(
     if residual is not None:
         total += residual.to(torch.int64) << residual_shift
     y = round_shift(total, out_shift).clamp_(low, L).to(torch.int8)
-    return xhat.to(torch.int16), y
+    return xhat.to(torch.int16), y, xhat.sign().sum(0)
 
 
 def _merge(terms: Terms, mask: torch.Tensor | None) -> torch.Tensor:
@@ -207,11 +205,14 @@ def batch_norm_backward(
     xhat: torch.Tensor,
     m0: torch.Tensor,
     m1: torch.Tensor,
+    m2: torch.Tensor,
     factors: torch.Tensor,
     shift: int,
+    *,
+    signs: bool,
 ) -> tuple[torch.Tensor, int]:
     """Return the diffused int8 error of the accumulator (N, H, W, C) and its largest magnitude."""
-    wide = batch_norm_gradient(error, xhat, m0, m1, factors)
+    wide = batch_norm_gradient(error, xhat, m0, m1, m2, factors, signs=signs)
     return _diffuse(wide, shift), int(wide.abs().max())
 
 
@@ -220,11 +221,20 @@ def batch_norm_gradient(
     xhat: torch.Tensor,
     m0: torch.Tensor,
     m1: torch.Tensor,
+    m2: torch.Tensor,
     factors: torch.Tensor,
+    *,
+    signs: bool,
 ) -> torch.Tensor:
-    """Return the wide error of the accumulator, int64 (N, H, W, C)."""
-    product = round_shift(xhat.to(torch.int64) * m1, -quant.NORMAL_EXPONENT)
-    return ((error.to(torch.int64) << quant.MEAN_BITS) - m0 - product) * factors
+    """Return the wide error of the accumulator, int64 (N, H, W, C).
+
+    With ``signs`` that of :func:`intaglio.spec.quant.batch_norm_gradient`, else that of
+    :func:`intaglio.spec.variants.batch_norm_gradient_std`, which has no use for ``m2``.
+    """
+    wide = (error.to(torch.int64) << quant.MEAN_BITS) - m0
+    if signs:
+        return (wide - xhat.sign().to(torch.int64) * m1 + m2) * factors
+    return (wide - round_shift(xhat.to(torch.int64) * m1, -quant.NORMAL_EXPONENT)) * factors
 
 
 def max_pool(

@@ -16,7 +16,8 @@ typedef struct {
     const i64 *wide;
     const int8_t *mask, *error;
     const int16_t *xhat;
-    const i64 *m0, *m1, *factors;
+    const i64 *m0, *m1, *m2, *factors;
+    i64 signs; /* the derivative of an L1 deviation, else that of a standard deviation */
 } source;
 
 static void fetch(const source *s, i64 at, i64 C, i64 *row)
@@ -29,10 +30,16 @@ static void fetch(const source *s, i64 at, i64 C, i64 *row)
     }
     const int8_t *e = s->error + at;
     const int16_t *x = s->xhat + at;
-    for (i64 c = 0; c < C; c++) {
-        const i64 product = (x[c] * s->m1[c] + (1 << 11)) >> 12;
-        row[c] = (((i64)e[c] << 16) - s->m0[c] - product) * s->factors[c];
-    }
+    if (s->signs)
+        for (i64 c = 0; c < C; c++) {
+            const i64 sign = (x[c] > 0) - (x[c] < 0);
+            row[c] = (((i64)e[c] << 16) - s->m0[c] - sign * s->m1[c] + s->m2[c]) * s->factors[c];
+        }
+    else
+        for (i64 c = 0; c < C; c++) {
+            const i64 product = (x[c] * s->m1[c] + (1 << 11)) >> 12;
+            row[c] = (((i64)e[c] << 16) - s->m0[c] - product) * s->factors[c];
+        }
 }
 
 /* The random words of a row: element c has index (n * C + c) * pixels + p, and first[c] is the
@@ -98,11 +105,11 @@ INLINE void digits_of(int bits, const i64 *row, i64 shift, const u64 *words, i64
  * in 1x1 maps those of the batch, for which `scans` is 1. One digit of 8 bits is `low`.
  */
 i64 error_digits(const i64 *wide, const int8_t *mask, const int8_t *error, const int16_t *xhat,
-                 const i64 *m0, const i64 *m1, const i64 *factors, i64 bits, i64 rounding,
-                 i64 shift, u64 key, i64 first, int8_t *high, int8_t *low, i64 scans, i64 pixels,
-                 i64 C)
+                 const i64 *m0, const i64 *m1, const i64 *m2, const i64 *factors, i64 signs,
+                 i64 bits, i64 rounding, i64 shift, u64 key, i64 first, int8_t *high, int8_t *low,
+                 i64 scans, i64 pixels, i64 C)
 {
-    const source s = {wide, mask, error, xhat, m0, m1, factors};
+    const source s = {wide, mask, error, xhat, m0, m1, m2, factors, signs};
     i64 maximum = 0;
     int failed = 0;
     /* Without diffusion every pixel stands by itself. */

@@ -63,11 +63,23 @@ def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
     return model
 
 
-def build(name: str, *, classes: int, width: Any = 1, seed: int = 0) -> nn.Module:
+def own_norm(name: str) -> str:
+    """Return which batch norm of :class:`intaglio.spec.variants.Recipe` the network ``name`` has.
+
+    ``NORM`` of its class, else "l1".
+    """
+    norm: str = getattr(MODELS[name], "NORM", "l1")
+    return norm
+
+
+def build(
+    name: str, *, classes: int, width: Any = 1, seed: int = 0, norm: str | None = None
+) -> nn.Module:
     """Return the integer network ``name`` with random weights that depend on ``seed`` alone.
 
     Channels are multiples of 8, the network's own times ``width`` (a number or a string such as
-    "1/4"). Its eval mode needs statistics: train it, or call :func:`calibrate`.
+    "1/4"). ``norm`` replaces the network's own batch norm, see :func:`own_norm`. Its eval mode
+    needs statistics: train it, or call :func:`calibrate`.
 
     Raises
     ------
@@ -78,6 +90,8 @@ def build(name: str, *, classes: int, width: Any = 1, seed: int = 0) -> nn.Modul
     for stream, (_, module) in enumerate(model.named_modules(), start=1):
         if hasattr(module, "reset"):
             module.reset(seed, stream)
+        if isinstance(module, layers.BatchNorm2d):
+            module.norm = norm or own_norm(name)
     return model
 
 

@@ -229,11 +229,11 @@ def load_state_dict(
     """Give an integer network the float weights ``state``, with torchvision's names.
 
     Weights become int16 masters. Batch norm keeps its running means; its gains and deviations are
-    turned from L2 to L1 by what goes into it for ``images`` (uint8 (N, 3, H, W), a few dozen). A
-    classification network (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last layer, fc6
-    and fc7 of VGG as convolutions; heads that ``state`` lacks keep their random start, and so do
-    the last layers where ``state`` has another number of classes. With ``normalized`` the weights
-    are for images normalised as torchvision does, which goes into the first convolution.
+    turned from L2 to its own norm by what goes into it for ``images`` (uint8 (N, 3, H, W), a few
+    dozen). A classification network (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last
+    layer, fc6 and fc7 of VGG as convolutions; heads that ``state`` lacks keep their random start,
+    and so do the last layers where ``state`` has another number of classes. With ``normalized`` the
+    weights are for images normalised as torchvision does, which goes into the first convolution.
 
     One thread computes, so that the result does not depend on their number; floats of another kind
     of processor may still round otherwise.
@@ -274,11 +274,12 @@ def load_state_dict(
             norm.running_mean.copy_(x.mean((0, 2, 3)))
             norm.running_var.copy_(x.var((0, 2, 3)))
         mean = norm.running_mean.to(torch.float64)
-        distance = (x.to(torch.float64) - mean.reshape(1, -1, 1, 1)).abs().mean((0, 2, 3))
-        spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
+        deviation = (x.to(torch.float64) - mean.reshape(1, -1, 1, 1)).abs().mean((0, 2, 3))
         # A channel that is dead on these images keeps the ratio of a normal distribution.
-        distance = torch.where(distance > 0, distance, spread * math.sqrt(2 / math.pi))
-        deviation = 1.5 * distance
+        spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
+        deviation = torch.where(deviation > 0, deviation, spread * math.sqrt(2 / math.pi))
+        # Each as the layer will measure it: L1, 3/2 of that, or L2.
+        deviation = {"l1": deviation, "l1-std": 1.5 * deviation, "l2": spread}[target.norm]
         values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * deviation / spread
         scale = 2.0**-quant.STATISTICS_EXPONENT
         target.running_mean.copy_((mean * scale).round().to(torch.int64))
