@@ -103,7 +103,7 @@ def test_wrong_milestones_are_refused(text, message):
         (dict(steps=True), "steps must be an integer, not True"),
         (dict(augment="no"), "augment must be true or false, not 'no'"),
         (dict(channels=2), "channels must be a string, not 2"),
-        (dict(norm="l3"), "norm must be one of l1, l2"),
+        (dict(norm="l3"), "norm must be one of l1, l1-std, l2"),
     ],
 )
 def test_wrong_configurations_are_refused(values, text):
