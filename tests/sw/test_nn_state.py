@@ -17,13 +17,13 @@ RNG = np.random.default_rng(13)
 IMAGES = torch.from_numpy(RNG.integers(0, 256, (4, 3, 32, 32), np.uint8))
 
 
-def twin_state(name, seed=1):
+def twin_state(name, seed=1, norm=None):
     """Return an integer network and the state of a float one, with statistics that fit it."""
     twin = build_twin(build(name, classes=4, width="1/8", seed=seed)).train()
     with torch.no_grad():
         for _ in range(30):
             twin(IMAGES)
-    return build(name, classes=4, width="1/8", seed=seed + 1), twin
+    return build(name, classes=4, width="1/8", seed=seed + 1, norm=norm), twin
 
 
 def torchvision_vgg(twin, *, batch_norm=False):
@@ -43,8 +43,9 @@ def cosine(a, b):
     return float(a @ b / (a.norm() * b.norm()))
 
 
-def test_deeplab_loads_and_agrees():
-    model, twin = twin_state("deeplabv3-resnet50")
+@pytest.mark.parametrize("norm", ["l1", "l1-std", "l2"])
+def test_deeplab_loads_and_agrees(norm):
+    model, twin = twin_state("deeplabv3-resnet50", norm=norm)
     state = {n: v.clone() for n, v in twin.state_dict().items()}
     # torchvision has batch norm in the image pooling, and a second head.
     at = "classifier.0.convs.4"
@@ -72,6 +73,12 @@ def test_deeplab_loads_and_agrees():
         assert cosine(found["int", name].to_float(), found["float", name]) > bound
     weight = model.classifier["0"].convs[4][1].weight.to_float()
     assert torch.allclose(weight, state[f"{at}.1.weight"].to(torch.float64), atol=1e-4)
+    # What training goes on from is what it will measure: the stem has many pixels.
+    stem = model.backbone.bn1
+    loaded = stem.running_deviation.clone()
+    stem.num_batches_tracked.zero_()  # the next batch counts alone
+    model.train()(IMAGES)
+    assert ((stem.running_deviation / loaded - 1).abs() < 0.05).all()
 
 
 def test_a_classification_network_without_its_last_layer():
