@@ -13,6 +13,7 @@ from intaglio.nn import layers, twin
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import quant
 from intaglio.spec.errors import IntaglioError
+from intaglio.spec.variants import std_deviation
 
 __all__ = ["load_state_dict", "read_state"]
 
@@ -278,12 +279,16 @@ def load_state_dict(
         # A channel that is dead on these images keeps the ratio of a normal distribution.
         spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
         deviation = torch.where(deviation > 0, deviation, spread * math.sqrt(2 / math.pi))
-        # Each as the layer will measure it: L1, 3/2 of that, or L2.
-        deviation = {"l1": deviation, "l1-std": 1.5 * deviation, "l2": spread}[target.norm]
-        values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * deviation / spread
         scale = 2.0**-quant.STATISTICS_EXPONENT
+        # As the layer will measure it.
+        measured = spread if target.norm == "l2" else deviation
+        codes = (measured * scale).round().clamp(min=1).to(torch.int64)
+        if target.norm == "l1-std":
+            codes = std_deviation(codes)
+        gain = codes.to(torch.float64) / (scale * spread)
+        values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * gain
         target.running_mean.copy_((mean * scale).round().to(torch.int64))
-        target.running_deviation.copy_((deviation * scale).round().clamp(min=1).to(torch.int64))
+        target.running_deviation.copy_(codes)
         target.num_batches_tracked.fill_(quant.STATISTICS_WINDOW)
     for name, parameter in model.named_parameters():
         assert isinstance(parameter, IntTensor)
