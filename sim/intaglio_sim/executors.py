@@ -55,7 +55,8 @@ class Network:
         The frozen graph; None when only a program is at hand, which golden machine and hardware
         need no graph for.
     model
-        The torch module in eval mode that it was recorded from, for the executor ``torch``.
+        The torch module in eval mode that it was recorded from: the executor ``torch`` runs that,
+        or the graph where there is none.
     onnx_path
         The ONNX file, run as it is; without it, the graph is converted in memory.
     config
@@ -130,14 +131,19 @@ def _spec(network: Network) -> Executor:
 def _torch(network: Network) -> Executor:
     import torch
 
-    from intaglio.nn import functional
+    from intaglio.nn import GraphExecutor, functional
     from intaglio.nn.int_tensor import IntTensor
 
-    model = network.model
+    model, graph = network.model, network.require_graph()
     if model is None:
-        raise IntaglioError("the executor torch needs the run folder, not only a frozen graph")
+        executor = GraphExecutor(graph, outputs=tuple(graph.values))
+
+        def run_graph(image: np.ndarray) -> Layers:
+            found = executor(torch.from_numpy(np.ascontiguousarray(image[None])))
+            return {k: x[0].numpy() for k, x in zip(executor.outputs, found, strict=True)}
+
+        return run_graph
     model.eval()
-    graph = network.require_graph()
     exponent = graph.values[graph.inputs[0]].exponent
 
     def run(image: np.ndarray) -> Layers:

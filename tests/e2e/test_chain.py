@@ -184,10 +184,12 @@ def test_eval_draws_class_maps_and_overlays(run, tmp_path) -> None:
 def test_verify_needs_no_run_folder(run, tmp_path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes((run / "model.onnx").read_bytes())
-    result = intaglio("verify", model, "--on", "spec,onnx,golden", "--config", "tiny-8x8", "--json")
+    words = ("verify", model, "--on", "spec,torch,onnx,golden", "--config", "tiny-8x8")
+    result = intaglio(*words, "--json")
     assert result.data["mismatches"] == 0
-    assert result.data["bytes_compared"] == 2 * values(run)
-    assert "need the run folder" in intaglio("verify", model, "--on", "torch,onnx").error
+    assert result.data["bytes_compared"] == 3 * values(run)
+    small = intaglio("verify", model, "--on", "torch,icarus", "--icarus-size", "8x16")
+    assert "needs the run folder" in small.error
 
 
 def test_a_difference_is_a_failure_that_names_the_place(copy, monkeypatch) -> None:

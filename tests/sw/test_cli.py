@@ -123,7 +123,7 @@ def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:
         (("bench", "rtl", "--model", "resnet"), "model 'resnet' is unknown"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "big"), "a size is HEIGHTxWIDTH"),
         (("bench", "rtl", "--model", "fcn-mini", "--size", "60"), "multiple of 8, not 60"),
-        (("fuzz", "--on", "spec,torch"), "fuzz runs on spec, onnx"),
+        (("fuzz", "--on", "spec,jax"), "fuzz runs on spec, torch, onnx"),
         (
             ("fuzz", "--on", "spec,golden", "--programs", "3"),
             "--programs and --table need simulators",

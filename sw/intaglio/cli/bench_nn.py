@@ -391,12 +391,14 @@ def infer_command(
     batch: int,
     runs: int,
 ) -> Outcome:
-    """Inference: integers in PyTorch, float32 PyTorch, ONNX Runtime's own int8 of the twin.
+    """Inference: the frozen network in PyTorch, float32 PyTorch, ONNX Runtime's int8 of the twin.
 
-    float_ratio and onnxruntime_int8_ratio say how many times as fast as each the integers are.
+    From pixels to logits. float_ratio and onnxruntime_int8_ratio say how many times as fast as each
+    the integers are.
     """
     import torch
 
+    from intaglio.nn import GraphExecutor, to_graph
     from intaglio.nn.models import MODELS, build, build_twin, calibrate, check_size
 
     if model in MODELS:
@@ -405,7 +407,8 @@ def infer_command(
     network = build(model, classes=classes, width=channels, seed=1)
     images, _ = _sample(batch, height, width, classes)
     calibrate(network, images)
-    network.eval()
+    graph = to_graph(network.eval(), height=height, width=width)
+    frozen = GraphExecutor(graph, outputs=graph.outputs[1:])  # the logits, as the others
     twin = build_twin(network)
     twin.train()
     with torch.no_grad():
@@ -417,7 +420,7 @@ def infer_command(
         progress(f"{model}: {runs} calls of each, {batch} x {height} x {width}")
         found = _alternate(
             {
-                "int": lambda: network(images),
+                "int": lambda: frozen(images),
                 "float": lambda: twin(images),
                 "onnxruntime_int8": peer,
             },

@@ -157,11 +157,10 @@ def _network(target: Path, executor: str) -> Any:
             network.program = open_program(path, frozen=frozen)
     if frozen is not None:
         network.onnx_path = frozen.path
-        if executor == "torch":
+        if executor == "torch" and frozen.run is not None:
             from intaglio.cli.runs import load_model
 
-            run = frozen.run or frozen.path.parent
-            network.model = load_model(run, expected=frozen.metadata.get("run_digest", ""))
+            network.model = load_model(frozen.run, expected=frozen.metadata.get("run_digest", ""))
     return network, frozen, folder
 
 

@@ -123,7 +123,7 @@ def verify_command(
         network = Network(
             graph=frozen.graph, onnx_path=frozen.path, simulation=simulation, progress=progress
         )
-        if "torch" in names or small is not None:
+        if small is not None or ("torch" in names and frozen.run is not None):
             network.model = _model(frozen)
     if any(name in _COMPILED for name in names):
         machine = _attach_program(network, frozen, board, config)
@@ -154,9 +154,7 @@ def _model(frozen: Any) -> Any:
     from intaglio.cli.runs import load_model
 
     if frozen.run is None:
-        raise IntaglioError(
-            f"{frozen.path}: the executor torch and --icarus-size need the run folder, name that"
-        )
+        raise IntaglioError(f"{frozen.path}: --icarus-size needs the run folder, name that")
     return load_model(frozen.run, expected=frozen.metadata.get("run_digest", ""))
 
 

@@ -8,10 +8,8 @@ graph.
 
 import contextlib
 import contextvars
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,16 @@ from torch import nn
 
 from intaglio.nn import kernels, variants, workers
 from intaglio.nn.int_tensor import IntTensor, Late, Stamp
+from intaglio.nn.operations import (
+    OPERATIONS,
+    PreparedConv,
+    Window,
+    check_channels,
+    check_residual,
+    nchw,
+    nhwc,
+)
+from intaglio.nn.operations import add as add_maps
 from intaglio.spec import ops, quant
 from intaglio.spec.graph import Graph, GraphBuilder
 
@@ -54,80 +62,12 @@ INPUT_EXPONENT = -7
 # --- layout and windows -----------------------------------------------------------------------
 
 
-def _nhwc(codes: torch.Tensor) -> torch.Tensor:
-    """Return (N, C, H, W) codes as a contiguous (N, H, W, C) tensor; no copy where they lie so."""
-    return codes.permute(0, 2, 3, 1).contiguous()
-
-
-def _nchw(codes: torch.Tensor) -> torch.Tensor:
-    """Return the (N, C, H, W) view of a (N, H, W, C) tensor."""
-    return codes.permute(0, 3, 1, 2)
-
-
 def _terms(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
     return [(codes.permute(0, 2, 3, 1), e) for codes, e in gradient.terms]
 
 
 def _wide_nhwc(gradient: IntTensor) -> tuple[torch.Tensor, int]:
-    return _nhwc(gradient.codes), gradient.exponent
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Geometry of a convolution: padding is (top, left, bottom, right)."""
-
-    kernel: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-
-    def output(self, size: Pair) -> Pair:
-        rows, cols = (
-            ops.output_size(
-                size[i],
-                self.kernel[i],
-                self.stride[i],
-                self.padding[i],
-                self.padding[2 + i],
-                self.dilation[i],
-            )
-            for i in (0, 1)
-        )
-        return rows, cols
-
-    def transposed(self, size: Pair) -> Pair:
-        rows, cols = (
-            (size[i] - 1) * self.stride[i] + self.kernel[i] - self.padding[i] - self.padding[2 + i]
-            for i in (0, 1)
-        )
-        return rows, cols
-
-    @functools.lru_cache(256)  # noqa: B019 - windows are few, and small
-    def live(self, size: Pair) -> tuple["_Window", tuple[slice, slice]]:
-        """Return the window without the outer taps that meet padding only, and its taps.
-
-        ``size`` is that of the input. Far dilation on small maps leaves little but the centre.
-        """
-        output, taps, padding = self.output(size), [], list(self.padding)
-        for i in (0, 1):
-            step, last = self.dilation[i], (output[i] - 1) * self.stride[i] - self.padding[i]
-            alive = [
-                r
-                for r in range(self.kernel[i])
-                if last + r * step >= 0 and r * step - self.padding[i] < size[i]
-            ]
-            first, end = (alive[0], alive[-1] + 1) if alive else (0, 1)
-            padding[i] -= first * step
-            padding[2 + i] -= (self.kernel[i] - end) * step
-            taps.append(slice(first, end))
-        kernel = taps[0].stop - taps[0].start, taps[1].stop - taps[1].start
-        window = _Window(kernel, self.stride, (*padding,), self.dilation)  # type: ignore[arg-type]
-        return window, (taps[0], taps[1])
-
-    @property
-    def geometry(self) -> dict[str, Pair]:
-        """Value of what the products want to know besides the kernel."""
-        return {"stride": self.stride, "origin": self.padding[:2], "dilation": self.dilation}
+    return nhwc(gradient.codes), gradient.exponent
 
 
 def _weight_view(
@@ -203,7 +143,7 @@ def _quantize(
 
 def _digits(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
     """Return the error of an accumulator as its digits, int8 (N, H, W, C): one, or a variant's."""
-    digits = [(_nhwc(codes), e) for codes, e in gradient.terms]
+    digits = [(nhwc(codes), e) for codes, e in gradient.terms]
     assert all(codes.dtype == torch.int8 for codes, _ in digits), "a digit has 8 bits"
     return digits
 
@@ -225,17 +165,17 @@ def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: _Window) -> IntTensor:
+    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: Window) -> IntTensor:
         ctx.shape = tuple(weight.shape)
         size = window.output((x.shape[2], x.shape[3]))
         window, taps = window.live((x.shape[2], x.shape[3]))
         ctx.taps = None if window.kernel == ctx.shape[2:] else taps
         codes, exponent = _weight_view(weight, ctx.taps)
-        inside = _nhwc(x.codes)
+        inside = nhwc(x.codes)
         acc = kernels.active().conv(inside, codes, size=size, **window.geometry)
         ctx.x, ctx.weight, ctx.window = inside, codes, window
         ctx.exponents = x.exponent, exponent
-        return IntTensor(_nchw(acc), x.exponent + exponent)
+        return IntTensor(nchw(acc), x.exponent + exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -259,20 +199,20 @@ class _Conv(torch.autograd.Function):
             wgrad.append((late, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
                 wide = k.conv_input_gradient(e, weight, size=size, **window.geometry)
-                xgrad.append((_nchw(wide), exponent + w_exponent))
+                xgrad.append((nchw(wide), exponent + w_exponent))
         return _sum(xgrad), _sum(wgrad), None
 
 
 class _ConvTranspose(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: _Window) -> IntTensor:
+    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: Window) -> IntTensor:
         codes, exponent = _weight_view(weight)  # (C, K, R, S)
         size = window.transposed((x.shape[2], x.shape[3]))
-        inside = _nhwc(x.codes)
+        inside = nhwc(x.codes)
         acc = kernels.active().conv_input_gradient(inside, codes, size=size, **window.geometry)
         ctx.x, ctx.weight, ctx.window = inside, codes, window
         ctx.exponents = x.exponent, exponent
-        return IntTensor(_nchw(acc), x.exponent + exponent)
+        return IntTensor(nchw(acc), x.exponent + exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -295,7 +235,7 @@ class _ConvTranspose(torch.autograd.Function):
             wgrad.append((late, exponent + x_exponent))
             if ctx.needs_input_grad[0]:
                 wide = k.conv(e, weight, size=size, **window.geometry)
-                xgrad.append((_nchw(wide), exponent + w_exponent))
+                xgrad.append((nchw(wide), exponent + w_exponent))
         return _sum(xgrad), _sum(wgrad), None
 
 
@@ -304,14 +244,14 @@ class _RequantizeBias(torch.autograd.Function):
     def forward(
         ctx: Any, acc: IntTensor, bias: IntTensor, exponent: int, relu: bool, scale: ErrorScale
     ) -> IntTensor:
-        codes = _nhwc(acc.codes)
+        codes = nhwc(acc.codes)
         m, b, shift = quant.bias_multiplier(_host(bias.codes), acc.exponent, exponent)
         low = 0 if relu else -quant.CODE_LIMIT
         y = kernels.active().requantize(
             codes, _device(m, codes), _device(b, codes), shift, None, 0, low, quant.CODE_LIMIT
         )
         ctx.mask, ctx.scale = (y if relu else None), scale
-        return IntTensor(_nchw(y), exponent)
+        return IntTensor(nchw(y), exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -321,7 +261,7 @@ class _RequantizeBias(torch.autograd.Function):
         else:
             wide, exponent = _wide_nhwc(gradient)
             digits = ctx.scale.variant.digits(wide, exponent, mask)
-        error = [(_nchw(e), exponent) for e, exponent in digits]
+        error = [(nchw(e), exponent) for e, exponent in digits]
         sums = kernels.active().error_sums
         total = [(sums(e.reshape(-1, e.shape[3])), exponent) for e, exponent in digits]
         return IntTensor.from_terms(error), IntTensor.from_terms(total), None, None, None
@@ -338,7 +278,7 @@ class _BatchNorm(torch.autograd.Function):
         layer: Any,
     ) -> IntTensor:
         k = kernels.active()
-        codes = _nhwc(acc.codes)
+        codes = nhwc(acc.codes)
         N, H, W, C = codes.shape
         flat = codes.reshape(-1, C)
         count = flat.shape[0] * workers.count()
@@ -362,7 +302,7 @@ class _BatchNorm(torch.autograd.Function):
             g,
             b,
             out_shift,
-            None if residual is None else _nhwc(residual.codes).reshape(-1, C),
+            None if residual is None else nhwc(residual.codes).reshape(-1, C),
             residual_shift,
             0 if layer.relu else -quant.CODE_LIMIT,
         )
@@ -370,7 +310,7 @@ class _BatchNorm(torch.autograd.Function):
         ctx.mask = y if layer.relu else None
         ctx.xhat, ctx.acc_exponent, ctx.layer = xhat, acc.exponent, layer
         ctx.vectors = workers.total(sign_sum), count, g, mantissa, shift
-        return IntTensor(_nchw(y), layer.exponent)
+        return IntTensor(nchw(y), layer.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -387,7 +327,7 @@ class _BatchNorm(torch.autograd.Function):
             _accumulator_error(layer, e, xhat, vectors.unbind(), wide_exponent),
             IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
             IntTensor(error_sum, exponent),
-            IntTensor(_nchw(e), exponent) if ctx.needs_input_grad[3] else None,
+            IntTensor(nchw(e), exponent) if ctx.needs_input_grad[3] else None,
             None,
         )
 
@@ -406,21 +346,21 @@ def _accumulator_error(
         codes, found = scale.quantize(
             exponent, lambda right: backward(error, normal, *vectors, right, signs=signs)
         )
-        return IntTensor(_nchw(workers.unscanned(codes)), found)
+        return IntTensor(nchw(workers.unscanned(codes)), found)
     digits = scale.variant.batch_norm_digits(e, xhat, vectors, exponent, norm=layer.norm)
-    return IntTensor.from_terms([(_nchw(c), x) for c, x in digits])
+    return IntTensor.from_terms([(nchw(c), x) for c, x in digits])
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: IntTensor, window: _Window) -> IntTensor:
-        inside = _nhwc(x.codes)
+    def forward(ctx: Any, x: IntTensor, window: Window) -> IntTensor:
+        inside = nhwc(x.codes)
         size = window.output((x.shape[2], x.shape[3]))
         y, winner = kernels.active().max_pool(
             inside, window.kernel, window.stride, window.padding, size
         )
         ctx.winner, ctx.window, ctx.size = winner, window, (x.shape[2], x.shape[3])
-        return IntTensor(_nchw(y), x.exponent)
+        return IntTensor(nchw(y), x.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -429,15 +369,15 @@ class _MaxPool(torch.autograd.Function):
         terms = []
         # Each term on its own: their sum would take 64 bits.
         for codes, exponent in gradient.terms:
-            e = _widened(_nhwc(codes), w)
+            e = _widened(nhwc(codes), w)
             wide = kernels.active().max_pool_gradient(
                 e, winner, w.kernel, w.stride, w.padding, ctx.size
             )
-            terms.append((_nchw(wide), exponent))
+            terms.append((nchw(wide), exponent))
         return IntTensor.from_terms(terms), None
 
 
-def _widened(e: torch.Tensor, window: _Window) -> torch.Tensor:
+def _widened(e: torch.Tensor, window: Window) -> torch.Tensor:
     """Return errors in a type that holds the sum of those of all windows that share an element."""
     shared = math.prod(-(-window.kernel[i] // window.stride[i]) for i in (0, 1))
     if shared == 1 or e.dtype == torch.int64:
@@ -462,15 +402,15 @@ class _GlobalAverage(torch.autograd.Function):
 
 
 def _average(x: IntTensor, m: int, shift: int) -> torch.Tensor:
-    total = kernels.active().average_sum(_nhwc(x.codes))
+    total = kernels.active().average_sum(nhwc(x.codes))
     y = ((total * m + ((1 << shift) >> 1)) >> shift).clamp_(-quant.CODE_LIMIT, quant.CODE_LIMIT)
-    return _nchw(y.to(torch.int8))
+    return nchw(y.to(torch.int8))
 
 
 class _Broadcast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: IntTensor, size: Pair) -> IntTensor:
-        return IntTensor(_nchw(_nhwc(x.codes.expand(-1, -1, *size))), x.exponent)
+        return IntTensor(nchw(nhwc(x.codes.expand(-1, -1, *size))), x.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -481,16 +421,19 @@ class _Broadcast(torch.autograd.Function):
 class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: IntTensor, b: IntTensor, exponent: int, relu: bool) -> IntTensor:
-        y = _add_codes(a, b, **_add_attributes(a.exponent, b.exponent, exponent, relu))
+        y = add_maps(
+            [nhwc(a.codes), nhwc(b.codes)],
+            **_add_attributes(a.exponent, b.exponent, exponent, relu),
+        )
         ctx.mask = y if relu else None
-        return IntTensor(_nchw(y), exponent)
+        return IntTensor(nchw(y), exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         (mask,) = _take(ctx, "mask")
         if mask is not None:
             e, exponent = _wide_nhwc(gradient)
-            gradient = IntTensor(_nchw(torch.where(mask > 0, e, 0)), exponent)
+            gradient = IntTensor(nchw(torch.where(mask > 0, e, 0)), exponent)
         return gradient, gradient, None, None
 
 
@@ -503,15 +446,6 @@ def _add_attributes(a: int, b: int, exponent: int, relu: bool) -> dict[str, int]
         "low": 0 if relu else -quant.CODE_LIMIT,
         "high": quant.CODE_LIMIT,
     }
-
-
-def _add_codes(
-    a: IntTensor, b: IntTensor, *, shift_a: int, shift_b: int, shift: int, low: int, high: int
-) -> torch.Tensor:
-    total = (_nhwc(a.codes).to(torch.int64) << shift_a) + (
-        _nhwc(b.codes).to(torch.int64) << shift_b
-    )
-    return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
 
 
 class _Concat(torch.autograd.Function):
@@ -534,7 +468,7 @@ def _concat_codes(inputs: Sequence[IntTensor]) -> torch.Tensor:
     exponents = [x.exponent for x in inputs]
     if len(set(exponents)) != 1:
         raise ValueError(f"concatenated maps must have one exponent, not {exponents}")
-    return _nchw(torch.cat([_nhwc(x.codes) for x in inputs], 3))
+    return nchw(torch.cat([nhwc(x.codes) for x in inputs], 3))
 
 
 class _ResizeWide(torch.autograd.Function):
@@ -553,14 +487,14 @@ class _ResizeWide(torch.autograd.Function):
             (x.shape[2], x.shape[3]),
             quant.log2_ceil(area),
         )
-        wide = kernels.active().resize_wide(_nhwc(x.codes), rows, columns)
-        return IntTensor(_nchw(wide), x.exponent - ctx.bits)
+        wide = kernels.active().resize_wide(nhwc(x.codes), rows, columns)
+        return IntTensor(nchw(wide), x.exponent - ctx.bits)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         e, exponent = _wide_nhwc(gradient)
         wide = kernels.active().resize_gradient(e, ctx.size, *ctx.tables)
-        return IntTensor(_nchw(wide), exponent - ctx.bits), None, None
+        return IntTensor(nchw(wide), exponent - ctx.bits), None, None
 
 
 class _ResizeRounded(torch.autograd.Function):
@@ -573,8 +507,8 @@ class _ResizeRounded(torch.autograd.Function):
         ctx.tables, ctx.size = (rows, columns), (x.shape[2], x.shape[3])
         ctx.area = rows[3] * columns[3]
         division = ops.resize_scale(ratio, corners).division
-        y = kernels.active().resize_rounded(_nhwc(x.codes), rows, columns, division)
-        return IntTensor(_nchw(y), x.exponent)
+        y = kernels.active().resize_rounded(nhwc(x.codes), rows, columns, division)
+        return IntTensor(nchw(y), x.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -584,8 +518,8 @@ class _ResizeRounded(torch.autograd.Function):
         bits = quant.log2_ceil(ctx.area)
         if ctx.area != 1 << bits:
             m, shift = quant.average_pool_multiplier(ctx.area)
-            return IntTensor(_nchw(wide.to(torch.int64) * m), exponent - shift), None, None
-        return IntTensor(_nchw(wide), exponent - bits), None, None
+            return IntTensor(nchw(wide.to(torch.int64) * m), exponent - shift), None, None
+        return IntTensor(nchw(wide), exponent - bits), None, None
 
 
 class _SoftmaxCrossEntropy(torch.autograd.Function):
@@ -604,7 +538,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         if int(gradient.codes) != 1 or gradient.exponent != 0:
             raise ValueError("a loss is differentiated alone: scale the learning rate instead")
         (error,) = _take(ctx, "error")
-        return IntTensor(_nchw(error), -7 - (ctx.pixels.bit_length() - 1)), None, None
+        return IntTensor(nchw(error), -7 - (ctx.pixels.bit_length() - 1)), None, None
 
 
 def quantize_image(images: torch.Tensor) -> IntTensor:
@@ -614,8 +548,8 @@ def quantize_image(images: torch.Tensor) -> IntTensor:
             f"images must be uint8 or int8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
         )
     if images.dtype == torch.int8:
-        return IntTensor(_nchw(_nhwc(images)), INPUT_EXPONENT)
-    return IntTensor(_nchw(kernels.active().image_codes(images)), INPUT_EXPONENT)
+        return IntTensor(nchw(nhwc(images)), INPUT_EXPONENT)
+    return IntTensor(nchw(kernels.active().image_codes(images)), INPUT_EXPONENT)
 
 
 def conv_acc(
@@ -627,8 +561,8 @@ def conv_acc(
     dilation: Pair = (1, 1),
 ) -> IntTensor:
     """Return the int32 accumulators of a convolution; weight is an int16 master (K, C, R, S)."""
-    _check_channels(x.shape[1], weight.shape[1])
-    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    check_channels(x.shape[1], weight.shape[1])
+    window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
     return _Conv.apply(x, weight, window)
 
 
@@ -636,8 +570,8 @@ def conv_transpose_acc(
     x: IntTensor, weight: IntTensor, *, stride: Pair, padding: Padding = (0, 0, 0, 0)
 ) -> IntTensor:
     """Return the int32 accumulators of a transposed convolution, master (C, K, R, S)."""
-    _check_channels(x.shape[1], weight.shape[0])
-    window = _Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
+    check_channels(x.shape[1], weight.shape[0])
+    window = Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
     return _ConvTranspose.apply(x, weight, window)
 
 
@@ -655,13 +589,13 @@ def batch_norm(
     :class:`intaglio.nn.layers.BatchNorm2d`.
     """
     if residual is not None:
-        _check_residual(residual.shape, acc.shape)
+        check_residual(residual.shape, acc.shape)
     return _BatchNorm.apply(acc, gamma, beta, residual, layer)
 
 
 def max_pool(x: IntTensor, *, kernel: Pair, stride: Pair, padding: Padding) -> IntTensor:
     """Return the maxima of the windows."""
-    return _MaxPool.apply(x, _Window(kernel, stride, padding, (1, 1)))
+    return _MaxPool.apply(x, Window(kernel, stride, padding, (1, 1)))
 
 
 def global_average(x: IntTensor) -> IntTensor:
@@ -777,12 +711,12 @@ def graph_op(
     arrays = {key: _tensor(value, inputs[0].codes) for key, value in tensors.items()}
     for x in inputs:
         _check_codes(op, name, x)
-    codes = _KERNELS[op]([_nhwc(x.codes) for x in inputs], **arrays, **attributes)
+    codes = OPERATIONS[op]([nhwc(x.codes) for x in inputs], **arrays, **attributes)
     if op == "argmax":
         # Class maps are unsigned in the graph; IntTensor is signed, and wide enough here.
-        out = IntTensor(_nchw(codes), 0)
+        out = IntTensor(nchw(codes), 0)
     else:
-        out = IntTensor(_nchw(codes), exponent)
+        out = IntTensor(nchw(codes), exponent)
     recorder = _recorder.get()
     if recorder is not None:
         host = {
@@ -800,179 +734,10 @@ def _check_codes(op: str, name: str, x: IntTensor) -> None:
         raise TypeError(f"{op} {name}: inputs must be int8, not {x.codes.dtype}")
 
 
-def _check_channels(found: int, wanted: int) -> None:
-    # The kernels read as much memory as the shapes of the weights say.
-    if found != wanted:
-        raise ValueError(f"a convolution of {wanted} channels was given a map of {found}")
-
-
-def _check_residual(found: Sequence[int], wanted: Sequence[int]) -> None:
-    if tuple(found) != tuple(wanted):
-        raise ValueError(f"residual {tuple(found)} does not have the shape {tuple(wanted)}")
-
-
 def _tensor(value: torch.Tensor | np.ndarray, like: torch.Tensor) -> torch.Tensor:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     return value.to(like.device)
-
-
-class _Prepared:
-    """A convolution of the frozen graph, ready to run: weights packed, vectors laid out.
-
-    It keeps nothing of the tensors that it is made from. A copy of it, or a pickle, is None: layers
-    that are copied prepare their own. ``key`` and ``stamp`` say what it was made from.
-    """
-
-    key: tuple[Any, ...]
-    stamp: Stamp
-
-    def __init__(
-        self,
-        op: str,
-        *,
-        weight: torch.Tensor,
-        multiplier: torch.Tensor,
-        bias: torch.Tensor,
-        stride: Pair,
-        padding: Padding,
-        dilation: Pair = (1, 1),
-        pad_code: int = 0,
-        **options: int,
-    ) -> None:
-        self._window = _Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
-        self._channels = weight.shape[:2] if op == "conv_transpose" else weight.shape[1::-1]
-        k, vectors = kernels.active(), (multiplier.to(torch.int64), bias.to(torch.int64))
-        self._transposed = op == "conv_transpose"
-        options |= {"stride": stride}  # type: ignore[dict-item]
-        if self._transposed:
-            self._weight: Any = None
-            whole = k.ConvTransposeOperation(weight, *vectors, origin=padding[:2], **options)
-        else:
-            options |= {"dilation": dilation, "code": pad_code}  # type: ignore[dict-item]
-            # Taps that meet padding only are left out, here or by the kernel.
-            pointwise = max(self._window.kernel) == 1 or pad_code != 0
-            self._weight = None if pointwise or weight.shape[1] >= k.WHOLE_TAP else weight.clone()
-            self._make = lambda w, origin: k.ConvOperation(w, *vectors, origin=origin, **options)
-            whole = None if self._weight is not None else self._make(weight, padding[:2])
-        self._whole = whole
-        #: Operations by what is left of the kernel, and what runs for each size of the input.
-        self._parts: dict[tuple[int, ...], Any] = {}
-        self._sizes: dict[tuple[int, ...], tuple[Any, Pair]] = {}
-
-    def _prepare(self, size: Pair, channels: int) -> tuple[Any, Pair]:
-        _check_channels(channels, self._channels[0])
-        window = self._window
-        output = window.transposed(size) if self._transposed else window.output(size)
-        if self._weight is None:
-            return self._whole, output
-        live, taps = window.live(size)
-        key = taps[0].start, taps[0].stop, taps[1].start, taps[1].stop
-        if key not in self._parts:
-            part = self._weight[:, :, taps[0], taps[1]]
-            self._parts[key] = self._make(part, live.padding[:2])
-        return self._parts[key], output
-
-    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the result (N, P, Q, K) of x and, if any, a residual, both (N, H, W, C)."""
-        x = inputs[0]
-        shape = x.shape
-        found = self._sizes.get(shape)
-        if found is None:
-            found = self._sizes[shape] = self._prepare((shape[1], shape[2]), shape[3])
-        operation, output = found
-        residual = inputs[1] if len(inputs) > 1 else None
-        if residual is not None:
-            N, H, W, C = residual.shape
-            _check_residual((N, C, H, W), (shape[0], self._channels[1], *output))
-        return operation(x, residual, output)
-
-    def __reduce__(self) -> Any:
-        return type(None), ()
-
-
-def _run_conv(inputs: list[torch.Tensor], **options: Any) -> torch.Tensor:
-    return _Prepared("conv", **options)(inputs)
-
-
-def _run_conv_transpose(inputs: list[torch.Tensor], **options: Any) -> torch.Tensor:
-    return _Prepared("conv_transpose", **options)(inputs)
-
-
-def _run_max_pool(
-    inputs: list[torch.Tensor], *, kernel: Pair, stride: Pair, padding: Padding
-) -> torch.Tensor:
-    x = inputs[0]
-    size = _Window(kernel, stride, padding, (1, 1)).output((x.shape[1], x.shape[2]))
-    return kernels.active().window_maxima(x, kernel, stride, padding, size)
-
-
-def _run_avg_pool(
-    inputs: list[torch.Tensor],
-    *,
-    multiplier: torch.Tensor,
-    bias: torch.Tensor,
-    kernel: Pair,
-    stride: Pair,
-    padding: Padding,
-    shift: int,
-    low: int,
-    high: int,
-) -> torch.Tensor:
-    x = inputs[0]
-    if padding != (0, 0, 0, 0):
-        x = torch.nn.functional.pad(
-            x, (0, 0, padding[1], padding[3], padding[0], padding[2]), value=0
-        )
-    if kernel == (x.shape[1], x.shape[2]):
-        total = kernels.active().average_sum(x)
-    else:
-        windows = x.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])
-        total = windows.sum((-2, -1), dtype=torch.int64)
-    total = total * multiplier.to(torch.int64) + bias
-    return ((total + ((1 << shift) >> 1)) >> shift).clamp_(low, high).to(torch.int8)
-
-
-#: Tables of the sizes that were met last.
-_resize_source = functools.lru_cache(32)(ops.resize_source)
-
-
-def _run_resize(inputs: list[torch.Tensor], *, ratio: Pair, corners: str) -> torch.Tensor:
-    x = inputs[0]
-    rows = _resize_source(x.shape[1], ratio[0], corners)
-    columns = _resize_source(x.shape[2], ratio[1], corners)
-    division = ops.resize_scale(tuple(ratio), corners).division
-    return kernels.active().resize_rounded(x, rows, columns, division)
-
-
-def _run_broadcast(inputs: list[torch.Tensor], *, size: Pair) -> torch.Tensor:
-    return inputs[0].expand(-1, *size, -1).contiguous()
-
-
-def _run_add(inputs: list[torch.Tensor], **attributes: int) -> torch.Tensor:
-    a, b = (IntTensor(_nchw(x), 0) for x in inputs)
-    return _add_codes(a, b, **attributes)
-
-
-def _run_concat(inputs: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(inputs, 3)
-
-
-def _run_argmax(inputs: list[torch.Tensor]) -> torch.Tensor:
-    return kernels.active().argmax(inputs[0])
-
-
-_KERNELS: dict[str, Callable[..., torch.Tensor]] = {
-    "conv": _run_conv,
-    "conv_transpose": _run_conv_transpose,
-    "max_pool": _run_max_pool,
-    "avg_pool": _run_avg_pool,
-    "resize": _run_resize,
-    "broadcast": _run_broadcast,
-    "add": _run_add,
-    "concat": _run_concat,
-    "argmax": _run_argmax,
-}
 
 
 class PendingConv:
@@ -1008,11 +773,11 @@ class PendingConv:
         if kept is None or kept.key != key or not kept.stamp.holds(sources):
             tensors, attributes = self._fold(last, residual)
             arrays = {name: _tensor(v, self.x.codes) for name, v in tensors.items()}
-            kept = _Prepared(self.op, **arrays, **attributes)
+            kept = PreparedConv(self.op, **arrays, **attributes)
             kept.key, kept.stamp = key, Stamp(sources)
             self.layer.prepared = kept
-        codes = kept([_nhwc(x.codes) for x in inputs])
-        return IntTensor(_nchw(codes), last.exponent)
+        codes = kept([nhwc(x.codes) for x in inputs])
+        return IntTensor(nchw(codes), last.exponent)
 
     def _fold(self, last: Any, residual: IntTensor | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the tensors and attributes of the operation in the graph."""
