@@ -33,13 +33,14 @@ from intaglio.spec.graph import Graph, GraphBuilder
 
 __all__ = [
     "INPUT_EXPONENT",
+    "Accumulators",
     "ErrorScale",
     "PendingConv",
     "Recorder",
     "add",
-    "batch_norm",
     "broadcast",
     "concat",
+    "conv",
     "conv_acc",
     "conv_transpose_acc",
     "global_average",
@@ -141,17 +142,6 @@ def _quantize(
 # --- training ---------------------------------------------------------------------------------
 
 
-def _digits(gradient: IntTensor) -> list[tuple[torch.Tensor, int]]:
-    """Return the error of an accumulator as its digits, int8 (N, H, W, C): one, or a variant's."""
-    digits = [(nhwc(codes), e) for codes, e in gradient.terms]
-    assert all(codes.dtype == torch.int8 for codes, _ in digits), "a digit has 8 bits"
-    return digits
-
-
-def _sum(terms: Sequence[tuple[torch.Tensor | Late, int]]) -> IntTensor | None:
-    return IntTensor.from_terms(terms) if terms else None
-
-
 def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
     """Return attributes of ``ctx`` and drop them: the graph lives on to the end of the pass."""
     try:
@@ -163,80 +153,73 @@ def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
     return values
 
 
-class _Conv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: Window) -> IntTensor:
-        ctx.shape = tuple(weight.shape)
-        size = window.output((x.shape[2], x.shape[3]))
-        window, taps = window.live((x.shape[2], x.shape[3]))
-        ctx.taps = None if window.kernel == ctx.shape[2:] else taps
-        codes, exponent = _weight_view(weight, ctx.taps)
-        inside = nhwc(x.codes)
-        acc = kernels.active().conv(inside, codes, size=size, **window.geometry)
-        ctx.x, ctx.weight, ctx.window = inside, codes, window
-        ctx.exponents = x.exponent, exponent
-        return IntTensor(nchw(acc), x.exponent + exponent)
+class _Product:
+    """The product of a convolution, transposed or not, with what its gradients need.
 
-    @staticmethod
-    def backward(ctx: Any, gradient: IntTensor) -> Any:
-        k, window = kernels.active(), ctx.window
-        x, weight = _take(ctx, "x", "weight")
-        size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
-        shape, taps = ctx.shape, ctx.taps
+    ``acc`` are the accumulators, int32 (N, P, Q, K), at ``exponent``.
+    """
+
+    def __init__(
+        self, x: IntTensor, weight: IntTensor, window: Window, *, transposed: bool
+    ) -> None:
+        k, size = kernels.active(), (x.shape[2], x.shape[3])
+        self._shape, self._transposed = tuple(weight.shape), transposed
+        self._taps: tuple[slice, slice] | None = None
+        output = window.transposed(size) if transposed else window.output(size)
+        if not transposed:
+            window, taps = window.live(size)
+            self._taps = None if window.kernel == self._shape[2:] else taps
+        self._weight, exponent = _weight_view(weight, self._taps)
+        self._x, self._window, self._exponents = nhwc(x.codes), window, (x.exponent, exponent)
+        self.exponent = x.exponent + exponent
+        run = k.conv_input_gradient if transposed else k.conv
+        self.acc = run(self._x, self._weight, size=output, **window.geometry)
+
+    def gradients(
+        self, digits: Sequence[tuple[torch.Tensor, int]], wanted: bool
+    ) -> tuple[IntTensor | None, IntTensor]:
+        """Return the gradients of x, if wanted, and of the weight, which is computed when it is
+        read; ``digits`` are those of the error of the accumulators, int8 (N, P, Q, K).
+        """
+        k, window = kernels.active(), self._window
+        x, weight = _take(self, "_x", "_weight")
+        size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), self._exponents
+        back = k.conv if self._transposed else k.conv_input_gradient
         xgrad, wgrad = [], []
 
         def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
             def rows(start: int, stop: int) -> torch.Tensor:
-                live: torch.Tensor = k.conv_weight_gradient(
-                    x, e[..., start:stop], window.kernel, **window.geometry
-                )
-                return live
-
-            return rows
-
-        for e, exponent in _digits(gradient):
-            late = Late(shape, e.device, product(e), taps)
-            wgrad.append((late, exponent + x_exponent))
-            if ctx.needs_input_grad[0]:
-                wide = k.conv_input_gradient(e, weight, size=size, **window.geometry)
-                xgrad.append((nchw(wide), exponent + w_exponent))
-        return _sum(xgrad), _sum(wgrad), None
-
-
-class _ConvTranspose(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: IntTensor, weight: IntTensor, window: Window) -> IntTensor:
-        codes, exponent = _weight_view(weight)  # (C, K, R, S)
-        size = window.transposed((x.shape[2], x.shape[3]))
-        inside = nhwc(x.codes)
-        acc = kernels.active().conv_input_gradient(inside, codes, size=size, **window.geometry)
-        ctx.x, ctx.weight, ctx.window = inside, codes, window
-        ctx.exponents = x.exponent, exponent
-        return IntTensor(nchw(acc), x.exponent + exponent)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: IntTensor) -> Any:
-        k, window = kernels.active(), ctx.window
-        x, weight = _take(ctx, "x", "weight")
-        size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), ctx.exponents
-        xgrad, wgrad = [], []
-
-        def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
-            def rows(start: int, stop: int) -> torch.Tensor:
+                first, second = (e, x) if self._transposed else (x, e)
                 part: torch.Tensor = k.conv_weight_gradient(
-                    e, x[..., start:stop], window.kernel, **window.geometry
+                    first, second[..., start:stop], window.kernel, **window.geometry
                 )
                 return part
 
             return rows
 
-        for e, exponent in _digits(gradient):
-            late = Late(weight.shape, e.device, product(e))
+        for e, exponent in digits:
+            late = Late(self._shape, e.device, product(e), self._taps)
             wgrad.append((late, exponent + x_exponent))
-            if ctx.needs_input_grad[0]:
-                wide = k.conv(e, weight, size=size, **window.geometry)
+            if wanted:
+                wide = back(e, weight, size=size, **window.geometry)
                 xgrad.append((nchw(wide), exponent + w_exponent))
-        return _sum(xgrad), _sum(wgrad), None
+        return (IntTensor.from_terms(xgrad) if wanted else None), IntTensor.from_terms(wgrad)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: IntTensor, weight: IntTensor, window: Window, transposed: bool
+    ) -> IntTensor:
+        ctx.product = _Product(x, weight, window, transposed=transposed)
+        (acc,) = _take(ctx.product, "acc")
+        return IntTensor(nchw(acc), ctx.product.exponent)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: IntTensor) -> Any:
+        digits = [(nhwc(codes), e) for codes, e in gradient.terms]
+        assert all(codes.dtype == torch.int8 for codes, _ in digits), "a digit has 8 bits"
+        return *ctx.product.gradients(digits, ctx.needs_input_grad[0]), None, None
 
 
 class _RequantizeBias(torch.autograd.Function):
@@ -267,88 +250,207 @@ class _RequantizeBias(torch.autograd.Function):
         return IntTensor.from_terms(error), IntTensor.from_terms(total), None, None, None
 
 
-class _BatchNorm(torch.autograd.Function):
+class Accumulators:
+    """What a convolution without bias returns in training mode: its sums, not requantised yet.
+
+    A batch norm finishes them, and differentiates both as one operation.
+    """
+
+    def __init__(self, x: IntTensor, weight: IntTensor, window: Window) -> None:
+        self.x, self.weight = x, weight
+        self.product = _Product(x, weight, window, transposed=False)
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """Value of the sums, int32 (N, C, H, W)."""
+        return nchw(self.product.acc)
+
+    @property
+    def exponent(self) -> int:
+        """Value of the exponent of :attr:`codes`."""
+        return self.product.exponent
+
+    def finish(self, layer: Any, residual: IntTensor | None = None) -> IntTensor:
+        """Return batch norm with the batch's statistics, int8; see
+        :class:`intaglio.nn.layers.BatchNorm2d`.
+        """
+        if residual is not None:
+            check_residual(residual.shape, self.codes.shape)
+        return _ConvNorm.apply(
+            self.x, self.weight, layer.weight, layer.bias, residual, self.product, layer
+        )
+
+
+class _ConvNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        acc: IntTensor,
+        x: IntTensor,
+        weight: IntTensor,
         gamma: IntTensor,
         beta: IntTensor,
         residual: IntTensor | None,
+        product: _Product,
         layer: Any,
     ) -> IntTensor:
-        k = kernels.active()
-        codes = nhwc(acc.codes)
-        N, H, W, C = codes.shape
-        flat = codes.reshape(-1, C)
-        count = flat.shape[0] * workers.count()
-        mean, deviation = variants.batch_norm_statistics(flat, layer.norm)
-        mantissa, shift, g, b = k.batch_norm_prepare(
-            *(mean, deviation, (layer.running_mean, layer.running_deviation)),
-            *(gamma.codes, beta.codes),
-            count=count,
-            acc_exponent=acc.exponent,
-            batches=int(layer.num_batches_tracked),
-        )
-        layer.num_batches_tracked.add_(1)  # not assigned: modules look at what is assigned
-        out_shift, residual_shift = quant.batch_norm_shifts(
+        (acc,) = _take(product, "acc")
+        N, H, W, C = acc.shape
+        z = None if residual is None else nhwc(residual.codes).reshape(-1, C)
+        shifts = quant.batch_norm_shifts(
             layer.exponent, None if residual is None else residual.exponent
         )
-        xhat, y, sign_sum = k.batch_norm_normalize(
-            flat,
-            mean,
-            mantissa,
-            shift,
-            g,
-            b,
-            out_shift,
-            None if residual is None else nhwc(residual.codes).reshape(-1, C),
-            residual_shift,
-            0 if layer.relu else -quant.CODE_LIMIT,
-        )
+        run = _batch_norm if workers.count() == 1 else _shared_batch_norm
+        xhat, y, vectors = run(acc.reshape(-1, C), product.exponent, layer, z, shifts)
+        layer.num_batches_tracked.add_(1)  # not assigned: modules look at what is assigned
         y = y.reshape(N, H, W, C)
-        ctx.mask = y if layer.relu else None
-        ctx.xhat, ctx.acc_exponent, ctx.layer = xhat, acc.exponent, layer
-        ctx.vectors = workers.total(sign_sum), count, g, mantissa, shift
+        ctx.mask, ctx.xhat = (y if layer.relu else None), xhat.reshape(N, H, W, C)
+        ctx.product, ctx.layer, ctx.vectors = product, layer, vectors
         return IntTensor(nchw(y), layer.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        k, layer = kernels.active(), ctx.layer
+        product, layer = ctx.product, ctx.layer
         mask, xhat = _take(ctx, "mask", "xhat")
-        e, exponent = _quantize(gradient, mask, layer.error_scale)
-        error_sum, product_sum = k.batch_norm_sums(e.reshape(xhat.shape), xhat)
-        vectors, factor_exponent = k.batch_norm_error_vectors(
-            workers.total(error_sum), workers.total(product_sum), *ctx.vectors
+        alone = workers.count() == 1 and layer.acc_error_scale.variant is None
+        run = _batch_norm_error if alone else _shared_batch_norm_error
+        (e, exponent), digits, sums = run(
+            gradient, mask, xhat, ctx.vectors, product.exponent, layer
         )
-        wide_exponent = exponent - quant.MEAN_BITS + factor_exponent - ctx.acc_exponent
-        xhat = xhat.reshape(e.shape)
         return (
-            _accumulator_error(layer, e, xhat, vectors.unbind(), wide_exponent),
-            IntTensor(product_sum, exponent + quant.NORMAL_EXPONENT),
-            IntTensor(error_sum, exponent),
-            IntTensor(nchw(e), exponent) if ctx.needs_input_grad[3] else None,
+            *product.gradients(digits, ctx.needs_input_grad[0]),
+            IntTensor(sums[1], exponent + quant.NORMAL_EXPONENT),
+            IntTensor(sums[0], exponent),
+            IntTensor(nchw(e), exponent) if ctx.needs_input_grad[4] else None,
+            None,
             None,
         )
 
 
+def _batch_norm(
+    acc: torch.Tensor,
+    exponent: int,
+    layer: Any,
+    residual: torch.Tensor | None,
+    shifts: tuple[int, int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return xhat and y (M, C), and what backward wants to know of each channel, of acc (M, C).
+
+    The first seven rows of that are mantissa, shift, gamma, beta, two that backward does not read,
+    and the sums of the signs of xhat. ``shifts`` are those of y and of the residual.
+    """
+    fused = getattr(kernels.active(), "batch_norm_forward", None)
+    found = None
+    if fused is not None and acc.is_cpu and layer.norm in ("l1", "l1-std"):
+        found = fused(
+            *(acc, (layer.running_mean, layer.running_deviation)),
+            *(layer.weight.codes, layer.bias.codes, layer.norm),
+            acc_exponent=exponent,
+            batches=int(layer.num_batches_tracked),
+            out_shift=shifts[0],
+            residual=residual,
+            residual_shift=shifts[1],
+            low=0 if layer.relu else -quant.CODE_LIMIT,
+        )
+    return found or _shared_batch_norm(acc, exponent, layer, residual, shifts)
+
+
+def _shared_batch_norm(
+    acc: torch.Tensor,
+    exponent: int,
+    layer: Any,
+    residual: torch.Tensor | None,
+    shifts: tuple[int, int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Step by step, with the sums of all workers; as :func:`_batch_norm`."""
+    k = kernels.active()
+    mean, deviation = variants.batch_norm_statistics(acc, layer.norm)
+    mantissa, shift, g, b = k.batch_norm_prepare(
+        *(mean, deviation, (layer.running_mean, layer.running_deviation)),
+        *(layer.weight.codes, layer.bias.codes),
+        count=acc.shape[0] * workers.count(),
+        acc_exponent=exponent,
+        batches=int(layer.num_batches_tracked),
+    )
+    low = 0 if layer.relu else -quant.CODE_LIMIT
+    xhat, y, signs = k.batch_norm_normalize(
+        acc, mean, mantissa, shift, g, b, shifts[0], residual, shifts[1], low
+    )
+    return xhat, y, torch.stack((mantissa, shift, g, b, mean, deviation, workers.total(signs)))
+
+
+_Quantized = tuple[torch.Tensor, int]
+
+
+def _batch_norm_error(
+    gradient: IntTensor,
+    mask: torch.Tensor | None,
+    xhat: torch.Tensor,
+    vectors: torch.Tensor,
+    acc_exponent: int,
+    layer: Any,
+) -> tuple[_Quantized, list[_Quantized], torch.Tensor]:
+    """Return the error behind batch norm, quantised, that of the accumulators as its digits, and
+    the sums of the first and of its products with xhat (2, C); ``vectors`` are those of
+    :func:`_batch_norm`.
+    """
+    fused = getattr(kernels.active(), "batch_norm_error", None)
+    if fused is None or not xhat.is_cpu:
+        return _shared_batch_norm_error(gradient, mask, xhat, vectors, acc_exponent, layer)
+    scales = layer.error_scale, layer.acc_error_scale
+    e, out, sums, found = fused(
+        *(_terms(gradient), mask, xhat, vectors),
+        signs=layer.norm == "l1",
+        acc_exponent=acc_exponent,
+        guesses=[scale.guess for scale in scales],
+    )
+    for scale, (exponent, _, largest) in zip(scales, found, strict=True):
+        scale.guess = exponent + quant.log2_ceil(largest)
+    (first, right, _), (second, more, _) = found
+    return (e, first + right), [(out, second + more)], sums
+
+
+def _shared_batch_norm_error(
+    gradient: IntTensor,
+    mask: torch.Tensor | None,
+    xhat: torch.Tensor,
+    vectors: torch.Tensor,
+    acc_exponent: int,
+    layer: Any,
+) -> tuple[_Quantized, list[_Quantized], torch.Tensor]:
+    """Step by step, with the sums of all workers; as :func:`_batch_norm_error`."""
+    k = kernels.active()
+    (mantissa, shift, gamma), signs = vectors[:3].unbind(), vectors[6]
+    e, exponent = _quantize(gradient, mask, layer.error_scale)
+    C = e.shape[3]
+    sums = torch.stack(k.batch_norm_sums(e.reshape(-1, C), xhat.reshape(-1, C)))
+    count = e.numel() // C * workers.count()
+    m, factor_exponent = k.batch_norm_error_vectors(
+        *workers.total(sums).unbind(), signs, count, gamma, mantissa, shift
+    )
+    wide_exponent = exponent - quant.MEAN_BITS + factor_exponent - acc_exponent
+    digits = _accumulator_error(layer, e, xhat, m.unbind(), wide_exponent)
+    return (e, exponent), digits, sums
+
+
 def _accumulator_error(
     layer: Any, e: torch.Tensor, xhat: torch.Tensor, vectors: Sequence[torch.Tensor], exponent: int
-) -> IntTensor:
-    """Return the quantised error of batch norm's accumulator; ``vectors`` are m0, m1, m2, factors.
+) -> list[_Quantized]:
+    """Return the quantised error of batch norm's accumulator as its digits (N, H, W, C).
 
-    ``exponent`` is that of the wide error.
+    ``vectors`` are m0, m1, m2, factors; ``exponent`` is that of the wide error.
     """
     scale = layer.acc_error_scale
-    if scale.variant is None:
-        error, normal = workers.scanned(e), workers.scanned(xhat)
-        backward, signs = kernels.active().batch_norm_backward, layer.norm == "l1"
-        codes, found = scale.quantize(
-            exponent, lambda right: backward(error, normal, *vectors, right, signs=signs)
+    if scale.variant is not None:
+        digits: list[_Quantized] = scale.variant.batch_norm_digits(
+            e, xhat, vectors, exponent, norm=layer.norm
         )
-        return IntTensor(nchw(workers.unscanned(codes)), found)
-    digits = scale.variant.batch_norm_digits(e, xhat, vectors, exponent, norm=layer.norm)
-    return IntTensor.from_terms([(nchw(c), x) for c, x in digits])
+        return digits
+    error, normal = workers.scanned(e), workers.scanned(xhat)
+    backward, signs = kernels.active().batch_norm_backward, layer.norm == "l1"
+    codes, found = scale.quantize(
+        exponent, lambda right: backward(error, normal, *vectors, right, signs=signs)
+    )
+    return [(workers.unscanned(codes), found)]
 
 
 class _MaxPool(torch.autograd.Function):
@@ -552,6 +654,22 @@ def quantize_image(images: torch.Tensor) -> IntTensor:
     return IntTensor(nchw(kernels.active().image_codes(images)), INPUT_EXPONENT)
 
 
+def conv(
+    x: IntTensor,
+    weight: IntTensor,
+    *,
+    stride: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+) -> Accumulators:
+    """Return the accumulators of a convolution for a batch norm; weight is an int16 master
+    (K, C, R, S).
+    """
+    check_channels(x.shape[1], weight.shape[1])
+    window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    return Accumulators(x, weight, window)
+
+
 def conv_acc(
     x: IntTensor,
     weight: IntTensor,
@@ -560,10 +678,10 @@ def conv_acc(
     padding: Padding = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
 ) -> IntTensor:
-    """Return the int32 accumulators of a convolution; weight is an int16 master (K, C, R, S)."""
+    """Return the int32 accumulators of a convolution, with a gradient; as :func:`conv`."""
     check_channels(x.shape[1], weight.shape[1])
     window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
-    return _Conv.apply(x, weight, window)
+    return _Conv.apply(x, weight, window, False)
 
 
 def conv_transpose_acc(
@@ -572,7 +690,7 @@ def conv_transpose_acc(
     """Return the int32 accumulators of a transposed convolution, master (C, K, R, S)."""
     check_channels(x.shape[1], weight.shape[0])
     window = Window((weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
-    return _ConvTranspose.apply(x, weight, window)
+    return _Conv.apply(x, weight, window, True)
 
 
 def requantize_bias(
@@ -580,17 +698,6 @@ def requantize_bias(
 ) -> IntTensor:
     """Return ``acc + bias`` as int8 at ``exponent``."""
     return _RequantizeBias.apply(acc, bias, exponent, relu, scale)
-
-
-def batch_norm(
-    acc: IntTensor, gamma: IntTensor, beta: IntTensor, residual: IntTensor | None, layer: Any
-) -> IntTensor:
-    """Return batch norm of the accumulators with the batch's statistics, int8; see
-    :class:`intaglio.nn.layers.BatchNorm2d`.
-    """
-    if residual is not None:
-        check_residual(residual.shape, acc.shape)
-    return _BatchNorm.apply(acc, gamma, beta, residual, layer)
 
 
 def max_pool(x: IntTensor, *, kernel: Pair, stride: Pair, padding: Padding) -> IntTensor:

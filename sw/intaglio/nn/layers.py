@@ -168,13 +168,15 @@ class Conv2d(IntLayer):
     def forward(self, x: IntTensor) -> Any:  # (N, C, H, W) -> (N, K, P, Q)
         if not self.training:
             return self._infer(x)
-        acc = F.conv_acc(
-            x, self.weight, stride=self.stride, padding=self.padding, dilation=self.dilation
-        )
+        geometry: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+        }
         if self.bias is None:
-            return acc
+            return F.conv(x, self.weight, **geometry)
         return F.requantize_bias(
-            acc,
+            F.conv_acc(x, self.weight, **geometry),
             self.bias,
             exponent=self.exponent,
             relu=self.relu,
@@ -332,8 +334,6 @@ class BatchNorm2d(IntLayer):
         self.acc_error_scale = F.ErrorScale()
 
     def forward(self, acc: Any, residual: IntTensor | None = None) -> IntTensor:
-        if self.training:
-            return F.batch_norm(acc, self.weight, self.bias, residual, self)
         return acc.finish(self, residual)
 
     def sources(self) -> tuple[torch.Tensor, ...]:

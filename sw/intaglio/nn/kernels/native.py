@@ -27,7 +27,9 @@ __all__ = [
     "available",
     "average_sum",
     "batch_norm_backward",
+    "batch_norm_error",
     "batch_norm_error_vectors",
+    "batch_norm_forward",
     "batch_norm_normalize",
     "batch_norm_prepare",
     "batch_norm_statistics",
@@ -223,6 +225,85 @@ def batch_norm_normalize(
         )
     _checked(failed)
     return xhat, y, signs
+
+
+def batch_norm_forward(
+    acc: torch.Tensor,
+    running: tuple[torch.Tensor, torch.Tensor],
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    norm: str,
+    *,
+    acc_exponent: int,
+    batches: int,
+    out_shift: int,
+    residual: torch.Tensor | None,
+    residual_shift: int,
+    low: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Statistics, preparation and normalising in one call.
+
+    On the CPU; ``norm`` is "l1" or "l1-std". Returns xhat and y (M, C) and the vectors (9, C), of
+    which the first seven are mantissa, shift, gamma, beta, the new running statistics and the sums
+    of the signs of xhat, the last for "l1" alone. None, with nothing changed, where a number is
+    beyond the range of the loops: those of single steps then take over.
+    """
+    M, C = acc.shape
+    xhat = empty((M, C), torch.int16)
+    y = torch.empty((M, C), dtype=torch.int8)
+    vectors = torch.empty((9, C), dtype=torch.int64)  # two rows are the loops' own
+    left = acc_exponent - quant.STATISTICS_EXPONENT
+    weight = min(batches + 1, quant.STATISTICS_WINDOW)
+    failed = _call(
+        "batch_norm_forward",
+        *(acc, *running, gamma.contiguous(), beta.contiguous(), left, weight),
+        *(int(norm == "l1-std"), out_shift, residual, residual_shift, low),
+        *(xhat, y, vectors, M, C),
+    )
+    if failed == 2:
+        return None
+    _checked(failed)
+    for buffer, moved in zip(running, vectors[4:6], strict=True):
+        buffer.copy_(moved)
+    return xhat, y, vectors
+
+
+#: A guess that gives no shift.
+_NO_GUESS = -(1 << 40)
+
+
+def batch_norm_error(
+    terms: Terms,
+    mask: torch.Tensor | None,
+    xhat: torch.Tensor,
+    vectors: torch.Tensor,
+    *,
+    signs: bool,
+    acc_exponent: int,
+    guesses: Sequence[int | None],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[int, int, int]]]:
+    """The two quantisers behind batch norm and what lies between them, in one call.
+
+    On the CPU; ``vectors`` are those of :func:`batch_norm_forward`, ``guesses`` the exponents of
+    the largest wide error and the largest wide error of the accumulator one step before. Returns
+    the codes of both (N, H, W, C), the sums of the first and of its products with xhat (2, C), and
+    for both (exponent of the wide error, right shift, largest magnitude).
+    """
+    N, H, W, C = xhat.shape
+    array, kept = _term_array(terms)
+    e, out = (torch.empty(xhat.shape, dtype=torch.int8) for _ in range(2))
+    work, found = torch.empty((6, C), dtype=torch.int64), np.empty(5, np.int64)
+    exponent = min(e for _, e in terms)
+    base = quant.AFFINE_EXPONENT - quant.MEAN_BITS - acc_exponent
+    guess = np.array([_NO_GUESS if g is None else g for g in guesses], np.int64)
+    failed = _call(
+        "batch_norm_error",
+        *(ctypes.byref(array), len(kept), mask, xhat, vectors, int(signs), guess),
+        *(exponent, base, e, out, work, found, N, H, W, C),
+    )
+    _checked(failed)
+    right, largest, wide, more, second = found.tolist()
+    return e, out, work[:2], [(exponent, right, largest), (wide, more, second)]
 
 
 def _checked(failed: int) -> int:

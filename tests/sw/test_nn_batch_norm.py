@@ -1,0 +1,116 @@
+"""Batch norm in one call of C beside its single steps on the plain kernels."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from intaglio.nn import IntTensor, kernels
+from intaglio.nn import functional as F
+from intaglio.nn.kernels import loader, native, plain
+from intaglio.spec import quant
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
+
+#: Options of libraries for other processors; they are built for the tests of the kernels anyway.
+LIBRARIES = {"this processor": None, "wide": "-DINTAGLIO_WIDE", "scalar": "-march=x86-64"}
+SHAPES = [(1, 5, 7, 150), (3, 4, 4, 16), (9, 1, 1, 70), (2, 20, 31, 17)]
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request, monkeypatch):
+    if (options := LIBRARIES[request.param]) is not None:
+        built = loader.build(options, "-O1")
+        assert built is not None
+        monkeypatch.setattr("intaglio.nn.kernels.loader.loaded", lambda: built)
+
+
+@pytest.fixture
+def g():
+    return torch.Generator().manual_seed(20261129)
+
+
+def rand(g, low, high, shape, dtype):
+    return torch.randint(low, high + 1, shape, generator=g, dtype=dtype)
+
+
+def new_layer(g, C, norm, relu):
+    master = lambda: IntTensor(rand(g, -32767, 32767, (C,), torch.int16), -14)  # noqa: E731
+    return SimpleNamespace(
+        **dict(norm=norm, relu=relu, weight=master(), bias=master()),
+        running_mean=rand(g, -(1 << 26), 1 << 26, (C,), torch.int64),
+        running_deviation=rand(g, 1, 1 << 26, (C,), torch.int64),
+        num_batches_tracked=torch.tensor(3),
+        **dict(error_scale=F.ErrorScale(), acc_error_scale=F.ErrorScale()),
+    )
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, (tuple, list)):
+        for x, y in zip(a, b, strict=True):
+            equal(x, y)
+    else:
+        assert a == b
+
+
+def state(layer):
+    scales = layer.error_scale.guess, layer.acc_error_scale.guess
+    return layer.running_mean, layer.running_deviation, scales
+
+
+@pytest.mark.parametrize("norm", ["l1", "l1-std"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_call_has_the_bytes_of_the_steps(g, library, shape, norm):
+    N, H, W, C = shape
+    acc = rand(g, -(1 << 20), 1 << 20, (N * H * W, C), torch.int32)
+    acc[:, 0] = 7  # no deviation
+    acc[:, -1] = rand(g, -(1 << 31), (1 << 31) - 1, (N * H * W,), torch.int32)
+    residual = rand(g, -127, 127, (N * H * W, C), torch.int8)
+    terms = {
+        "narrow": [(rand(g, -(1 << 24), 1 << 24, shape, torch.int32), -20)],
+        "small": [(rand(g, -3, 3, shape, torch.int8), -9)],
+        "sum": [(rand(g, -99, 99, shape, t), e) for t, e in ((torch.int8, -7), (torch.int32, -9))],
+        "wide": [(rand(g, -(1 << 40), 1 << 40, shape, torch.int64), -30)],  # beyond 32 bits
+        "zero": [(torch.zeros(shape, dtype=torch.int32), -20)],
+    }
+    for relu, z in ((True, None), (False, residual), (True, residual)):
+        own = new_layer(g, C, norm, relu)
+        other = copy.deepcopy(own)
+        shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
+        with kernels.use(plain):
+            xhat, y, vectors = F._batch_norm(acc, -14, other, z, shifts)
+        found = F._batch_norm(acc, -14, own, z, shifts)
+        equal(found[:2], (xhat, y))
+        equal(found[2][:4], vectors[:4])
+        if norm == "l1":
+            equal(found[2][6], vectors[6])
+        equal(state(own), state(other))
+        xhat = xhat.reshape(shape)
+        for mask in (None, y.reshape(shape)):
+            for parts in terms.values():  # each after another one, so that guesses are wrong
+                gradient = IntTensor.from_terms([(F.nchw(codes), e) for codes, e in parts])
+                with kernels.use(plain):
+                    expected = F._batch_norm_error(gradient, mask, xhat, vectors, -14, other)
+                equal(F._batch_norm_error(gradient, mask, xhat, found[2], -14, own), expected)
+                equal(state(own), state(other))
+
+
+def test_what_is_beyond_the_loops_is_left_to_the_steps(g, monkeypatch):
+    """Deviations of 2**28 and more."""
+    acc = rand(g, -(1 << 31), (1 << 31) - 1, (40, 9), torch.int32)
+    own = new_layer(g, 9, "l1", True)
+    other, shifts = copy.deepcopy(own), quant.batch_norm_shifts(-5, None)
+    results = []
+    inner = native.batch_norm_forward
+    monkeypatch.setattr(
+        native, "batch_norm_forward", lambda *a, **k: results.append(inner(*a, **k)) or results[-1]
+    )
+    found = F._batch_norm(acc, -14, own, None, shifts)
+    with kernels.use(plain):
+        expected = F._batch_norm(acc, -14, other, None, shifts)
+    assert results == [None]
+    equal(found, expected)
+    equal(state(own), state(other))
