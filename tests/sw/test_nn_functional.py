@@ -111,29 +111,32 @@ def test_batch_norm(relu, with_residual):
     layer = BatchNorm2d(K, exponent=-4, relu=relu)
     layer.weight.assign(torch.from_numpy(RNG.integers(-32767, 32768, K, np.int16)), -14)
     layer.bias.assign(torch.from_numpy(RNG.integers(-32767, 32768, K, np.int16)), -14)
-    acc = tensor(RNG.integers(-50000, 50001, (3, K, 4, 5)), -15, torch.int32)
-    residual = tensor(RNG.integers(-127, 128, acc.shape), -5) if with_residual else None
-    y = layer(acc, residual)
+    x, w = tensor(RNG.integers(-127, 128, (3, 5, 4, 5)), -5), master((K, 5, 3, 3))
+    residual = tensor(RNG.integers(-127, 128, (3, K, 4, 5)), -5) if with_residual else None
+    options = dict(stride=(1, 1), padding=(1, 1, 1, 1), dilation=(1, 1))
+    y = layer(F.conv(x, w, **options), residual)
 
+    view, w_shift = quant.weight_codes(codes_of(w))
+    acc, acc_exponent = ops.conv_accumulate(codes_of(x), view, **options), -5 - 16 + w_shift
     gamma = quant.affine_codes(codes_of(layer.weight))
     beta = quant.affine_codes(codes_of(layer.bias))
-    mean, deviation, count = quant.batch_norm_statistics(codes_of(acc))
+    mean, deviation, count = quant.batch_norm_statistics(acc)
     mantissa, shift = quant.batch_norm_reciprocal(deviation, count)
     xhat, expected = quant.batch_norm_forward(
-        *(codes_of(acc), mean, mantissa, shift, gamma, beta),
+        *(acc, mean, mantissa, shift, gamma, beta),
         exponent=-4,
         relu=relu,
         residual=codes_of(residual) if with_residual else None,
         residual_exponent=-5 if with_residual else None,
     )
     assert (codes_of(y) == expected).all()
-    tracked = quant.track_statistics(np.zeros(K, np.int64), mean * count, count, -15, 0)
+    tracked = quant.track_statistics(np.zeros(K, np.int64), mean * count, count, acc_exponent, 0)
     assert (layer.running_mean.numpy() == tracked).all()
 
     wide = IntTensor(torch.from_numpy(RNG.integers(-(10**7), 10**7, y.shape)), -40)
     for _ in range(2):  # the second time with a guess of the scale
-        y = layer(acc, residual)
-        for parameter in (acc, residual, layer.weight, layer.bias):
+        y = layer(F.conv(x, w, **options), residual)
+        for parameter in (x, w, residual, layer.weight, layer.bias):
             if parameter is not None:
                 parameter.grad = None
         y.backward(wide)
@@ -144,8 +147,13 @@ def test_batch_norm(relu, with_residual):
         inner = quant.batch_norm_gradient(
             e, xhat, *quant.batch_norm_error_means(*sums, count), factors
         )
-        inner, inner_exponent = quant.error_codes(inner, exponent - 16 + factor_exponent + 15)
-        assert (codes_of(acc.grad) == inner).all() and acc.grad.exponent == inner_exponent
+        wide_exponent = exponent - 16 + factor_exponent - acc_exponent
+        inner, inner_exponent = quant.error_codes(inner, wide_exponent)
+        back = quant.conv_input_gradient(inner, view, (4, 5), **options)
+        assert (codes_of(x.grad) == back).all()
+        assert x.grad.exponent == inner_exponent - 16 + w_shift
+        outer = quant.conv_weight_gradient(codes_of(x), inner, (3, 3), **options)
+        assert (codes_of(w.grad) == outer).all() and w.grad.exponent == inner_exponent - 5
         assert (codes_of(layer.weight.grad) == sums[1]).all()
         assert layer.weight.grad.exponent == exponent - 12
         assert (codes_of(layer.bias.grad) == sums[0]).all()

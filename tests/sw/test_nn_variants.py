@@ -11,7 +11,7 @@ from intaglio.nn.layers import BatchNorm2d
 from intaglio.nn.models import build, predict
 from intaglio.nn.recipe import apply_recipe
 from intaglio.nn.variants import Draws, ErrorVariant, batch_norm_statistics
-from intaglio.spec import quant, variants
+from intaglio.spec import ops, quant, variants
 from intaglio.spec.rng import random_bits
 from intaglio.spec.variants import Recipe, error_digits
 from intaglio.train.checkpoint import weights_digest
@@ -68,22 +68,26 @@ def test_batch_norm(norm, bits, rounding):
     layer = BatchNorm2d(K, exponent=-4)
     apply_recipe(layer, Recipe(norm=norm, error_bits=bits, error_rounding=rounding))
     layer.weight.assign(torch_of(RNG.integers(-32767, 32768, K, np.int16)), -14)
-    acc = IntTensor(torch_of(RNG.integers(-50000, 50001, (3, K, 4, 5), np.int32)), -15)
-    acc.requires_grad_()
-    y = layer(acc)
+    x = IntTensor(torch_of(RNG.integers(-127, 128, (3, 5, 4, 5), np.int8)), -5).requires_grad_()
+    w = IntTensor(torch_of(RNG.integers(-20000, 20001, (K, 5, 3, 3), np.int16)), -16)
+    w.requires_grad_()
+    options = dict(stride=(1, 1), padding=(1, 1, 1, 1), dilation=(1, 1))
+    y = layer(F.conv(x, w, **options))
+    view, w_shift = quant.weight_codes(codes_of(w))
+    acc, acc_exponent = ops.conv_accumulate(codes_of(x), view, **options), -5 - 16 + w_shift
     gamma, beta = (quant.affine_codes(codes_of(v)) for v in (layer.weight, layer.bias))
     statistics = {
         "l1": quant.batch_norm_statistics,
         "l1-std": variants.batch_norm_statistics_std,
         "l2": variants.batch_norm_statistics_l2,
     }
-    mean, deviation, count = statistics[norm](codes_of(acc))
+    mean, deviation, count = statistics[norm](acc)
     mantissa, shift = quant.batch_norm_reciprocal(deviation, count)
-    arguments = (codes_of(acc), mean, mantissa, shift, gamma, beta)
+    arguments = (acc, mean, mantissa, shift, gamma, beta)
     xhat, expected = quant.batch_norm_forward(*arguments, exponent=-4, relu=True)
     assert (codes_of(y) == expected).all()
     tracked = quant.track_statistics(
-        np.full(K, 1 << -quant.STATISTICS_EXPONENT), deviation, count, -15, 0
+        np.full(K, 1 << -quant.STATISTICS_EXPONENT), deviation, count, acc_exponent, 0
     )
     assert (layer.running_deviation.numpy() == tracked).all()
 
@@ -97,10 +101,14 @@ def test_batch_norm(norm, bits, rounding):
         inner = quant.batch_norm_gradient(e, xhat, m0, m1, m2, factors)
     else:
         inner = variants.batch_norm_gradient_std(e, xhat, m0, m1, factors)
-    digits = error_digits(inner, exponent - 16 + factor_exponent + 15, bits=bits, rounding=rounding)
-    assert len(acc.grad.terms) == len(digits)
-    for (codes, found), (wanted, wanted_exponent) in zip(acc.grad.terms, digits, strict=True):
-        assert (codes.numpy() == wanted).all() and found == wanted_exponent
+    wide_exponent = exponent - 16 + factor_exponent - acc_exponent
+    digits = error_digits(inner, wide_exponent, bits=bits, rounding=rounding)
+    terms = zip(x.grad.terms, w.grad.terms, digits, strict=True)
+    for (back, back_exponent), (outer, outer_exponent), (digit, found) in terms:
+        assert (back.numpy() == quant.conv_input_gradient(digit, view, (4, 5), **options)).all()
+        assert back_exponent == found - 16 + w_shift
+        expected = quant.conv_weight_gradient(codes_of(x), digit, (3, 3), **options)
+        assert (outer.numpy() == expected).all() and outer_exponent == found - 5
 
 
 @pytest.mark.parametrize("transposed", [False, True])
