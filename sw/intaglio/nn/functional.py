@@ -316,6 +316,7 @@ class _ConvNorm(torch.autograd.Function):
         (e, exponent), digits, sums = run(
             gradient, mask, xhat, ctx.vectors, product.exponent, layer
         )
+        del mask, xhat  # not needed while the products are made
         return (
             *product.gradients(digits, ctx.needs_input_grad[0]),
             IntTensor(sums[1], exponent + quant.NORMAL_EXPONENT),
