@@ -26,6 +26,8 @@ _PARTS = {
     "conv": "products, forward",
     "conv_input_gradient": "products, input gradient",
     "conv_weight_gradient": "products, weight gradient",
+    "batch_norm_forward": "batch norm",
+    "batch_norm_error": "batch norm",  # with its two quantisers
     "batch_norm_statistics": "batch norm",
     "batch_norm_prepare": "batch norm",
     "batch_norm_normalize": "batch norm",
@@ -44,6 +46,9 @@ _PARTS = {
     "resize_wide": "pool, resize, loss",
     "resize_gradient": "pool, resize, loss",
     "softmax_cross_entropy": "pool, resize, loss",
+    "average_sum": "pool, resize, loss",
+    "resize_rounded": "pool, resize, loss",
+    "image_codes": "pool, resize, loss",
 }
 
 
@@ -194,7 +199,7 @@ def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
 
     class Timed:
         def __getattr__(self, name: str) -> Any:
-            return timed(getattr(inner, name), _PARTS.get(name, "pool, resize, loss"))
+            return timed(getattr(inner, name), _PARTS[name])
 
     with kernels.use(Timed()):
         yield
