@@ -229,6 +229,17 @@ def test_maps_of_other_shapes_are_refused(mode):
         norm(conv(x), small)
 
 
+def test_accumulators_are_finished_once_by_a_batch_norm_of_their_channels():
+    x = tensor(np.ones((2, 3, 4, 4), np.int8), -5)
+    acc = F.conv(x, master((6, 3, 1, 1)))
+    assert acc.codes.shape == (2, 6, 4, 4) and acc.codes.dtype == torch.int32
+    with pytest.raises(ValueError, match="of 5 channels was given 6"):
+        BatchNorm2d(5)(acc)
+    BatchNorm2d(6)(acc)
+    with pytest.raises(RuntimeError, match="finished by one batch norm, once"):
+        BatchNorm2d(6)(acc)
+
+
 def test_add_concat_and_a_sum_of_gradients():
     a = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -5)
     b = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -3)

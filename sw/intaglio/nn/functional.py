@@ -274,8 +274,13 @@ class Accumulators:
         """Return batch norm with the batch's statistics, int8; see
         :class:`intaglio.nn.layers.BatchNorm2d`.
         """
+        if not hasattr(self.product, "acc"):
+            raise RuntimeError("accumulators are finished by one batch norm, once")
+        shape, channels = self.codes.shape, layer.weight.shape[0]
+        if channels != shape[1]:
+            raise ValueError(f"a batch norm of {channels} channels was given {shape[1]}")
         if residual is not None:
-            check_residual(residual.shape, self.codes.shape)
+            check_residual(residual.shape, shape)
         return _ConvNorm.apply(
             self.x, self.weight, layer.weight, layer.bias, residual, self.product, layer
         )
