@@ -98,7 +98,7 @@ def test_bias_and_requantisation(relu):
     assert (codes_of(y) == np.clip((total + (1 << shift >> 1)) >> shift, low, 127)).all()
     wide = IntTensor(torch.from_numpy(RNG.integers(-(10**6), 10**6, y.shape)), -31)
     y.backward(wide)
-    values = np.where(codes_of(y) > 0, codes_of(wide), 0) if relu else codes_of(wide)
+    values = quant.through_saturation(codes_of(wide), codes_of(y), low)
     expected, exponent = quant.error_codes(values, -31)
     assert (codes_of(acc.grad) == expected).all() and acc.grad.exponent == exponent
     assert (codes_of(bias.grad) == expected.sum((0, 2, 3))).all()
@@ -140,7 +140,7 @@ def test_batch_norm(relu, with_residual):
             if parameter is not None:
                 parameter.grad = None
         y.backward(wide)
-        values = np.where(expected > 0, codes_of(wide), 0) if relu else codes_of(wide)
+        values = quant.through_saturation(codes_of(wide), expected, 0 if relu else -127)
         e, exponent = quant.error_codes(values, -40)
         sums = [v.sum((0, 2, 3)) for v in (e, e * xhat, np.sign(xhat))]
         factors, factor_exponent = quant.batch_norm_error_factors(gamma, mantissa, shift)
@@ -240,20 +240,23 @@ def test_accumulators_are_finished_once_by_a_batch_norm_of_their_channels():
         BatchNorm2d(6)(acc)
 
 
-def test_add_concat_and_a_sum_of_gradients():
+@pytest.mark.parametrize("relu", [False, True])
+def test_add_concat_and_a_sum_of_gradients(relu):
     a = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -5)
     b = tensor(RNG.integers(-127, 128, (2, 3, 4, 5)), -3)
-    y = F.add(a, b, exponent=-4)
-    expected = np.clip((codes_of(a) + 4 * codes_of(b) + 1) >> 1, -127, 127)
-    assert (codes_of(y) == expected).all() and y.exponent == -4
+    y, low = F.add(a, b, exponent=-4, relu=relu), 0 if relu else -127
+    made = np.clip((codes_of(a) + 4 * codes_of(b) + 1) >> 1, low, 127)
+    assert (codes_of(y) == made).all() and y.exponent == -4
     z = F.concat(a, a)
     assert (codes_of(z) == np.concatenate([codes_of(a)] * 2, 1)).all()
     first = error_for(y)
     second = IntTensor(torch.from_numpy(RNG.integers(-(10**6), 10**6, z.shape)), -33)
     torch.autograd.backward([y, z], [first, second])
-    expected = (codes_of(first) << 13) + codes_of(second)[:, :3] + codes_of(second)[:, 3:]
+    through = quant.through_saturation(codes_of(first), made, low)
+    assert (through != codes_of(first)).any()
+    expected = (through << 13) + codes_of(second)[:, :3] + codes_of(second)[:, 3:]
     assert (codes_of(a.grad) == expected).all() and a.grad.exponent == -33
-    assert (codes_of(b.grad) == codes_of(first)).all() and b.grad.exponent == -20
+    assert (codes_of(b.grad) == through).all() and b.grad.exponent == -20
     with pytest.raises(ValueError, match=r"must have one exponent, not \[-5, -3\]"):
         F.concat(a, b)
 

@@ -20,6 +20,7 @@ from intaglio.data import epoch_batches, open_dataset
 from intaglio.nn import IntTensor, twin
 from intaglio.nn.loss import SoftmaxCrossEntropy
 from intaglio.nn.models import _network, build
+from intaglio.spec import quant
 from intaglio.train import SGD, Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,17 +28,23 @@ CAMVID = Path(os.environ.get("INTAGLIO_DATA", ROOT.parent / "shared" / "data")) 
 
 
 class _Given(torch.autograd.Function):
-    """The value that the integers have; the gradient passes where ReLU lets it."""
+    """The value that the integers have; the gradient passes where the saturation lets it.
+
+    ``relu`` is None where nothing saturates.
+    """
 
     @staticmethod
     def forward(ctx, x, value, relu):
-
-        ctx.mask = value > 0 if relu else None
-        return value + 0.0
+        codes, exponent = value
+        ctx.codes, ctx.relu = codes, relu
+        return codes * 2.0**exponent
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient if ctx.mask is None else gradient * ctx.mask, None, None
+        if ctx.relu is not None:
+            low = 0 if ctx.relu else -quant.CODE_LIMIT
+            gradient = quant.through_saturation(gradient, ctx.codes, low)
+        return gradient, None, None
 
 
 class QuantizeImage(torch.nn.Module):
@@ -77,7 +84,7 @@ class GlobalAvgPool(torch.nn.Module):
     value = None
 
     def forward(self, x):
-        return _Given.apply(x.mean((2, 3), keepdim=True), self.value, False)
+        return _Given.apply(x.mean((2, 3), keepdim=True), self.value, None)
 
 
 class Add(torch.nn.Module):
@@ -107,7 +114,7 @@ def gradient_cosines(model, loss, codes, labels):
     def keep(path):
         def hook(module, inputs, output):
             if isinstance(output, IntTensor) and hasattr(layers[path], "value"):
-                layers[path].value = output.to_float()
+                layers[path].value = output.codes.double(), output.exponent
 
         return hook
 

@@ -9,7 +9,7 @@ import torch
 
 from intaglio.nn.kernels import native, plain, plain_conv
 from intaglio.nn.kernels.loader import build
-from intaglio.spec import ops
+from intaglio.spec import ops, quant
 from intaglio.spec.rng import random_bits
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
@@ -17,6 +17,11 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
 
 def rand(generator, low, high, shape, dtype=torch.int8):
     return torch.randint(low, high + 1, shape, generator=generator, dtype=dtype)
+
+
+def codes_at_bounds(generator, shape):
+    """Return codes of which two fifths are at a bound and one fifth is 0."""
+    return rand(generator, -2, 2, shape).mul_(64).clamp_(-127, 127)
 
 
 @pytest.fixture
@@ -295,10 +300,21 @@ def test_quantize_error(g, shape):
         (wide[..., C : 2 * C], -22),  # a slice of a concatenation
         (rand(g, -(1 << 30), 1 << 30, (N, 1, 1, C), torch.int64).expand(shape), -30),
     ]
-    mask = rand(g, -1, 1, shape)
+    y = codes_at_bounds(g, shape)
     for shift in (0, 5, 17, 25):
-        both("quantize_error", terms, mask, shift)
-        both("quantize_error", terms[1:2], None, shift)
+        for low in (0, -127):
+            both("quantize_error", terms, y.clamp(min=low), low, shift)
+        both("quantize_error", terms[1:2], None, 0, shift)
+
+
+@pytest.mark.parametrize("low", [0, -127])
+def test_quantize_error_goes_through_the_saturation(g, low):
+    y, values = codes_at_bounds(g, (2, 3, 5, 9)).clamp(min=low), rand(g, -9, 9, (2, 3, 5, 9))
+    inside = quant.through_saturation(values.numpy().astype(int), y.numpy(), low)
+    for kernels in (native, plain):
+        codes, largest = kernels.quantize_error([(values, 0)], y, low, 0)
+        assert (codes.numpy() == inside).all() and largest == abs(inside).max()
+    assert 0 < (inside != 0).sum() < inside.size
 
 
 @pytest.mark.parametrize("rows, C", [(1, 3), (253, 17), (1100, 70)])
@@ -313,7 +329,7 @@ def test_errors_beyond_32_bits_are_quantised_in_64(g):
     small = rand(g, -127, 127, shape)
     for terms in ([(wide, -20)], [(wide, -20), (wide, -20), (small, -30)], [(small, 0)] * 5):
         for shift in (0, 24, 33):
-            both("quantize_error", terms, None, shift)
+            both("quantize_error", terms, None, 0, shift)
 
 
 def test_batch_norm_of_extreme_accumulators(g):
@@ -331,13 +347,15 @@ def test_batch_norm_of_extreme_accumulators(g):
 def test_scans_of_whole_and_partial_strips(g, library, N, H, W, C):
     """Channels of several parts and vectors, pixels of several blocks; both widths of sums."""
     shape = (N, H, W, C)
-    error, mask = rand(g, -127, 127, shape), rand(g, -1, 1, shape)
+    error, y = rand(g, -127, 127, shape), codes_at_bounds(g, shape)
     xhat = rand(g, -32767, 32767, shape, torch.int16)
     xhat[..., ::3] = 0
     xhat[:, ::2, :, 0] = -32767
     wide = rand(g, -(1 << 27), 1 << 27, shape, torch.int32)
     for shift in (0, 13, 29, 30):
-        both("quantize_error", [(wide, -20), (error, 0), (wide.to(torch.int16), -20)], mask, shift)
+        for low in (0, -127):
+            terms = [(wide, -20), (error, 0), (wide.to(torch.int16), -20)]
+            both("quantize_error", terms, y.clamp(min=low), low, shift)
     # Up to the bounds of 32 bits, m0 + m2 + m1 and m0 + 8 m1, and above.
     for size in (1 << 20, (1 << 27) - (1 << 22), ((1 << 29) - (1 << 23) - 2) // 9):
         vectors = rand(g, -size, size, (3, C), torch.int64)

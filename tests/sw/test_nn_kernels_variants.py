@@ -64,16 +64,17 @@ def test_digits_of_wide_errors(g, library, threads, shape, bits, rounding):
     small = torch.randint(-3, 4, shape, generator=g)
     right = torch.randint(0, 50, shape, generator=g)
     large = torch.randint(-(1 << 56), (1 << 56) + 1, shape, generator=g)
-    mask = torch.randint(-1, 2, shape, generator=g, dtype=torch.int8)
+    y = torch.randint(-2, 3, shape, generator=g, dtype=torch.int8) * 64
+    y = y.clamp_(-127, 127)  # inside, and at both bounds
     half = torch.full(shape, 3 << 19)  # ties for shifts up to 20
     half[..., ::2] = -half[..., ::2]
     limit = torch.full(shape, -(1 << 56))
     for wide in (small, large >> right, half, limit, torch.zeros(shape, dtype=torch.int64)):
-        for zeros in (None, mask):
-            both(bits, rounding, lambda v, w=wide, m=zeros: v.digits(w, -30, m))
+        for made, low in ((None, 0), (y, -127), (y.clamp(min=0), 0)):
+            both(bits, rounding, lambda v, w=wide, y=made, low=low: v.digits(w, -30, y, low))
     narrow = torch.randint(-(1 << 31), 1 << 31, shape, generator=g).to(torch.int32)
     view = narrow.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    both(bits, rounding, lambda v: v.digits(view, -30, mask))
+    both(bits, rounding, lambda v: v.digits(view, -30, y, -127))
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

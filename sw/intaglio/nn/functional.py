@@ -128,14 +128,22 @@ class ErrorScale:
         return codes, exponent + right
 
 
+def _low(relu: bool) -> int:
+    """Return the lower bound of the saturation that makes int8 codes."""
+    return 0 if relu else -quant.CODE_LIMIT
+
+
 def _quantize(
-    gradient: IntTensor, mask: torch.Tensor | None, scale: ErrorScale
+    gradient: IntTensor, y: torch.Tensor, low: int, scale: ErrorScale
 ) -> tuple[torch.Tensor, int]:
-    """Return the 8-bit codes (N, H, W, C) of a wide gradient and their exponent."""
-    quantize = kernels.active().quantize_error
+    """Return the 8-bit codes (N, H, W, C) of a wide gradient and their exponent.
+
+    It is the gradient of y (N, H, W, C), they are that of what was saturated to it.
+    """
+    run = kernels.active().quantize_error
     terms = [(workers.scanned(codes), e) for codes, e in _terms(gradient)]
-    mask = None if mask is None else workers.scanned(mask)
-    codes, exponent = scale.quantize(gradient.exponent, lambda shift: quantize(terms, mask, shift))
+    y = workers.scanned(y)
+    codes, exponent = scale.quantize(gradient.exponent, lambda shift: run(terms, y, low, shift))
     return workers.unscanned(codes), exponent
 
 
@@ -229,21 +237,21 @@ class _RequantizeBias(torch.autograd.Function):
     ) -> IntTensor:
         codes = nhwc(acc.codes)
         m, b, shift = quant.bias_multiplier(_host(bias.codes), acc.exponent, exponent)
-        low = 0 if relu else -quant.CODE_LIMIT
+        low = _low(relu)
         y = kernels.active().requantize(
             codes, _device(m, codes), _device(b, codes), shift, None, 0, low, quant.CODE_LIMIT
         )
-        ctx.mask, ctx.scale = (y if relu else None), scale
+        ctx.y, ctx.low, ctx.scale = y, low, scale
         return IntTensor(nchw(y), exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        (mask,) = _take(ctx, "mask")
+        (y,) = _take(ctx, "y")
         if ctx.scale.variant is None:
-            digits = [_quantize(gradient, mask, ctx.scale)]
+            digits = [_quantize(gradient, y, ctx.low, ctx.scale)]
         else:
             wide, exponent = _wide_nhwc(gradient)
-            digits = ctx.scale.variant.digits(wide, exponent, mask)
+            digits = ctx.scale.variant.digits(wide, exponent, y, ctx.low)
         error = [(nchw(e), exponent) for e, exponent in digits]
         sums = kernels.active().error_sums
         total = [(sums(e.reshape(-1, e.shape[3])), exponent) for e, exponent in digits]
@@ -308,20 +316,18 @@ class _ConvNorm(torch.autograd.Function):
         xhat, y, vectors = run(acc.reshape(-1, C), product.exponent, layer, z, shifts)
         layer.num_batches_tracked.add_(1)  # not assigned: modules look at what is assigned
         y = y.reshape(N, H, W, C)
-        ctx.mask, ctx.xhat = (y if layer.relu else None), xhat.reshape(N, H, W, C)
+        ctx.y, ctx.xhat = y, xhat.reshape(N, H, W, C)
         ctx.product, ctx.layer, ctx.vectors = product, layer, vectors
         return IntTensor(nchw(y), layer.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
         product, layer = ctx.product, ctx.layer
-        mask, xhat = _take(ctx, "mask", "xhat")
+        y, xhat = _take(ctx, "y", "xhat")
         alone = workers.count() == 1 and layer.acc_error_scale.variant is None
         run = _batch_norm_error if alone else _shared_batch_norm_error
-        (e, exponent), digits, sums = run(
-            gradient, mask, xhat, ctx.vectors, product.exponent, layer
-        )
-        del mask, xhat  # not needed while the products are made
+        (e, exponent), digits, sums = run(gradient, y, xhat, ctx.vectors, product.exponent, layer)
+        del y, xhat  # not needed while the products are made
         return (
             *product.gradients(digits, ctx.needs_input_grad[0]),
             IntTensor(sums[1], exponent + quant.NORMAL_EXPONENT),
@@ -355,7 +361,7 @@ def _batch_norm(
             out_shift=shifts[0],
             residual=residual,
             residual_shift=shifts[1],
-            low=0 if layer.relu else -quant.CODE_LIMIT,
+            low=_low(layer.relu),
         )
     return found or _shared_batch_norm(acc, exponent, layer, residual, shifts)
 
@@ -377,9 +383,8 @@ def _shared_batch_norm(
         acc_exponent=exponent,
         batches=int(layer.num_batches_tracked),
     )
-    low = 0 if layer.relu else -quant.CODE_LIMIT
     xhat, y, signs = k.batch_norm_normalize(
-        acc, mean, mantissa, shift, g, b, shifts[0], residual, shifts[1], low
+        acc, mean, mantissa, shift, g, b, shifts[0], residual, shifts[1], _low(layer.relu)
     )
     return xhat, y, torch.stack((mantissa, shift, g, b, mean, deviation, workers.total(signs)))
 
@@ -389,7 +394,7 @@ _Quantized = tuple[torch.Tensor, int]
 
 def _batch_norm_error(
     gradient: IntTensor,
-    mask: torch.Tensor | None,
+    y: torch.Tensor,
     xhat: torch.Tensor,
     vectors: torch.Tensor,
     acc_exponent: int,
@@ -401,10 +406,10 @@ def _batch_norm_error(
     """
     fused = getattr(kernels.active(), "batch_norm_error", None)
     if fused is None or not xhat.is_cpu:
-        return _shared_batch_norm_error(gradient, mask, xhat, vectors, acc_exponent, layer)
+        return _shared_batch_norm_error(gradient, y, xhat, vectors, acc_exponent, layer)
     scales = layer.error_scale, layer.acc_error_scale
     e, out, sums, found = fused(
-        *(_terms(gradient), mask, xhat, vectors),
+        *(_terms(gradient), y, _low(layer.relu), xhat, vectors),
         signs=layer.norm == "l1",
         acc_exponent=acc_exponent,
         guesses=[scale.guess for scale in scales],
@@ -417,7 +422,7 @@ def _batch_norm_error(
 
 def _shared_batch_norm_error(
     gradient: IntTensor,
-    mask: torch.Tensor | None,
+    y: torch.Tensor,
     xhat: torch.Tensor,
     vectors: torch.Tensor,
     acc_exponent: int,
@@ -426,7 +431,7 @@ def _shared_batch_norm_error(
     """Step by step, with the sums of all workers; as :func:`_batch_norm_error`."""
     k = kernels.active()
     (mantissa, shift, gamma), signs = vectors[:3].unbind(), vectors[6]
-    e, exponent = _quantize(gradient, mask, layer.error_scale)
+    e, exponent = _quantize(gradient, y, _low(layer.relu), layer.error_scale)
     C = e.shape[3]
     sums = torch.stack(k.batch_norm_sums(e.reshape(-1, C), xhat.reshape(-1, C)))
     count = e.numel() // C * workers.count()
@@ -533,15 +538,14 @@ class _Add(torch.autograd.Function):
             [nhwc(a.codes), nhwc(b.codes)],
             **_add_attributes(a.exponent, b.exponent, exponent, relu),
         )
-        ctx.mask = y if relu else None
+        ctx.y, ctx.low = y, _low(relu)
         return IntTensor(nchw(y), exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
-        (mask,) = _take(ctx, "mask")
-        if mask is not None:
-            e, exponent = _wide_nhwc(gradient)
-            gradient = IntTensor(nchw(torch.where(mask > 0, e, 0)), exponent)
+        (y,) = _take(ctx, "y")
+        e, exponent = _wide_nhwc(gradient)
+        gradient = IntTensor(nchw(quant.through_saturation(e, y, ctx.low)), exponent)
         return gradient, gradient, None, None
 
 
@@ -551,7 +555,7 @@ def _add_attributes(a: int, b: int, exponent: int, relu: bool) -> dict[str, int]
         "shift_a": a - common,
         "shift_b": b - common,
         "shift": exponent - common,
-        "low": 0 if relu else -quant.CODE_LIMIT,
+        "low": _low(relu),
         "high": quant.CODE_LIMIT,
     }
 

@@ -20,7 +20,6 @@ __all__ = [
     "Draws",
     "ErrorVariant",
     "batch_norm_statistics",
-    "masked",
     "update",
 ]
 
@@ -44,11 +43,6 @@ def _fused(x: torch.Tensor) -> bool:
     return kernels.active() is not plain and x.device.type == "cpu"
 
 
-def masked(wide: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return ``wide`` with zeros where ``mask``, if any, is not positive."""
-    return wide if mask is None else torch.where(mask > 0, wide, 0)
-
-
 class ErrorVariant:
     """A quantiser of the error E2 that is not the default one; see ``error_digits`` of the spec.
 
@@ -64,18 +58,20 @@ class ErrorVariant:
         self.guess: int | None = None
 
     def digits(
-        self, wide: torch.Tensor, exponent: int, mask: torch.Tensor | None = None
+        self, wide: torch.Tensor, exponent: int, y: torch.Tensor | None = None, low: int = 0
     ) -> list[tuple[torch.Tensor, int]]:
         """Return the int8 digits (N, H, W, C) of a wide error and their exponents.
 
-        Where ``mask`` is not positive the error is zero.
+        ``y`` and ``low`` are those of :func:`intaglio.spec.quant.through_saturation`.
         """
         if not _fused(wide):
-            return self._plain(masked(wide.to(torch.int64), mask), exponent)
-        wide, mask = self._scanned(wide), None if mask is None else self._scanned(mask)
+            wide = wide.to(torch.int64)
+            wide = wide if y is None else quant.through_saturation(wide, y, low)
+            return self._plain(wide, exponent)
+        wide, y = self._scanned(wide), None if y is None else self._scanned(y)
         kind = self._kind(wide.numel())
         return self._guessed(
-            exponent, lambda shift: native_variants.wide_digits(wide, mask, shift, **kind)
+            exponent, lambda shift: native_variants.wide_digits(wide, y, low, shift, **kind)
         )
 
     def batch_norm_digits(

@@ -71,6 +71,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_logits",
     "stochastic_shift",
+    "through_saturation",
     "track_statistics",
     "weight_codes",
     "weight_update",
@@ -181,6 +182,24 @@ def error_codes(values: np.ndarray, exponent: int) -> tuple[np.ndarray, int]:
     """
     shift = scale_shift(int(np.abs(values).max(initial=0)), 8)
     return diffuse(values, shift), exponent + shift
+
+
+def through_saturation(error: Any, y: Any, low: int) -> Any:
+    """Return the error in front of ``y = saturate(x, low, CODE_LIMIT)`` from the error behind it.
+
+    At a bound only an error passes whose descent leads back inside: a positive one at the upper, a
+    negative one at the lower. An error that passed outwards would drive x further for as long as
+    the loss asks for more than y can say. ``low`` is ``-CODE_LIMIT``, or 0 for ReLU, at whose
+    bound nothing passes. ``error`` and ``y`` have one shape.
+
+    >>> [through_saturation(e, y, -127) for y in (-127, 0, 127) for e in (-5, 5)]
+    [-5, 0, -5, 5, 0, 5]
+    >>> [through_saturation(e, y, 0) for y in (0, 1, 127) for e in (-5, 5)]
+    [0, 0, -5, 5, 0, 5]
+    """
+    above = (y > low) | ((error < 0) & (low < 0))
+    below = (y < CODE_LIMIT) | (error > 0)
+    return error * (above & below)
 
 
 # --- weights ----------------------------------------------------------------------------------

@@ -274,7 +274,8 @@ _NO_GUESS = -(1 << 40)
 
 def batch_norm_error(
     terms: Terms,
-    mask: torch.Tensor | None,
+    y: torch.Tensor | None,
+    low: int,
     xhat: torch.Tensor,
     vectors: torch.Tensor,
     *,
@@ -298,7 +299,7 @@ def batch_norm_error(
     guess = np.array([_NO_GUESS if g is None else g for g in guesses], np.int64)
     failed = _call(
         "batch_norm_error",
-        *(ctypes.byref(array), len(kept), mask, xhat, vectors, int(signs), guess),
+        *(ctypes.byref(array), len(kept), y, low, xhat, vectors, int(signs), guess),
         *(exponent, base, e, out, work, found, N, H, W, C),
     )
     _checked(failed)
@@ -324,13 +325,15 @@ def _term_array(terms: Terms) -> tuple[Any, list[torch.Tensor]]:
 
 
 @_on_cpu
-def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple[torch.Tensor, int]:
+def quantize_error(
+    terms: Terms, y: torch.Tensor | None, low: int, shift: int
+) -> tuple[torch.Tensor, int]:
     shape = terms[0][0].shape
     array, kept = _term_array(terms)
     out = torch.empty(shape, dtype=torch.int8)
     pointer = ctypes.byref(array)
-    zero = None if mask is None else mask.contiguous()
-    maximum = _call("quantize_error", pointer, len(kept), zero, shift, out, *shape)
+    made = None if y is None else y.contiguous()
+    maximum = _call("quantize_error", pointer, len(kept), made, low, shift, out, *shape)
     _checked(maximum < 0)
     return out, maximum
 

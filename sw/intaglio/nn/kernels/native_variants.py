@@ -36,7 +36,8 @@ def _digits(
 
 def wide_digits(
     wide: torch.Tensor,
-    mask: torch.Tensor | None,
+    y: torch.Tensor | None,
+    low: int,
     shift: int,
     *,
     bits: int,
@@ -45,12 +46,13 @@ def wide_digits(
 ) -> tuple[list[torch.Tensor], int]:
     """Return the digits of a wide error (N, H, W, C) for a right shift, and its largest magnitude.
 
-    Digits are those of :func:`intaglio.spec.variants.error_digits`. Where ``mask`` is not positive
-    the error is zero. ``words`` are seed, stream and index of the first of the random words.
+    Digits are those of :func:`intaglio.spec.variants.error_digits`. ``y`` and ``low`` are those of
+    :func:`intaglio.spec.quant.through_saturation`, if a saturation is in front. ``words`` are seed,
+    stream and index of the first of the random words.
     """
     wide = wide.to(torch.int64).contiguous()
-    zero = None if mask is None else mask.contiguous()
-    source = (wide, zero, *([None] * 6), 0)
+    made = None if y is None else y.contiguous()
+    source = (wide, made, low, *([None] * 6), 0)
     return _digits(source, wide.shape, shift, bits, rounding, words)
 
 
@@ -72,7 +74,7 @@ def batch_norm_digits(
     """
     error, xhat = error.contiguous(), xhat.contiguous()
     held = [v.to(torch.int64).contiguous() for v in vectors]
-    source = (None, None, error, xhat, *held, int(signs))
+    source = (None, None, 0, error, xhat, *held, int(signs))
     return _digits(source, error.shape, shift, bits, rounding, words)
 
 

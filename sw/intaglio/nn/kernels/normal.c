@@ -282,7 +282,7 @@ INLINE void add_lanes(lanes v, i64 *total)
 }
 
 /* A scan in 32 bits: |row| <= 2**30 and shift <= 29. The channels of the strip start at c. */
-INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const int8_t *mask,
+INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const int8_t *y, int relu,
                           const int16_t *xhat, int8_t *out, const scanned *own, i64 c, i64 count)
 {
     const lanes zero = {0};
@@ -292,20 +292,22 @@ INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const in
     lanes r = load_int32_t(rest, LANES), h = load_int32_t(high, LANES), l = load_int32_t(low, LANES);
     for (i64 i = 0; i < rows; i++) {
         lanes v = row[i];
-        if (mask) { /* -1 where the code is positive */
-            soon(mask + (i + DEEP) * C);
-            v &= (zero - load_int8_t(mask + i * C, count)) >> 31;
+        if (y) { /* through_saturation(): a sign bit says that both of its operands are negative */
+            soon(y + (i + DEEP) * C);
+            const lanes made = load_int8_t(y + i * C, count);
+            v &= ~(((LIMIT - 1 - made) & v) >> 31);
+            v &= relu ? (zero - made) >> 31 : ~(((LIMIT - 1 + made) & -v) >> 31);
         }
         r += v;
         h = larger(h, v);
         l = smaller(l, v);
-        const lanes y = between(r >> right, zero - LIMIT, zero + LIMIT);
-        store_int8_t(y, out + i * C, count);
+        const lanes code = between(r >> right, zero - LIMIT, zero + LIMIT);
+        store_int8_t(code, out + i * C, count);
         r &= below;
         if (xhat) {
             soon(xhat + (i + DEEP) * C);
-            errors += y;
-            products += y * load_int16_t(xhat + i * C, count);
+            errors += code;
+            products += code * load_int16_t(xhat + i * C, count);
         }
     }
     store_int32_t(r, rest, LANES);
@@ -360,9 +362,9 @@ static int narrow(const term *terms, i64 count, i64 shift)
 /* quantize_error below in 32 bits; -1 where a sum may leave them. With xhat the sums of the codes and
  * of their products with it are added to those of the channels.
  */
-static i64 quantize_narrow(const term *terms, i64 count, const int8_t *mask, const int16_t *xhat,
-                           i64 shift, int8_t *out, i64 *error_sum, i64 *product_sum, i64 scans,
-                           i64 pixels, i64 W, i64 C)
+static i64 quantize_narrow(const term *terms, i64 count, const int8_t *y, i64 low,
+                           const int16_t *xhat, i64 shift, int8_t *out, i64 *error_sum,
+                           i64 *product_sum, i64 scans, i64 pixels, i64 W, i64 C)
 {
     const i64 parts = parts_of(scans, C), wide = groups_of(C, LANES) * LANES;
     i64 maximum = 0;
@@ -386,14 +388,15 @@ static i64 quantize_narrow(const term *terms, i64 count, const int8_t *mask, con
                                  : (p + i) * terms[k].stride_n;
             for (i64 c = own.from; c < own.to; c += LANES) {
                 lanes row[DEEP];
-                const int8_t *z = mask ? mask + start + c : NULL;
+                const int8_t *z = y ? y + start + c : NULL;
                 const int16_t *x = xhat ? xhat + start + c : NULL;
+                int8_t *to = out + start + c;
                 if (c + LANES <= C) {
                     bad |= gather_strip(terms, count, at, c, rows, row, LANES);
-                    diffuse_strip(row, rows, C, shift, z, x, out + start + c, &mine, c, LANES);
+                    diffuse_strip(row, rows, C, shift, z, low == 0, x, to, &mine, c, LANES);
                 } else {
                     bad |= gather_strip(terms, count, at, c, rows, row, C - c);
-                    diffuse_strip(row, rows, C, shift, z, x, out + start + c, &mine, c, C - c);
+                    diffuse_strip(row, rows, C, shift, z, low == 0, x, to, &mine, c, C - c);
                 }
             }
         }
@@ -414,16 +417,16 @@ static i64 quantize_narrow(const term *terms, i64 count, const int8_t *mask, con
     return failed ? -1 : maximum;
 }
 
-/* The scan runs along the pixels of an image, in 1x1 maps along the images. Returns the largest
- * magnitude, -1 where memory is lacking.
+/* The scan runs along the pixels of an image, in 1x1 maps along the images. y: what a saturation to
+ * [low, LIMIT] made, or NULL. Returns the largest magnitude, -1 where memory is lacking.
  */
-i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, int8_t *out, i64 N,
-                   i64 H, i64 W, i64 C)
+i64 quantize_error(const term *terms, i64 count, const int8_t *y, i64 low, i64 shift, int8_t *out,
+                   i64 N, i64 H, i64 W, i64 C)
 {
     const i64 scans = H * W == 1 ? 1 : N, pixels = H * W == 1 ? N : H * W;
     i64 maximum = 0;
     if (narrow(terms, count, shift)) {
-        maximum = quantize_narrow(terms, count, mask, NULL, shift, out, NULL, NULL, scans, pixels,
+        maximum = quantize_narrow(terms, count, y, low, NULL, shift, out, NULL, NULL, scans, pixels,
                                   H * W == 1 ? 0 : W, C);
         if (maximum >= 0)
             return maximum;
@@ -443,9 +446,8 @@ i64 quantize_error(const term *terms, i64 count, const int8_t *mask, i64 shift, 
                 gather(terms, count, p, 0, 0, C, row);
             else
                 gather(terms, count, k, p / W, p % W, C, row);
-            if (mask)
-                for (i64 c = 0; c < C; c++)
-                    row[c] = mask[at + c] > 0 ? row[c] : 0;
+            for (i64 c = 0; y && c < C; c++)
+                row[c] = through_saturation(row[c], y[at + c], low);
             diffuse(row, rest, out + at, shift, top, C);
         }
         for (i64 c = 0; c < C && work; c++)
@@ -719,7 +721,7 @@ INLINE i64 code_shift(i64 largest) { return most(log2_ceil(largest) - 7, 0); }
  * the largest error before it, the exponent of the wide error, its shift, the largest before that.
  * Returns 1 where memory is lacking.
  */
-int batch_norm_error(const term *terms, i64 count, const int8_t *mask, const int16_t *xhat,
+int batch_norm_error(const term *terms, i64 count, const int8_t *y, i64 low, const int16_t *xhat,
                      const i64 *vectors, i64 signs, const i64 *guess, i64 exponent, i64 base,
                      int8_t *e, int8_t *out, i64 *work, i64 *found, i64 N, i64 H, i64 W, i64 C)
 {
@@ -729,11 +731,11 @@ int batch_norm_error(const term *terms, i64 count, const int8_t *mask, const int
     for (;;) {
         memset(error_sum, 0, 2 * C * sizeof *work);
         if (narrow(terms, count, shift))
-            largest = quantize_narrow(terms, count, mask, xhat, shift, e, error_sum, product_sum,
+            largest = quantize_narrow(terms, count, y, low, xhat, shift, e, error_sum, product_sum,
                                       scans, pixels, H * W == 1 ? 0 : W, C);
         const int summed = largest >= 0;
         if (!summed)
-            largest = quantize_error(terms, count, mask, shift, e, N, H, W, C);
+            largest = quantize_error(terms, count, y, low, shift, e, N, H, W, C);
         if (largest < 0)
             return 1;
         const i64 right = code_shift(largest);

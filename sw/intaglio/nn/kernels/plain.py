@@ -164,12 +164,12 @@ def batch_norm_normalize(
     return xhat.to(torch.int16), y, xhat.sign().sum(0)
 
 
-def _merge(terms: Terms, mask: torch.Tensor | None) -> torch.Tensor:
+def _merge(terms: Terms) -> torch.Tensor:
     exponent = min(e for _, e in terms)
     total = terms[0][0].to(torch.int64) << (terms[0][1] - exponent)
     for codes, e in terms[1:]:
         total = total + (codes.to(torch.int64) << (e - exponent))
-    return total if mask is None else torch.where(mask > 0, total, 0)
+    return total
 
 
 def _diffuse(values: torch.Tensor, shift: int) -> torch.Tensor:
@@ -180,12 +180,17 @@ def _diffuse(values: torch.Tensor, shift: int) -> torch.Tensor:
     return codes.clamp_(-L, L).to(torch.int8).reshape(N, H, W, C)
 
 
-def quantize_error(terms: Terms, mask: torch.Tensor | None, shift: int) -> tuple[torch.Tensor, int]:
+def quantize_error(
+    terms: Terms, y: torch.Tensor | None, low: int, shift: int
+) -> tuple[torch.Tensor, int]:
     """Return the diffused int8 codes of a wide error (N, H, W, C) and its largest magnitude.
 
-    Where ``mask`` (N, H, W, C) is not positive the error is zero.
+    With ``y``, int8 (N, H, W, C), it is the error in front of the saturation to [low, 127] that
+    made y; see :func:`intaglio.spec.quant.through_saturation`.
     """
-    total = _merge(terms, mask)
+    total = _merge(terms)
+    if y is not None:
+        total = quant.through_saturation(total, y, low)
     return _diffuse(total, shift), int(total.abs().max())
 
 

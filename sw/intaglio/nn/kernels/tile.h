@@ -32,6 +32,13 @@ INLINE i64 groups_of(i64 n, i64 size) { return (n + size - 1) / size; }
 /* ceil(log2 x), 0 for x <= 1. */
 INLINE i64 log2_ceil(i64 x) { return x <= 1 ? 0 : 64 - __builtin_clzll((u64)x - 1); }
 
+/* An error in front of the saturation to [low, 127] that made y; see intaglio.spec.quant. */
+INLINE i64 through_saturation(i64 error, int8_t y, i64 low)
+{
+    const int above = y > low || (low && error < 0), below = y < 127 || error > 0;
+    return above && below ? error : 0;
+}
+
 /* INTAGLIO_WIDE takes the layout of VNNI with plain arithmetic: tests of it run anywhere. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define INTAGLIO_WIDE 1

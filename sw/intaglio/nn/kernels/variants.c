@@ -11,10 +11,11 @@
 enum { NEAREST, STOCHASTIC, DIFFUSION };
 enum { CODE_LIMIT = 127, WIDE_LIMIT = (127 << 8) + 127, FLAG_SHIFT = 7 };
 
-/* Where rows come from: a wide error with a mask or none, or the error dy of batch norm. */
+/* Where rows come from: a wide error behind a saturation or none, or the error dy of batch norm. */
 typedef struct {
     const i64 *wide;
-    const int8_t *mask, *error;
+    const int8_t *y, *error;
+    i64 low;
     const int16_t *xhat;
     const i64 *m0, *m1, *m2, *factors;
     i64 signs; /* the derivative of an L1 deviation, else that of a standard deviation */
@@ -24,8 +25,8 @@ static void fetch(const source *s, i64 at, i64 C, i64 *row)
 {
     if (s->wide) {
         memcpy(row, s->wide + at, C * sizeof *row);
-        for (i64 c = 0; s->mask && c < C; c++)
-            row[c] = s->mask[at + c] > 0 ? row[c] : 0;
+        for (i64 c = 0; s->y && c < C; c++)
+            row[c] = through_saturation(row[c], s->y[at + c], s->low);
         return;
     }
     const int8_t *e = s->error + at;
@@ -104,12 +105,12 @@ INLINE void digits_of(int bits, const i64 *row, i64 shift, const u64 *words, i64
  * memory. first: index of the first random word. Diffusion runs along `pixels`: those of an image,
  * in 1x1 maps those of the batch, for which `scans` is 1. One digit of 8 bits is `low`.
  */
-i64 error_digits(const i64 *wide, const int8_t *mask, const int8_t *error, const int16_t *xhat,
-                 const i64 *m0, const i64 *m1, const i64 *m2, const i64 *factors, i64 signs,
-                 i64 bits, i64 rounding, i64 shift, u64 key, i64 first, int8_t *high, int8_t *low,
-                 i64 scans, i64 pixels, i64 C)
+i64 error_digits(const i64 *wide, const int8_t *y, i64 least_code, const int8_t *error,
+                 const int16_t *xhat, const i64 *m0, const i64 *m1, const i64 *m2,
+                 const i64 *factors, i64 signs, i64 bits, i64 rounding, i64 shift, u64 key,
+                 i64 first, int8_t *high, int8_t *low, i64 scans, i64 pixels, i64 C)
 {
-    const source s = {wide, mask, error, xhat, m0, m1, m2, factors, signs};
+    const source s = {wide, y, error, least_code, xhat, m0, m1, m2, factors, signs};
     i64 maximum = 0;
     int failed = 0;
     /* Without diffusion every pixel stands by itself. */
