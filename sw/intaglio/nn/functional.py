@@ -8,6 +8,7 @@ graph.
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -664,6 +665,18 @@ def quantize_image(images: torch.Tensor) -> IntTensor:
     return IntTensor(nchw(kernels.active().image_codes(images)), INPUT_EXPONENT)
 
 
+#: The windows of the layers, which ask for them in every step.
+_shared_window = functools.lru_cache(256)(Window)
+
+
+def _window(
+    x: IntTensor, weight: IntTensor, stride: Pair, padding: Padding, dilation: Pair
+) -> Window:
+    """Return the window of a convolution of a map of the right channels."""
+    check_channels(x.shape[1], weight.shape[1])
+    return _shared_window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+
+
 def conv(
     x: IntTensor,
     weight: IntTensor,
@@ -675,8 +688,7 @@ def conv(
     """Return the accumulators of a convolution for a batch norm; weight is an int16 master
     (K, C, R, S).
     """
-    check_channels(x.shape[1], weight.shape[1])
-    window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    window = _window(x, weight, stride, padding, dilation)
     return Accumulators(x, weight, window)
 
 
@@ -689,8 +701,7 @@ def conv_acc(
     dilation: Pair = (1, 1),
 ) -> IntTensor:
     """Return the int32 accumulators of a convolution, with a gradient; as :func:`conv`."""
-    check_channels(x.shape[1], weight.shape[1])
-    window = Window((weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    window = _window(x, weight, stride, padding, dilation)
     return _Conv.apply(x, weight, window, False)
 
 

@@ -14,6 +14,7 @@ import torch
 __all__ = ["IntTensor", "Late", "Stamp"]
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+_DETACH, _ALIAS = torch.ops.aten.detach.default, torch.ops.aten.alias.default
 #: A number for every payload that there has been.
 _serials = itertools.count(1)
 
@@ -117,7 +118,19 @@ class IntTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, codes: torch.Tensor, exponent: int) -> "IntTensor":
+        # Hundreds in a step, of such codes nearly all.
+        if type(codes) is torch.Tensor and codes.dtype in _INTEGERS:
+            return cls._wrap(((codes, int(exponent)),))
         return cls.from_terms(((codes, exponent),))
+
+    @classmethod
+    def _wrap(cls, terms: tuple[tuple[torch.Tensor | Late, int], ...]) -> "IntTensor":
+        codes = terms[0][0]
+        out = torch.Tensor._make_wrapper_subclass(
+            cls, codes.shape, dtype=torch.float32, device=codes.device
+        )
+        out._terms, out.serial = terms, next(_serials)
+        return out
 
     @classmethod
     def from_terms(cls, terms: Sequence[tuple[torch.Tensor | Late, int]]) -> "IntTensor":
@@ -133,11 +146,7 @@ class IntTensor(torch.Tensor):
                 raise TypeError(f"codes must be a tensor of signed integers, not {c.dtype}")
             if c is not codes and c.shape != shape:
                 raise ValueError(f"terms have shapes {tuple(shape)} and {tuple(c.shape)}")
-        out = torch.Tensor._make_wrapper_subclass(
-            cls, shape, dtype=torch.float32, device=codes.device
-        )
-        out._replace(terms)
-        return out
+        return cls._wrap(tuple([(c, int(e)) for c, e in terms]))
 
     def _replace(self, terms: Sequence[tuple[torch.Tensor, int]]) -> None:
         self._terms = tuple([(c, int(e)) for c, e in terms])
@@ -194,6 +203,12 @@ class IntTensor(torch.Tensor):
             )
         self._replace(((codes, exponent),))
 
+    def replace(self, codes: torch.Tensor, exponent: int) -> None:
+        """Let a gradient stand for other integers of its shape, of any type."""
+        if codes.shape != self.shape:
+            raise ValueError(f"codes must be {tuple(self.shape)}, not {tuple(codes.shape)}")
+        self._replace(((codes, exponent),))
+
     def item(self) -> float:
         """Return the value of a tensor of one element as a Python number, for metrics."""
         return int(self.codes.item()) * 2.0**self.exponent
@@ -222,9 +237,9 @@ class IntTensor(torch.Tensor):
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        if func is _DETACH or func is _ALIAS:
+            return cls._wrap(args[0]._terms)
         aten = torch.ops.aten
-        if func in (aten.detach.default, aten.alias.default):
-            return cls.from_terms(args[0]._terms)
         if func is aten.clone.default:
             return cls.from_terms(tuple((c.clone(), e) for c, e in args[0].terms))
         if func is aten.add.Tensor and not kwargs and all(isinstance(a, cls) for a in args):

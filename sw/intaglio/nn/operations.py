@@ -92,7 +92,7 @@ class Window:
         window = Window(kernel, self.stride, (*padding,), self.dilation)  # type: ignore[arg-type]
         return window, (taps[0], taps[1])
 
-    @property
+    @functools.cached_property
     def geometry(self) -> dict[str, Pair]:
         """Value of what the products want to know besides the kernel."""
         return {"stride": self.stride, "origin": self.padding[:2], "dilation": self.dilation}

@@ -182,10 +182,9 @@ class SGD:
                 f"{name}: a backward pass on top of another one; make one step with each pass, "
                 f"after zero_grad(), or add the losses"
             )
+        state.gradient, state.quantized = gradient, False
         if parameter.dim() == 4:
             self._quantize(name, parameter)
-        else:
-            state.gradient, state.quantized = gradient, False
 
     def _quantized(self, name: str, codes: torch.Tensor, exponent: int, largest: int) -> None:
         """Replace a gradient, of the largest magnitude ``largest``, by its codes."""
@@ -195,7 +194,10 @@ class SGD:
         state.exponent = exponent
         if not self.recipe.magnitude:
             state.exponent = normalized_exponent(largest) + shift
-        state.gradient = parameter.grad = IntTensor(codes, exponent)
+        if parameter.grad is state.gradient:  # the parameter's own, from a backward pass
+            parameter.grad.replace(codes, exponent)
+        else:
+            state.gradient = parameter.grad = IntTensor(codes, exponent)
         state.quantized = True
 
     def _quantize_vectors(self, names: list[str]) -> None:

@@ -73,6 +73,9 @@ class _Term(ctypes.Structure):
     ]
 
 
+_TwoInts, _FiveInts = ctypes.c_int64 * 2, ctypes.c_int64 * 5
+
+
 def available() -> bool:
     """Return whether the library could be built and loaded."""
     return loader.loaded() is not None
@@ -263,8 +266,8 @@ def batch_norm_forward(
     if failed == 2:
         return None
     _checked(failed)
-    for buffer, moved in zip(running, vectors[4:6], strict=True):
-        buffer.copy_(moved)
+    running[0].copy_(vectors[4])
+    running[1].copy_(vectors[5])
     return xhat, y, vectors
 
 
@@ -293,17 +296,17 @@ def batch_norm_error(
     N, H, W, C = xhat.shape
     array, kept = _term_array(terms)
     e, out = (torch.empty(xhat.shape, dtype=torch.int8) for _ in range(2))
-    work, found = torch.empty((6, C), dtype=torch.int64), np.empty(5, np.int64)
+    work, found = torch.empty((6, C), dtype=torch.int64), _FiveInts()
     exponent = min(e for _, e in terms)
     base = quant.AFFINE_EXPONENT - quant.MEAN_BITS - acc_exponent
-    guess = np.array([_NO_GUESS if g is None else g for g in guesses], np.int64)
+    guess = _TwoInts(*[_NO_GUESS if g is None else g for g in guesses])
     failed = _call(
         "batch_norm_error",
         *(ctypes.byref(array), len(kept), y, low, xhat, vectors, int(signs), guess),
         *(exponent, base, e, out, work, found, N, H, W, C),
     )
     _checked(failed)
-    right, largest, wide, more, second = found.tolist()
+    right, largest, wide, more, second = found
     return e, out, work[:2], [(exponent, right, largest), (wide, more, second)]
 
 

@@ -323,8 +323,11 @@ def conv_weight_gradient(
     if C < _FEW and R * S > 1:
         x = _gather(x, kernel, stride, origin, dilation, (P, Q), 0)
         kernel, stride, origin, dilation = (1, 1), (1, 1), (0, 0), (1, 1)
-    images, rows, columns = (max(1, ROWS // n) for n in (P * Q, Q, 1))
     total: Any = None
+    if N * P * Q <= ROWS:
+        total = _gradient(x, e, kernel, stride, origin, dilation)
+        return total.reshape(K, R, S, C).permute(0, 3, 1, 2)
+    images, rows, columns = (max(1, ROWS // n) for n in (P * Q, Q, 1))
     for n, p, q in itertools.product(range(0, N, images), range(0, P, rows), range(0, Q, columns)):
         part = _gradient(
             x[n : n + images],
