@@ -168,29 +168,21 @@ class Conv2d(IntLayer):
     def forward(self, x: IntTensor) -> Any:  # (N, C, H, W) -> (N, K, P, Q)
         if not self.training:
             return self._infer(x)
-        geometry: dict[str, Any] = {
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-        }
         if self.bias is None:
-            return F.conv(x, self.weight, **geometry)
+            return F.conv(x, self.weight, **self._geometry())
         return F.requantize_bias(
-            F.conv_acc(x, self.weight, **geometry),
+            F.conv_acc(x, self.weight, **self._geometry()),
             self.bias,
             exponent=self.exponent,
             relu=self.relu,
             scale=self.error_scale,
         )
 
+    def _geometry(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+
     def _infer(self, x: IntTensor) -> Any:
-        attributes = {
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-            "pad_code": 0,
-        }
-        pending = F.PendingConv("conv", self, x, attributes)
+        pending = F.PendingConv("conv", self, x, {**self._geometry(), "pad_code": 0})
         return pending if self.bias is None else pending.finish(self)
 
     def sources(self) -> tuple[torch.Tensor, ...]:
