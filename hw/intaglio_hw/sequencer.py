@@ -132,7 +132,7 @@ class Sequencer(wiring.Component):
     #: Cycles from the acceptance of an instruction to the write into its queue; and from a start,
     #: which makes room in a queue, to the acceptance that it makes room for.
     PUSH = 1
-    PLACE = 3
+    PLACE = 4
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
@@ -282,7 +282,7 @@ class Sequencer(wiring.Component):
             layout = _entry_layout(instruction)
             queues[unit] = queue = HeadQueue(width=layout.size, depth=self._config.queue_depth)
             m.submodules[f"queue_{name}"] = queue
-            assert queue.LATENCY == stage.LEAVE
+            assert stage.LEAVE == 1 + queue.LATENCY
             wiring.connect(m, stage.unit, wiring.flipped(getattr(self, name)))
             head = data.View(layout, queue.head)
             payload = stage.head.payload

@@ -87,10 +87,10 @@ class UnitStage(wiring.Component):
     of ``stop`` nothing is started: an offer is taken back. ``clear`` (after cycles of ``stop``,
     while nothing is running) forgets that the head has its tokens.
 
-    ``head`` (stream of :func:`queue_layout`) is the queue: it keeps its payload, and whatever
-    ``valid``, in the cycle after the transfer. ``unit`` is the unit's :class:`UnitSignature` from
-    the other side. ``satisfied``: the head's tokens were all there in the cycle before;
-    ``granted``: it has them.
+    ``head`` (stream of :func:`queue_layout`) is the queue. Its transfer is in the cycle after the
+    unit's: it keeps its payload until then, and whatever ``valid`` in the cycle after it. ``unit``
+    is the unit's :class:`UnitSignature` from the other side. ``satisfied``: the head's tokens were
+    all there in the cycle before; ``granted``: it has them.
 
     What follows is one cycle old: ``running``: something was started and is not done; ``missing``:
     the tokens that the head needs and does not have; ``start``, ``start_index``, ``done``,
@@ -101,7 +101,7 @@ class UnitStage(wiring.Component):
     """
 
     LATENCY = 5
-    LEAVE = 2
+    LEAVE = 3
     #: Cycles of them from ``done`` to ``available``.
     TOKEN = 3
 
@@ -131,7 +131,7 @@ class UnitStage(wiring.Component):
         m = Module()
         head, unit = self.head, self.unit
         undecided, missing, grant = Signal(), Signal(_UNIT_COUNT), Signal()
-        starting, leaving = Signal(), Signal()
+        starting, leaving, left = Signal(), Signal(), Signal()
         second = Signal()  # two are running
         finished = Signal()
 
@@ -146,23 +146,25 @@ class UnitStage(wiring.Component):
             self.missing.eq(Mux(undecided, missing, 0)),
             self.take.eq(Mux(grant, head.payload.wait, 0)),
         ]
-        with m.If(leaving | self.clear):
+        with m.If(left | self.clear):
             m.d.sync += self.granted.eq(0)
         with m.Elif(grant):
             m.d.sync += self.granted.eq(1)
 
-        # An offer is a register. Between two of them everything that started has been counted.
+        # An offer is a register, and so is what tells the queue, which reaches far. Between two
+        # offers everything that started has been counted.
         assert IN_FLIGHT == 2
         m.d.comb += [
             starting.eq(unit.instruction.valid & unit.instruction.ready),
-            head.ready.eq(starting),
+            head.ready.eq(leaving),
             unit.instruction.payload.eq(head.payload.fields),
         ]
         m.d.sync += [
             leaving.eq(starting),
+            left.eq(leaving),
             unit.instruction.valid.eq(
                 (self.granted | self.satisfied)
-                & ~(starting | leaving | self.stop)
+                & ~(starting | leaving | left | self.stop)
                 & (~second | finished)
             ),
             unit.stop.eq(self.stop),
@@ -171,13 +173,16 @@ class UnitStage(wiring.Component):
         # The unit's answer comes from far away: it takes a register.
         m.d.sync += [finished.eq(unit.done), self.error.eq(unit.error)]
         m.d.comb += self.done.eq(finished & self.running)
+        runs = leaving | second | (self.running & ~finished)
+        follows = Signal(init=1)  # nothing is running, or something has finished
         m.d.sync += [
-            self.running.eq(leaving | second | (self.running & ~finished)),
+            self.running.eq(runs),
+            follows.eq(~runs | unit.done),
             second.eq(((self.running & leaving) | second) & ~finished),
         ]
 
         # Index and signals of those that run: the oldest one, and the next. Each follows the head
-        # of the queue until it is there.
+        # of the queue until it is there; that the oldest one does is formed one step ahead.
         entry = data.StructLayout({"signal": _UNIT_COUNT, "index": INDEX_BITS})
         oldest, next_, given = (
             Signal(entry, name=name, reset_less=True) for name in ("oldest", "next", "given")
@@ -186,7 +191,7 @@ class UnitStage(wiring.Component):
             given.signal.eq(head.payload.signal),
             given.index.eq(head.payload.index),
         ]
-        with m.If(~self.running | finished):
+        with m.If(follows):
             m.d.sync += oldest.eq(Mux(second, next_, given))
         with m.If(~second):
             m.d.sync += next_.eq(given)

@@ -343,8 +343,8 @@ def test_unit_stage():
     [
         ("head.payload.wait & ~self.available", "head.payload.wait & ~self.available & 7"),
         ("                & (~second | finished)\n", ""),
-        ("starting | leaving | self.stop", "starting | self.stop"),
-        ("with m.If(leaving | self.clear):", "with m.If(leaving):"),
+        ("starting | leaving | left | self.stop", "starting | left | self.stop"),
+        ("with m.If(left | self.clear):", "with m.If(left):"),
     ],
 )  # fmt: skip
 def test_unit_stage_faults(old, new):

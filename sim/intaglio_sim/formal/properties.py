@@ -170,12 +170,14 @@ class UnitStageProperties(wiring.Component):
     INVARIANTS = (
         "(= [flying] (ite [dut.second] #x2 (ite [dut.running] #x1 #x0)))",
         "(=> [dut.second] [dut.running])",
-        "(= [dut.leaving] [leaving])",
+        "(= [went] (concat (ite [dut.left] #b1 #b0) (ite [dut.head__ready] #b1 #b0)))",
         "(= [dut.finished] [finished])",
         "(= [dut.satisfied] [satisfied])",
         "(= [dut.granted] [taken])",
-        "(=> [leaving] (and [taken] (not [dut.second])))",
-        "(=> [dut.unit__instruction__valid] (and [taken] (not [leaving]) (not [dut.second])))",
+        "(=> [dut.head__ready] (and [taken] (not [dut.second]) (not [dut.left])))",
+        "(=> [dut.left] [taken])",
+        "(=> [dut.unit__instruction__valid] (and [taken] (not [dut.second])))",
+        "(=> [dut.unit__instruction__valid] (and (not [dut.head__ready]) (not [dut.left])))",
     )
 
     def __init__(self, stage: Any) -> None:
@@ -198,12 +200,14 @@ class UnitStageProperties(wiring.Component):
         m.submodules.dut = dut = self._stage
         # The queue: an offer stays as it is until it is taken, or the queue is cleared. In the
         # cycle after that it may say anything.
-        waiting, wait_before, leaving = Signal(), Signal(4), Signal()
+        waiting, wait_before = Signal(), Signal(4)
+        went = Signal(2)  # one signal: it has a name of its own, although the stage has the same
+        leaving, left = went
         stopped, stopped_before, finished = Signal(), Signal(), Signal()
         m.d.sync += [
-            waiting.eq(self.head_valid & ~dut.head.ready & ~leaving & ~self.clear),
+            waiting.eq(self.head_valid & ~dut.head.ready & ~left & ~self.clear),
             wait_before.eq(self.wait),
-            leaving.eq(dut.head.ready),
+            went.eq(Cat(dut.unit.instruction.valid & self.unit_ready, dut.head.ready)),
             stopped.eq(self.stop),
             stopped_before.eq(stopped),
             finished.eq(self.unit_done),
@@ -219,7 +223,7 @@ class UnitStageProperties(wiring.Component):
             dut.clear.eq(self.clear),
             Assume(~waiting | (self.head_valid & (self.wait == wait_before))),
             # The sequencer clears while nothing runs, and everything is stopped then.
-            Assume(~self.clear | (self.stop & stopped & ~dut.running & ~leaving)),
+            Assume(~self.clear | (self.stop & stopped & ~dut.running & ~leaving & ~left)),
         ]
         # A token stays until it is taken; a clear takes them all.
         kept = Signal(4)
@@ -240,7 +244,7 @@ class UnitStageProperties(wiring.Component):
             took_before.eq(took),
             gives.eq(finished & (flying > 0)),
         ]
-        with m.If(leaving | self.clear):
+        with m.If(left | self.clear):
             m.d.sync += taken.eq(0)
         with m.Elif(took):
             m.d.sync += taken.eq(1)
@@ -249,9 +253,9 @@ class UnitStageProperties(wiring.Component):
             Assert((dut.take & ~self.available) == 0),
             Assert(dut.take == Mux(took_before, wait_before, 0)),
             Assert(dut.granted == taken),
-            Assert(~taken | self.head_valid | leaving),
-            Assert(~offer | (taken & ~leaving & (flying < IN_FLIGHT))),
-            Assert(dut.head.ready == (offer & self.unit_ready)),
+            Assert(~taken | self.head_valid | left),
+            Assert(~offer | (taken & ~leaving & ~left & (flying < IN_FLIGHT))),
+            Assert(dut.head.ready == leaving),
             Assert(dut.start == leaving),
             Assert((flying >= 0) & (flying <= IN_FLIGHT)),
             Assert(dut.running == (flying > 0)),
