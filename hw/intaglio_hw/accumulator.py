@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
 from intaglio.spec.timing import ArrayTiming
-from intaglio_hw.interfaces import DRAIN_LATENCY, ReadPortSignature, address_width
+from intaglio_hw.interfaces import ReadPortSignature, address_width
 from intaglio_hw.memory import Scratchpad
 
 __all__ = ["ACCUMULATOR_BITS", "Accumulator", "access_layout"]
@@ -33,7 +33,7 @@ class Accumulator(wiring.Component):
     write
         In cycle ``t + WRITE_CYCLE``: where the result goes, if enabled.
     drain
-        ``addr`` is bank * depth + pixel; ``data`` follows DRAIN_LATENCY later. Free on the bank
+        ``addr`` is bank * depth + pixel; ``data`` follows SUM_CYCLE later. Free on the bank
         that ``read`` does not use; on the same bank ``read`` comes first and ``drain.data`` is then
         of no use.
 
@@ -105,7 +105,6 @@ class Accumulator(wiring.Component):
         drained = Signal(ACCUMULATOR_BITS, reset_less=True)
         m.d.sync += drained.eq(Mux(drain_bank, banks[1].read.data, banks[0].read.data))
         m.d.comb += self.drain.data.eq(drained)
-        assert DRAIN_LATENCY == self.SUM_CYCLE
 
         # Stage 4: the operand.
         operand = Signal(ACCUMULATOR_BITS, reset_less=True)

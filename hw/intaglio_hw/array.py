@@ -9,7 +9,7 @@ from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
 from intaglio_hw.accumulator import ACCUMULATOR_BITS, Accumulator, access_layout
 from intaglio_hw.array_control import ArraySetup, PixelWalk, WeightFetch
-from intaglio_hw.interfaces import READ_LATENCY, ReadPortSignature, UnitSignature
+from intaglio_hw.interfaces import DRAIN_LATENCY, READ_LATENCY, ReadPortSignature, UnitSignature
 from intaglio_hw.lane import Lane, Multiplier
 
 __all__ = ["ArrayUnit"]
@@ -87,7 +87,7 @@ class ArrayUnit(wiring.Component):
         m.d.sync += stop.eq(self.unit.stop)
         wiring.connect(m, wiring.flipped(self.unit.instruction), setup.instruction)
         m.d.comb += [
-            setup.stop.eq(stop),
+            setup.stop.eq(self.unit.stop),
             setup.done.eq(done),
             setup.take.eq(walk.take),
             walk.upcoming.eq(setup.upcoming),
@@ -108,6 +108,9 @@ class ArrayUnit(wiring.Component):
 
         lanes = [Lane(config=config, index=k, family=self.family) for k in range(config.K)]
         chain = ("weight", "pixel", "read", "write")
+        # The vector unit reads all lanes at once, wherever they lie.
+        drain_addr = _delay(m, self.acc.addr, 1, name="drain_addr")
+        assert DRAIN_LATENCY == 1 + Accumulator.SUM_CYCLE
         for k, lane in enumerate(lanes):
             m.submodules[f"lane{k}"] = lane
             if k:
@@ -116,7 +119,7 @@ class ArrayUnit(wiring.Component):
                     for name in chain
                 ]
             m.d.comb += [
-                lane.drain.addr.eq(self.acc.addr),
+                lane.drain.addr.eq(drain_addr),
                 self.acc.data.word_select(k, ACCUMULATOR_BITS).eq(lane.drain.data),
             ]
 

@@ -85,7 +85,7 @@ class ArraySetup(wiring.Component):
     -------
     instruction, stop, done
         The unit's port; ``done`` comes from the end of the pipeline. At most IN_FLIGHT are accepted
-        and not done.
+        and not done, none from the second cycle of ``stop`` on.
     upcoming
         The accepted instruction. ``present`` from the cycle after the transfer until the cycle of
         ``take``, valid one cycle longer; the products are valid with ``ready``, ArrayTiming.SETUP
@@ -112,10 +112,13 @@ class ArraySetup(wiring.Component):
         in_flight = Signal(range(IN_FLIGHT + 1))
         open_ = Signal(init=1)  # formed one step ahead
         m.d.sync += open_.eq(
-            ~accept & (self.take | ~self.present) & (self.done | (in_flight != IN_FLIGHT))
+            ~accept
+            & (self.take | ~self.present)
+            & (self.done | (in_flight != IN_FLIGHT))
+            & ~self.stop
         )
         m.d.comb += [
-            self.instruction.ready.eq(open_ & ~self.stop),
+            self.instruction.ready.eq(open_),
             accept.eq(self.instruction.ready & self.instruction.valid),
         ]
         with m.If(accept & ~self.done):

@@ -51,8 +51,8 @@ IN_FLIGHT = 2
 #: Cycles from address to data of a scratchpad read (a block RAM with its output register).
 READ_LATENCY = 2
 #: Cycles from address to data of an accumulator read by the vector unit: a register on the way to
-#: the block RAM, and one on the way back.
-DRAIN_LATENCY = READ_LATENCY + 2
+#: all lanes, one before the block RAM, and one on the way back.
+DRAIN_LATENCY = READ_LATENCY + 3
 
 
 def address_width(depth: int) -> int:

@@ -133,7 +133,7 @@ class Lane(wiring.Component):
     write_in
         In cycle ``t + WRITE_CYCLE``: where the new sum goes.
     drain
-        Read port for the vector unit, not delayed.
+        Read port for the vector unit: that of the accumulator, not delayed by the chain.
     """
 
     def __init__(self, *, config: AcceleratorConfig, index: int, family: str = "generic") -> None:

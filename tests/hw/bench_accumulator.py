@@ -7,7 +7,6 @@ from cocotb.triggers import RisingEdge
 
 from intaglio.spec.arith import wrap
 from intaglio_hw.accumulator import ACCUMULATOR_BITS, Accumulator, access_layout
-from intaglio_hw.interfaces import DRAIN_LATENCY
 from intaglio_sim.bfm import pack, start_clock
 from intaglio_sim.stimulus import bench_rng, edges
 
@@ -48,7 +47,7 @@ async def matches_sums(dut):
         other = (1 - bank, rng.randrange(min(DEPTH, 8)))
         settled = cycle - last_used.get(other, -100) >= Accumulator.LATENCY
         if settled and other not in fresh:
-            due[cycle + DRAIN_LATENCY] = model[other]
+            due[cycle + Accumulator.SUM_CYCLE] = model[other]
         dut.read.value = pack(LAYOUT, read)
         junk = rng.randint(low, high)
         dut.sum.value = sums.pop(cycle, junk) & ((1 << SUM_WIDTH) - 1)
