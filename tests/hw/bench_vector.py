@@ -444,6 +444,13 @@ async def windows_of_several_instructions(dut):
         (complete(function=Function.ARGMAX), one | more), (drain, drain | more),
     ):  # fmt: skip
         assert await bench.run([before, after]) == [Error.NONE, Error.FIELD], (before, after)
+    # Nor after a pause, in which other fields may be there already; but what fits goes on.
+    for after, error in (
+        (one | more | {"function": Function.MAX}, Error.FIELD), (one | more, Error.NONE),
+    ):  # fmt: skip
+        assert await bench.run([one]) == [Error.NONE]
+        await ClockCycles(dut.clk, 5)
+        assert await bench.run([after]) == [error]
     # And not across a stop.
     await bench.run([one])
     bench.unit.stop.value = 1

@@ -69,10 +69,11 @@ class Reducer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        first_5 = delay(m, self.first, 5, name="first")
-        first_6 = delay(m, first_5, 1, name="first_6")
+        first_4 = delay(m, self.first, 4, name="first")
+        first_5 = delay(m, first_4, 1, name="first_5")
         valid_3 = delay(m, self.valid, 3, name="valid", reset_less=False)
-        valid_5 = delay(m, valid_3, 2, name="valid_5", reset_less=False)
+        valid_4 = delay(m, valid_3, 1, name="valid_4", reset_less=False)
+        valid_5 = delay(m, valid_4, 1, name="valid_5", reset_less=False)
         valid_6 = delay(m, valid_5, 1, name="valid_6", reset_less=False)
         vertical_3 = delay(m, self.vertical, 3, name="vertical")
         top_3 = delay(m, self.top, 3, name="top")
@@ -117,23 +118,28 @@ class Reducer(wiring.Component):
             m.d.sync += change.eq(
                 Mux(product, product_4, Mux(once, slope, Mux(twice, slope << 1, 0)))
             )
-            # Stages 6 and 7: the reductions, one beside the other; the sum in two halves.
+            # Stages 6 and 7: the reductions, one beside the other; the sum in two halves. What is
+            # added to stands beside each: the half, or zero before the first vector of an output.
             low = Signal(_HALF + 1, name=f"low_{j}", reset_less=True)
             high = Signal(_SUM_BITS - _HALF, name=f"high_{j}", reset_less=True)
+            low_before = Signal(_HALF, name=f"low_before_{j}", reset_less=True)
+            high_before = Signal(_SUM_BITS - _HALF, name=f"high_before_{j}", reset_less=True)
             largest = Signal(signed(8), name=f"largest_{j}", reset_less=True)
+            low_sum = (low_before + change[:_HALF])[: _HALF + 1]
             with m.If(valid_5):
-                m.d.sync += low.eq(Mux(first_5, change[:_HALF], low[:_HALF] + change[:_HALF]))
+                m.d.sync += [low.eq(low_sum), low_before.eq(low_sum)]
                 with m.If(first_5 | less(largest, code_5)):
                     m.d.sync += largest.eq(code_5)
+            with m.If(valid_4 & first_4):
+                m.d.sync += low_before.eq(0)
             high_change = delay(m, change[_HALF:], 1, name=f"high_change_{j}")
+            high_sum = (Cat(Const(1, 1), high_before) + Cat(low[_HALF], high_change))[
+                1 : 1 + _SUM_BITS - _HALF
+            ]
             with m.If(valid_6):
-                m.d.sync += high.eq(
-                    Mux(
-                        first_6,
-                        high_change,
-                        (Cat(Const(1, 1), high) + Cat(low[_HALF], high_change))[1:],
-                    )
-                )
+                m.d.sync += [high.eq(high_sum), high_before.eq(high_sum)]
+            with m.If(valid_5 & first_5):
+                m.d.sync += high_before.eq(0)
             total = Cat(delay(m, low[:_HALF], 1, name=f"low_7_{j}"), high).as_signed()
             largest_7 = delay(m, largest, 1, name=f"largest_7_{j}")
             m.d.comb += self.values[j].eq(Mux(self.maximum, largest_7, total))

@@ -2,7 +2,7 @@
 
 import itertools
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -24,6 +24,7 @@ from intaglio_hw.interfaces import (
 )
 from intaglio_hw.primitives import Multiplier
 from intaglio_hw.requantizer import Requantizer
+from intaglio_hw.stages import narrow_layout
 from intaglio_hw.vector.addresses import AddressPipeline
 from intaglio_hw.vector.argmax import ArgmaxScanner
 from intaglio_hw.vector.beats import OFFSET_BITS, beat_layout, delay
@@ -35,11 +36,6 @@ from intaglio_hw.vector.writer import OutputWriter
 __all__ = ["VectorUnit"]
 
 
-def _is_single(fields) -> Value:
-    """Return whether the instruction makes one output of one chunk."""
-    return (fields.chunks == 1) & (fields.out_rows == 1) & (fields.out_cols == 1)
-
-
 class _Setup(wiring.Component):
     """Products and checks of a new instruction.
 
@@ -48,8 +44,11 @@ class _Setup(wiring.Component):
 
     Members
     -------
-    continued
-        The instruction before was one output of one chunk, and of the same function.
+    before
+        The function of the instruction before, if that was one output of one chunk, one-hot as
+        ``goes_on``: max, sum.
+    goes_on
+        This one can be gone on with.
     offset
         ``offset_h * src_cols``, modulo 2**24.
     step
@@ -66,7 +65,8 @@ class _Setup(wiring.Component):
             {
                 "fields": In(instruction_layout(isa.VECTOR)),
                 "start": In(1),
-                "continued": In(1),
+                "before": In(2),
+                "goes_on": Out(2),
                 "offset": Out(OFFSET_BITS),
                 "step": Out(OFFSET_BITS),
                 "bad": Out(1),
@@ -101,14 +101,15 @@ class _Setup(wiring.Component):
         with m.If(offset_ready):
             m.d.sync += self.offset.eq(block.product[:OFFSET_BITS])
 
-        is_drain, is_resize, is_argmax, reduces = (Signal(reset_less=True) for _ in range(4))
-        single = Signal(reset_less=True)
+        is_drain, is_resize, is_argmax = (Signal(reset_less=True) for _ in range(3))
+        ones, reduces = Signal(3, reset_less=True), Signal(2, reset_less=True)
         m.d.sync += [
             is_drain.eq(fields.function == Function.DRAIN),
             is_resize.eq(fields.function == Function.RESIZE),
             is_argmax.eq(fields.function == Function.ARGMAX),
-            reduces.eq((fields.function == Function.MAX) | (fields.function == Function.SUM)),
-            single.eq(_is_single(fields)),
+            reduces.eq(Cat(fields.function == Function.MAX, fields.function == Function.SUM)),
+            ones.eq(Cat(fields.chunks == 1, fields.out_rows == 1, fields.out_cols == 1)),
+            self.goes_on.eq(Mux(ones.all(), reduces, 0)),
         ]
         fractions = Signal(4, reset_less=True)
         weights = Signal(len(isa.DEN_H_MAX) - 1, reset_less=True)
@@ -137,7 +138,7 @@ class _Setup(wiring.Component):
             checks[2].eq(fields.residual[0] & ~is_drain & (fields.function != Function.SUM)),
             checks[3].eq(is_resize & fractions.any()),
             checks[4].eq(is_resize & weights.any()),
-            checks[5].eq(fields.accumulate[0] & ~(self.continued & single & reduces)),
+            checks[5].eq(fields.accumulate[0] & ~(self.before & self.goes_on).any()),
             self.bad.eq(checks.any()),
         ]
         return m
@@ -155,7 +156,7 @@ class VectorUnit(wiring.Component):
     3 - 6  inside or outside, clamped, weight, address: VEC is addressed in cycle 6
     8      checked: a beat that may not be performed is dropped; VEC data
     9      lanes selected
-    10-17  products, reduction, arg max; ACC is addressed in cycle V - 6
+    10-17  products, reduction, arg max; ACC is addressed in cycle V - 7
     V      :class:`~intaglio_hw.requantizer.Requantizer` takes the value
     V + 13 codes
     V + 14 OFM is written
@@ -225,7 +226,10 @@ class VectorUnit(wiring.Component):
         m.submodules.writer = writer = OutputWriter(config=config)
 
         # The instruction, from its acceptance until its last beat has come to cycle V.
-        fields = Signal(instruction_layout(isa.VECTOR), reset_less=True)
+        # Each field has the bits that its range needs: the sequencer lets no others through.
+        kept = Signal(narrow_layout(isa.VECTOR), reset_less=True)
+        fields = Signal(instruction_layout(isa.VECTOR))
+        m.d.comb += [fields[field.name].eq(kept[field.name]) for field in isa.VECTOR.fields]
         is_drain, is_argmax, is_max = (Signal(reset_less=True) for _ in range(3))
         is_neutral, reloads = Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [
@@ -239,13 +243,10 @@ class VectorUnit(wiring.Component):
                 & (fields.function != Function.MAX)
             ),
         ]
-        # What was accepted before: its values stay in the reducer, for ``accumulate``.
-        single = Signal(reset_less=True)
-        has_run, has_before = Signal(), Signal()
-        before = Signal(fields.function.shape(), reset_less=True)
-        m.d.sync += single.eq(_is_single(fields))
+        # What was set up before: its values stay in the reducer, for ``accumulate``.
+        before = Signal(2)
         m.d.comb += [
-            setup.continued.eq(has_before & (before == fields.function)),
+            setup.before.eq(before),
             setup.fields.eq(fields),
             walker.fields.eq(fields),
             addresses.fields.eq(fields),
@@ -264,32 +265,34 @@ class VectorUnit(wiring.Component):
         last_at_value = Signal()
         # A chunk has begun and its successor's parameters are not being read yet.
         taken = Signal()
-        open_ = Signal(init=1)
-        running = Signal()
+        idle, running = Signal(init=1), Signal()
+        ready = Signal(init=1)  # idle, without a stop
         rest = Signal(init=1)
         go = Signal(init=1)
         chunk_young = Signal()
         stop, cancel = Signal(), Signal()
         phase = Signal(1 + setup.LATENCY)  # of the set-up, one-hot
+        accepted = self.unit.instruction.valid & ready
         m.d.sync += [
-            phase.eq((phase << 1)[: len(phase)]),
+            phase.eq(Cat(accepted, phase[:-1])),
             stop.eq(self.unit.stop),
             cancel.eq(addresses.aborted | stop),
         ]
         m.d.comb += [
-            self.unit.instruction.ready.eq(open_ & ~stop),
+            self.unit.instruction.ready.eq(ready),
             setup.start.eq(phase[0]),
             parameters.start.eq(phase[0]),
             issue.eq(running & ~cancel & go),
             walker.step.eq(go),
             walker.rest.eq(rest),
+            walker.rest_ahead.eq(~(phase[-2] | phase[-1] | running)),
         ]
         # The first step is that of the last phase. A chunk begins when its parameters are there and
         # the one before is not too young; formed one step ahead.
         wait = taken | chunk_young | ~parameters.soon
         assert Walker.MIN_CHUNK == MIN_CHUNK == 3
         m.d.sync += [
-            rest.eq(~(phase[-2] | phase[-1] | running)),
+            rest.eq(walker.rest_ahead),
             chunk_young.eq(go & walker.chunk_first),
         ]
         with m.If(rest):
@@ -298,33 +301,25 @@ class VectorUnit(wiring.Component):
             m.d.sync += go.eq(~(walker.chunk_last & (walker.chunk_first | wait)))
         with m.Else():
             m.d.sync += go.eq(~wait)
+        # Set up, run until the last beat, wait for it.
+        refused, ends = setup.bad | cancel, cancel | (go & walker.last)
+        becomes_idle = (idle & ~accepted) | last_at_value
+        m.d.comb += [
+            issue_last.eq((phase[-1] & refused) | (running & ends)),
+            issue_field_error.eq(phase[-1] & setup.bad),
+        ]
+        m.d.sync += [
+            running.eq((phase[-1] & ~refused) | (running & ~ends)),
+            idle.eq(becomes_idle),
+            ready.eq(becomes_idle & ~self.unit.stop),
+        ]
+        with m.If(idle):
+            payload = self.unit.instruction.payload
+            m.d.sync += [kept[field.name].eq(payload[field.name]) for field in isa.VECTOR.fields]
         with m.If(stop):
-            m.d.sync += has_run.eq(0)
-        with m.FSM():
-            with m.State("idle"):
-                m.d.sync += fields.eq(self.unit.instruction.payload)
-                with m.If(self.unit.instruction.valid & self.unit.instruction.ready):
-                    m.d.sync += [open_.eq(0), phase.eq(1)]
-                    m.d.sync += [before.eq(fields.function), has_before.eq(single & has_run)]
-                    m.d.sync += has_run.eq(1)
-                    m.next = "set up"
-            with m.State("set up"):
-                with m.If(phase[-1]):
-                    m.d.sync += running.eq(1)
-                    m.next = "run"
-                    with m.If(setup.bad | cancel):
-                        m.d.comb += [issue_last.eq(1), issue_field_error.eq(setup.bad)]
-                        m.d.sync += running.eq(0)
-                        m.next = "flush"
-            with m.State("run"):
-                m.d.comb += issue_last.eq(cancel | (issue & walker.last))
-                with m.If(issue_last):
-                    m.d.sync += running.eq(0)
-                    m.next = "flush"
-            with m.State("flush"):
-                with m.If(last_at_value):
-                    m.d.sync += open_.eq(1)
-                    m.next = "idle"
+            m.d.sync += before.eq(0)
+        with m.Elif(phase[-1]):
+            m.d.sync += before.eq(setup.goes_on)
 
         # Cycles 1 and 2: the position. A young chunk keeps the next one waiting until it is taken.
         way = Walker.LATENCY
@@ -492,7 +487,6 @@ class VectorUnit(wiring.Component):
         connect(m, writer.ofm, flipped(self.ofm))
 
         pending = Signal(2)
-        accepted = self.unit.instruction.valid & self.unit.instruction.ready
         m.d.sync += pending.eq(pending + accepted - self.unit.done)
         m.d.comb += self.busy.eq(pending.any())
         return m

@@ -39,10 +39,12 @@ _MOVE = data.StructLayout(
 
 class _Course(NamedTuple):
     """What the counters tell: ``move`` (_MOVE) and ``col_step``, the columns to the next output, of
-    the last step; ``group`` of lanes a cycle ago.
+    the last step; ``enters``, where a chunk begins or nothing is under way; ``group`` of lanes a
+    cycle ago.
     """
 
     move: Signal
+    enters: Signal
     col_step: Signal
     group: Signal
     group_last: Signal
@@ -86,8 +88,8 @@ class Walker(wiring.Component):
     row_start, row_step
         ``offset_h * src_cols`` and ``stride_h * src_cols``, modulo 2**24, from the first step on;
         ``row_step`` not for *resize*.
-    rest
-        No instruction is under way: steps mean nothing.
+    rest, rest_ahead
+        No instruction is under way: steps mean nothing. What it will be in the next cycle.
     step
         Go on.
     chunk_first, chunk_last, last
@@ -109,6 +111,7 @@ class Walker(wiring.Component):
                 "row_start": In(OFFSET_BITS),
                 "row_step": In(OFFSET_BITS),
                 "rest": In(1),
+                "rest_ahead": In(1),
                 "step": In(1),
                 "chunk_first": Out(1),
                 "chunk_last": Out(1),
@@ -215,10 +218,9 @@ class Walker(wiring.Component):
             col_step.eq(Mux(is_resize, glide.to_column, fields.stride_w)),
         ]
 
-        with m.If(self.rest):
-            m.d.sync += move.begin.eq(0)
-        with m.Else():
-            m.d.sync += move.begin.eq(step & output_end & to_chunk)
+        begins = step & output_end & to_chunk & ~self.rest
+        enters = Signal(init=1)  # at rest, or ``begin``
+        m.d.sync += [move.begin.eq(begins), enters.eq(self.rest_ahead | begins)]
 
         # Chunks have time: their counters follow a cycle later.
         chunk = Signal(now.chunk.shape(), reset_less=True)
@@ -229,7 +231,7 @@ class Walker(wiring.Component):
         group_last = Signal(reset_less=True)
         if groups > 1:
             m.d.comb += next_group.eq(Mux(self.rest, group_before, group + 1))
-        with m.If(self.rest | move.begin):
+        with m.If(enters):
             m.d.sync += [
                 chunks.move(self.rest),
                 chunk.eq(Mux(self.rest, -1, chunk + 1)),
@@ -240,7 +242,7 @@ class Walker(wiring.Component):
             m.d.comb += now[name].eq(delay(m, value, self.LATENCY - 1, name=name))
         for name, value in {"chunk_first": self.chunk_first, "output_last": output_end}.items():
             m.d.comb += now[name].eq(delay(m, value, self.LATENCY, name=name))
-        return _Course(move, col_step, group, group_last)
+        return _Course(move, enters, col_step, group, group_last)
 
     def _count_taps(
         self, m: Module, glide: _Glide, is_argmax, has_residual, rows, cols, output_end, inside
@@ -537,7 +539,7 @@ class Walker(wiring.Component):
                 step.eq(Mux(course.group_last & ~beyond & ~self.rest, plane, 0)),
                 following.eq(place + step),
             ]
-            with m.If(self.rest | move.begin):
+            with m.If(course.enters):
                 m.d.sync += place.eq(Mux(self.rest, base, following))
             places[name] = place
 
