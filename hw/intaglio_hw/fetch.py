@@ -131,9 +131,14 @@ class Fetch(wiring.Component):
             following.eq(address + burst * config.bus_bytes),
         ]
         with m.If(self.start):
-            m.d.sync += [address.eq(self.address), part.eq(0), waiting.eq(0)]
+            m.d.sync += [part.eq(0), waiting.eq(0)]
         with m.Elif(requested):
-            m.d.sync += [address.eq(following), part.eq(part + 1)]  # a power of two of them
+            m.d.sync += part.eq(part + 1)  # a power of two of them
+        # The next address is asked for two cycles later at the earliest.
+        with m.If(self.start):
+            m.d.sync += address.eq(self.address)
+        with m.Elif(settling):
+            m.d.sync += address.eq(following)
 
         # Bursts on their way; a cycle late, which stop outlasts.
         outstanding = Signal(range(self.PREFETCH * bursts + 1))
