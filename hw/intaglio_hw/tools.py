@@ -18,6 +18,8 @@ __all__ = ["Progress", "require_router", "run_router", "run_yosys", "tool_failur
 Progress = Callable[[str], None]
 #: Seconds between two looks at the log.
 _POLL_SECONDS = 0.2
+#: Seconds of silence after which the last milestone is told again.
+_SILENCE_SECONDS = 60
 
 
 def _run(
@@ -29,8 +31,11 @@ def _run(
     progress: Progress | None,
     limit_s: float,
 ) -> int:
-    """Run ``command`` in the folder of ``log``; report the lines that ``milestone`` finds."""
-    begin = time.monotonic()
+    """Run ``command`` in the folder of ``log``; report the lines that ``milestone`` finds, and the
+    last one again, with the seconds so far, while nothing else happens.
+    """
+    begin = told = time.monotonic()
+    stage = name
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT)
     try:
@@ -40,10 +45,15 @@ def _run(
                 for line in lines:
                     found = milestone.search(line)
                     if found and progress is not None:
-                        progress(found.group(1).strip())
+                        stage, told = found.group(1).strip(), time.monotonic()
+                        progress(stage)
                 if ended:
                     break
-                if time.monotonic() - begin > limit_s:
+                now = time.monotonic()
+                if progress is not None and now - told > _SILENCE_SECONDS:
+                    progress(f"{stage} (after {now - begin:.0f} s of {name})")
+                    told = now
+                if now - begin > limit_s:
                     raise IntaglioError(f"{name} took longer than {limit_s:.0f} s")
                 time.sleep(_POLL_SECONDS)
     finally:

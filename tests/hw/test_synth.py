@@ -1,6 +1,7 @@
 """Synthesis: counts, errors; the whole accelerator and its placement are slow."""
 
 import json
+import re
 import tempfile
 
 import pytest
@@ -9,7 +10,7 @@ from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio_hw import route, synth, tools
 from intaglio_hw.boards import BOARDS, load_board
-from intaglio_hw.families import FAMILY_TOOLS, KINDS, count_cells
+from intaglio_hw.families import FAMILY_TOOLS, KINDS, Router, count_cells
 
 SMALLEST = AcceleratorConfig(
     name="least-8x1",
@@ -163,6 +164,20 @@ def test_a_failing_tool_is_shown_with_its_message(monkeypatch, tmp_path):
         tools.run_yosys(["frobnicate"], work=tmp_path, results=[])
     with pytest.raises(IntaglioError, match="yosys failed"):
         tools.run_yosys(["help"], work=tmp_path, results=["missing.json"])
+
+
+def test_long_stages_are_told_again(tmp_path, monkeypatch):
+    (tmp_path / "slow_router.py").write_text(
+        "import time\ndef main():\n    print('Info: Routing..', flush=True)\n    time.sleep(2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(tools, "_SILENCE_SECONDS", 0.5)
+    router = Router(package="slow", module="slow_router", call="main", name="slow")
+    told: list[str] = []
+    tools.run_router(router, [], work=tmp_path, results=[], progress=told.append)
+    assert told.count("Routing") == 1
+    assert re.fullmatch(r"Routing \(after \d s of slow\)", told[-1]), told
 
 
 @pytest.mark.synth
