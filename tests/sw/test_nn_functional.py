@@ -301,6 +301,14 @@ def test_image_codes():
         F.quantize_image(image.float())
 
 
+def test_a_gradient_is_replaced_by_one_of_its_shape():
+    gradient = IntTensor(torch.zeros((2, 3), dtype=torch.int32), -9)
+    gradient.replace(torch.ones((2, 3), dtype=torch.int8), -4)
+    assert gradient.codes.dtype == torch.int8 and gradient.exponent == -4
+    with pytest.raises(ValueError, match=r"codes must be \(2, 3\), not \(3,\)"):
+        gradient.replace(torch.ones(3, dtype=torch.int8), -4)
+
+
 def test_int_tensor_refuses_what_it_cannot_mean():
     a = tensor(RNG.integers(-9, 9, (1, 1, 2, 2)), 0)
     with pytest.raises(NotImplementedError, match=r"does not support aten.mul.Tensor"):

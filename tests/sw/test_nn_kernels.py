@@ -21,7 +21,8 @@ def rand(generator, low, high, shape, dtype=torch.int8):
 
 def codes_at_bounds(generator, shape):
     """Return codes of which two fifths are at a bound and one fifth is 0."""
-    return rand(generator, -2, 2, shape).mul_(64).clamp_(-127, 127)
+    codes = rand(generator, -2, 2, shape, torch.int16) * 64  # 128 is no int8
+    return codes.clamp_(-127, 127).to(torch.int8)
 
 
 @pytest.fixture
@@ -315,6 +316,7 @@ def test_quantize_error_goes_through_the_saturation(g, low):
         codes, largest = kernels.quantize_error([(values, 0)], y, low, 0)
         assert (codes.numpy() == inside).all() and largest == abs(inside).max()
     assert 0 < (inside != 0).sum() < inside.size
+    assert {0 if low == 0 else -127, 127} <= set(y.unique().tolist())
 
 
 @pytest.mark.parametrize("rows, C", [(1, 3), (253, 17), (1100, 70)])

@@ -64,8 +64,8 @@ def test_digits_of_wide_errors(g, library, threads, shape, bits, rounding):
     small = torch.randint(-3, 4, shape, generator=g)
     right = torch.randint(0, 50, shape, generator=g)
     large = torch.randint(-(1 << 56), (1 << 56) + 1, shape, generator=g)
-    y = torch.randint(-2, 3, shape, generator=g, dtype=torch.int8) * 64
-    y = y.clamp_(-127, 127)  # inside, and at both bounds
+    y = torch.randint(-2, 3, shape, generator=g) * 64
+    y = y.clamp_(-127, 127).to(torch.int8)  # inside, and at both bounds
     half = torch.full(shape, 3 << 19)  # ties for shifts up to 20
     half[..., ::2] = -half[..., ::2]
     limit = torch.full(shape, -(1 << 56))
