@@ -1,12 +1,15 @@
 """Runs the tools of the FPGA flow, each in a process of its own, with progress and a time limit."""
 
+import contextlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +23,26 @@ Progress = Callable[[str], None]
 _POLL_SECONDS = 0.2
 #: Seconds of silence after which the last milestone is told again.
 _SILENCE_SECONDS = 60
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM leave the block as an exception: a tool must not go on when nobody waits for it.
+
+    In threads other than the main one, signals are not caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(
@@ -36,30 +59,30 @@ def _run(
     """
     begin = told = time.monotonic()
     stage = name
-    with open(log, "w", encoding="utf-8") as file:
+    with _terminable(), open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        with open(log, encoding="utf-8", errors="replace") as lines:
-            while True:
-                ended = process.poll() is not None
-                for line in lines:
-                    found = milestone.search(line)
-                    if found and progress is not None:
-                        stage, told = found.group(1).strip(), time.monotonic()
-                        progress(stage)
-                if ended:
-                    break
-                now = time.monotonic()
-                if progress is not None and now - told > _SILENCE_SECONDS:
-                    progress(f"{stage} (after {now - begin:.0f} s of {name})")
-                    told = now
-                if now - begin > limit_s:
-                    raise IntaglioError(f"{name} took longer than {limit_s:.0f} s")
-                time.sleep(_POLL_SECONDS)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        try:
+            with open(log, encoding="utf-8", errors="replace") as lines:
+                while True:
+                    ended = process.poll() is not None
+                    for line in lines:
+                        found = milestone.search(line)
+                        if found and progress is not None:
+                            stage, told = found.group(1).strip(), time.monotonic()
+                            progress(stage)
+                    if ended:
+                        break
+                    now = time.monotonic()
+                    if progress is not None and now - told > _SILENCE_SECONDS:
+                        progress(f"{stage} (after {now - begin:.0f} s of {name})")
+                        told = now
+                    if now - begin > limit_s:
+                        raise IntaglioError(f"{name} took longer than {limit_s:.0f} s")
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
     return process.returncode
 
 

@@ -1,7 +1,11 @@
 """Synthesis: counts, errors; the whole accelerator and its placement are slow."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -178,6 +182,34 @@ def test_long_stages_are_told_again(tmp_path, monkeypatch):
     tools.run_router(router, [], work=tmp_path, results=[], progress=told.append)
     assert told.count("Routing") == 1
     assert re.fullmatch(r"Routing \(after \d s of slow\)", told[-1]), told
+
+
+def test_a_tool_ends_with_the_process_that_waits_for_it(tmp_path):
+    """SIGTERM, as a scheduler sends it: no router is left behind."""
+    (tmp_path / "slow_router.py").write_text(
+        "import os, time\ndef main():\n    print('Info: Routing', os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    code = (
+        "from pathlib import Path; from intaglio_hw import tools\n"
+        "from intaglio_hw.families import Router\n"
+        "router = Router(package='slow', module='slow_router', call='main', name='slow')\n"
+        "say = lambda text: print(text, flush=True)\n"
+        "tools.run_router(router, [], work=Path.cwd(), results=[], progress=say)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        router = int(process.stdout.readline().split()[1])
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(router, 0)
 
 
 @pytest.mark.synth
