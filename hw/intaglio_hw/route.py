@@ -12,7 +12,7 @@ from intaglio_hw.families import FAMILY_TOOLS
 from intaglio_hw.floorplan import fix_multipliers
 from intaglio_hw.tools import Progress, run_router
 
-__all__ = ["place_and_route"]
+__all__ = ["place_and_route", "prepare_netlist"]
 
 #: Family -> (file of the constraints, one line of it).
 _CONSTRAINTS = {
@@ -57,8 +57,8 @@ def _drop_open_carries(design: Mapping) -> None:
                 del cell["connections"]["CIN"], cell["port_directions"]["CIN"]
 
 
-def _prepared(netlist: bytes, family: str, device: str) -> bytes:
-    """Return the netlist as the family's router takes it."""
+def prepare_netlist(netlist: bytes, family: str, device: str) -> bytes:
+    """Return the netlist, JSON of yosys, as the family's router takes it best."""
     if (family, device) != ("ecp5", "85k") and family != "nexus":
         return netlist
     design = json.loads(netlist)
@@ -140,7 +140,7 @@ def place_and_route(
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="intaglio-route-") as folder:
         work = Path(folder)
-        (work / "netlist.json").write_bytes(_prepared(netlist.read_bytes(), family, device))
+        (work / "netlist.json").write_bytes(prepare_netlist(netlist.read_bytes(), family, device))
         constraints, line = _CONSTRAINTS[family]
         (work / constraints).write_text(
             "".join(line.format(port=port, pin=pin) + "\n" for port, pin in (pins or {}).items()),

@@ -13,6 +13,7 @@ from intaglio_hw.boards import Board
 from intaglio_hw.boards.ulx3s import BAUD, board_top, constraints
 from intaglio_hw.elaborate import component_rtlil
 from intaglio_hw.families import FAMILY_TOOLS, Router, count_cells
+from intaglio_hw.route import prepare_netlist
 from intaglio_hw.tools import Progress, require_router, run_router, run_yosys
 
 __all__ = ["BITSTREAMS", "BitstreamSettings", "build_bitstream"]
@@ -67,6 +68,8 @@ def _synthesize(
         progress=progress,
         limit_s=limit_s,
     )
+    netlist = work / "netlist.json"
+    netlist.write_bytes(prepare_netlist(netlist.read_bytes(), board.family, board.device))
     stat = json.loads((work / "stat.json").read_text(encoding="utf-8"))
     return dict(stat["design"]["num_cells_by_type"])
 
