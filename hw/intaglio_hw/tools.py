@@ -163,7 +163,9 @@ def run_router(
         [sys.executable, "-c", code, *arguments],
         name=router.name,
         log=work / "nextpnr.log",
-        milestone=re.compile(r"^Info: ((?:Packing|Running|Routing|Creating|Promoting).*?)\.*$"),
+        milestone=re.compile(
+            r"^Info: +((?:Packing|Running|Routing|Creating|Promoting|iter=\d+ wires=).*?)\.*$"
+        ),
         progress=progress,
         limit_s=limit_s,
     )
