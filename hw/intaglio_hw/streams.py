@@ -26,8 +26,8 @@ class Tally(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         above, below = Cat(self.level[1:], 0), Cat(1, self.level[:-1])
-        # Sums of products, no enable: ``down`` is late where it stems from a reader's ``ready``, and
-        # leads to each place through its own table alone.
+        # Sums of products, no enable: ``down`` is late where it stems from a reader's ``ready``,
+        # and leads to each place through its own table alone.
         up, down = (x.replicate(len(self.level)) for x in (self.up, self.down))
         filled = self.up & self.level[-2] & ~self.down
         m.d.sync += [
