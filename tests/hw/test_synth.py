@@ -110,7 +110,9 @@ def test_open_carry_inputs_of_nexus_are_dropped():
         for name, init in (("feed", feed), ("other", other))
     }
     text = json.dumps({"modules": {"harness": {"cells": cells}}}).encode()
-    found = json.loads(route.prepare_netlist(text, "nexus", "LIFCL-40"))["modules"]["harness"]["cells"]
+    found = json.loads(route.prepare_netlist(text, "nexus", "LIFCL-40"))["modules"]["harness"][
+        "cells"
+    ]
     assert found["feed"]["connections"] == {"COUT": [3]}
     assert found["other"] == cells["other"]
     # yosys' model: A0 = B0 = C0 = D0 = B1 = C1 = D1 = 1, INJECT = NO.
