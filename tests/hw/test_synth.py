@@ -172,9 +172,12 @@ def test_a_failing_tool_is_shown_with_its_message(monkeypatch, tmp_path):
         tools.run_yosys(["help"], work=tmp_path, results=["missing.json"])
 
 
-def test_long_stages_are_told_again(tmp_path, monkeypatch):
+def test_stages_of_a_router_are_told(tmp_path, monkeypatch):
+    """Each once, a long one again; how far router 2 is, too."""
     (tmp_path / "slow_router.py").write_text(
-        "import time\ndef main():\n    print('Info: Routing..', flush=True)\n    time.sleep(2)\n"
+        "import time\ndef main():\n"
+        "    print('Info:     iter=1 wires=9 overused=3 overuse=3 archfail=NA')\n"
+        "    print('Info: Routing..', flush=True)\n    time.sleep(2)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -182,6 +185,7 @@ def test_long_stages_are_told_again(tmp_path, monkeypatch):
     router = Router(package="slow", module="slow_router", call="main", name="slow")
     told: list[str] = []
     tools.run_router(router, [], work=tmp_path, results=[], progress=told.append)
+    assert told[:2] == ["iter=1 wires=9 overused=3 overuse=3 archfail=NA", "Routing"]
     assert told.count("Routing") == 1
     assert re.fullmatch(r"Routing \(after \d s of slow\)", told[-1]), told
 
