@@ -26,14 +26,13 @@ class Tally(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         above, below = Cat(self.level[1:], 0), Cat(1, self.level[:-1])
-        # Sums of products, no enable: ``down`` is late where it stems from a reader's ``ready``,
-        # and leads to each place through its own table alone.
-        up, down = (x.replicate(len(self.level)) for x in (self.up, self.down))
-        filled = self.up & self.level[-2] & ~self.down
-        m.d.sync += [
-            self.level.eq(above | (self.level & (up | ~down)) | (below & up & ~down)),
-            self.room.eq((self.room & ~filled) | (self.down & ~self.up)),
-        ]
+        # A sum of products, not a choice: that would become a reset, a table later.
+        up = self.up.replicate(len(self.level))
+        with m.If(self.up ^ self.down):
+            m.d.sync += [
+                self.level.eq((below & up) | (above & ~up)),
+                self.room.eq(~(self.up & self.level[-2])),
+            ]
         return m
 
 
