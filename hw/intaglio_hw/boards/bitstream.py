@@ -80,7 +80,7 @@ def _route(
     """Make ``chip.config``; return clock -> reached MHz."""
     arguments = [f"--{board.device}", "--package", board.package, "--speed", str(board.speed)]
     arguments += ["--seed", str(seed), "--json", "netlist.json", "--lpf", "pins.lpf"]
-    # Block RAM all over the chip: router 1, the default, does not get to the end of it.
+    # Router 1, the default, stood still on this chip full of block RAM (docs/decisions/0023).
     arguments += ["--router", "router2"]
     # A clock that is missed is told below, with its name.
     arguments += ["--textcfg", "chip.config", "--report", "report.json", "--timing-allow-fail"]
