@@ -1,6 +1,7 @@
 """The variants of the recipe against rational arithmetic and real-valued formulas."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -115,12 +116,28 @@ def test_l2_statistics_are_the_standard_deviation(scale):
         assert abs(deviation[k] / count - max(sigma, 1)) <= 0.5**2 / max(sigma, 1) + 1 / count
 
 
-def test_std_statistics_are_three_halves_of_the_mean_distance():
-    acc = RNG.integers(-5000, 5001, (2, 3, 5, 7))
-    mean, distance, count = quant.batch_norm_statistics(acc)
-    found = variants.batch_norm_statistics_std(acc)
-    assert (found[0] == mean).all() and found[2] == count
-    assert [int(d) for d in found[1]] == [math.floor(1.5 * int(d)) for d in distance]
+@pytest.mark.parametrize("scale", [0, 1, 5000, (1 << 31) - 1])
+def test_std_statistics_by_rationals(scale):
+    acc = RNG.integers(-scale, scale + 1, (2, 3, 5, 7))
+    acc[0, 0, 0, :3] *= 7  # a tail
+    mean, deviation, count = variants.batch_norm_statistics_std(acc)
+    assert count == 70
+    for k in range(3):
+        channel = [int(v) for v in acc[:, k].ravel()]
+        assert mean[k] == math.floor(Fraction(sum(channel), 70) + Fraction(1, 2))
+        distances = [abs(v - int(mean[k])) for v in channel]
+        distance = max(sum(distances), 70)
+        bound = math.floor(Fraction(2 * distance, 70) + Fraction(1, 2))
+        tail = sum(d - bound for d in distances if d > bound)
+        assert deviation[k] == math.floor(Fraction(9, 8) * (distance + 2 * tail))
+
+
+@pytest.mark.parametrize("tails", ["uniform", "normal", "logistic", "laplace"])
+def test_std_statistics_are_nearly_the_standard_deviation(tails):
+    acc = (getattr(RNG, tails)(size=(1, 1, 400, 500)) * 10**5).astype(np.int64)
+    _, deviation, count = variants.batch_norm_statistics_std(acc)
+    _, exact, _ = variants.batch_norm_statistics_l2(acc)
+    assert abs(int(deviation[0]) / int(exact[0]) - 1) < 0.03
 
 
 def test_std_gradient_is_the_derivative_of_the_real_formula():

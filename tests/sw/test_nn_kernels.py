@@ -229,6 +229,7 @@ def test_requantize(g, shift, with_residual):
 def test_batch_norm_forward_and_backward(g, rows, C):
     acc = rand(g, -(1 << 20), 1 << 20, (rows, C), torch.int32)
     mean, _ = both("batch_norm_statistics", acc)
+    both("batch_norm_statistics", acc, std=True)
     mantissa = rand(g, 1 << 15, 1 << 16, (C,), torch.int64)
     shift = rand(g, 15, 34, (C,), torch.int64)
     gamma, beta = rand(g, -127, 127, (2, C), torch.int64)
@@ -342,7 +343,8 @@ def test_batch_norm_of_extreme_accumulators(g):
     one = torch.ones(7, dtype=torch.int64)
     for shift in (15, 30, 42, 45):
         both("batch_norm_normalize", acc, mean, mantissa, shift * one, one, one, 14, None, 0, -127)
-    both("batch_norm_statistics", acc)
+    for std in (False, True):
+        both("batch_norm_statistics", acc, std=std)
 
 
 @pytest.mark.parametrize("N, H, W, C", [(1, 5, 7, 150), (3, 4, 4, 16), (9, 1, 1, 70)])

@@ -176,21 +176,30 @@ def batch_norm_statistics(acc: torch.Tensor, norm: str) -> tuple[torch.Tensor, t
     Both are those of the batch of all workers; ``norm`` is that of a
     :class:`intaglio.spec.variants.Recipe`.
     """
-    if norm == "l1-std":
-        mean, distance = batch_norm_statistics(acc, "l1")
-        return mean, variants.std_deviation(distance)
-    if norm == "l1" and workers.count() == 1:
-        mean, deviation = kernels.active().batch_norm_statistics(acc)
+    std = norm == "l1-std"
+    if norm != "l2" and workers.count() == 1:
+        mean, deviation = kernels.active().batch_norm_statistics(acc, std=std)
         return mean, deviation
     count = acc.shape[0] * workers.count()
     total = workers.total(acc.sum(0, dtype=torch.int64))
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
-    if norm == "l1":
-        parts = ((rows.to(torch.int64) - mean).abs_().sum(0) for rows in acc.split(_ROWS))
-        return mean, workers.total(sum(parts, torch.zeros_like(mean))).clamp_(min=count)
+    if norm != "l2":
+        distance = workers.total(_distance_sums(acc, mean, 0)).clamp_(min=count)
+        if not std:
+            return mean, distance
+        tail = workers.total(_distance_sums(acc, mean, variants.tail_bound(distance, count)))
+        return mean, variants.std_deviation(distance, tail)
     squares = _square_sums(acc, mean)
     deviation = [variants.square_deviation(s, count) for s in squares]
     return mean, torch.tensor(deviation, dtype=torch.int64).to(acc.device)
+
+
+def _distance_sums(acc: torch.Tensor, mean: torch.Tensor, bound: Any) -> torch.Tensor:
+    """Return the sums of what of the distances to ``mean`` is beyond ``bound`` (C,)."""
+    total = torch.zeros_like(mean)
+    for rows in acc.split(_ROWS):
+        total += ((rows.to(torch.int64) - mean).abs_() - bound).clamp_(min=0).sum(0)
+    return total
 
 
 def _square_sums(acc: torch.Tensor, mean: torch.Tensor) -> list[int]:

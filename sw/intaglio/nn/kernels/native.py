@@ -147,11 +147,13 @@ def requantize(
 
 
 @_on_cpu
-def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_norm_statistics(
+    acc: torch.Tensor, *, std: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     acc = acc.contiguous()
     M, C = acc.shape
     mean, deviation = torch.empty((2, C), dtype=torch.int64).unbind()
-    _checked(_call("batch_norm_statistics", acc, mean, deviation, M, C))
+    _checked(_call("batch_norm_statistics", acc, mean, deviation, int(std), M, C))
     return mean, deviation
 
 

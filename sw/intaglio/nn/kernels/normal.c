@@ -14,21 +14,25 @@ enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache be
 /* Fetch what the strip below will read: processors do not guess the order of strips. */
 INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
 
-/* The sums of a strip's channels, or of their distances to a mean, which fit 32 bits without sign:
- * in two parts of 16 bits, DEEP rows of which fit 32.
+/* The sums of a strip's channels, or of their distances to a mean, or of what of these is beyond a
+ * bound. Distances fit 32 bits without sign: in two parts of 16 bits, DEEP rows of which fit 32.
  */
-INLINE void sum_strip(const int32_t *acc, const int32_t *mean, i64 rows, i64 C, i64 *total,
-                      i64 count)
+INLINE void sum_strip(const int32_t *acc, const int32_t *mean, const uint32_t *bound, i64 rows,
+                      i64 C, i64 *total, i64 count)
 {
     const lanes zero = {0}, m = mean ? load_int32_t(mean, count) : zero;
+    const lanes limit = bound ? load_int32_t((const int32_t *)bound, count) : zero;
+    const unsigned_lanes b = (unsigned_lanes)limit;
     lanes low = zero, high = zero;
     for (i64 i = 0; i < rows; i++) {
         soon(acc + (i + DEEP) * C);
         const lanes a = load_int32_t(acc + i * C, count);
         if (mean) {
-            const lanes d = (lanes)((unsigned_lanes)larger(a, m) - (unsigned_lanes)smaller(a, m));
-            low += d & 0xFFFF;
-            high += (lanes)((unsigned_lanes)d >> 16);
+            unsigned_lanes d = (unsigned_lanes)larger(a, m) - (unsigned_lanes)smaller(a, m);
+            if (bound)
+                d = (d - b) & (unsigned_lanes)(d > b);
+            low += (lanes)(d & 0xFFFF);
+            high += (lanes)(d >> 16);
         } else {
             low += a & 0xFFFF;
             high += a >> 16;
@@ -41,8 +45,11 @@ INLINE void sum_strip(const int32_t *acc, const int32_t *mean, i64 rows, i64 C, 
         total[i] += parts[0][i] + ((i64)parts[1][i] << 16);
 }
 
-/* The sums of M accumulators or, where a mean is given, of their distances to it. */
-INLINE int channel_sums(const int32_t *acc, const i64 *mean, i64 *total, i64 M, i64 C)
+/* The sums of M accumulators or, where a mean is given, of their distances to it or, where a bound is
+ * given, too, of what of the distances is beyond it.
+ */
+INLINE int channel_sums(const int32_t *acc, const i64 *mean, const i64 *bound, i64 *total, i64 M,
+                        i64 C)
 {
     int failed = 0;
     memset(total, 0, C * sizeof *total);
@@ -50,18 +57,22 @@ INLINE int channel_sums(const int32_t *acc, const i64 *mean, i64 *total, i64 M, 
     {
         i64 *mine = calloc(C, sizeof *mine);
         int32_t *middle = malloc(C * sizeof *middle);
-        failed = !mine || !middle;
-        for (i64 c = 0; c < C && mean && !failed; c++)
+        uint32_t *least_counted = malloc(C * sizeof *least_counted);
+        failed = !mine || !middle || !least_counted;
+        for (i64 c = 0; c < C && mean && !failed; c++) {
             middle[c] = (int32_t)mean[c];
+            least_counted[c] = bound ? (uint32_t)least(bound[c], UINT32_MAX) : 0;
+        }
 #pragma omp for schedule(static)
         for (i64 i = 0; i < M; i += DEEP) {
             const i64 rows = least(DEEP, M - i);
             for (i64 c = 0; c < C && !failed; c += LANES) {
                 const int32_t *at = acc + i * C + c, *m = mean ? middle + c : NULL;
+                const uint32_t *b = bound ? least_counted + c : NULL;
                 if (c + LANES <= C)
-                    sum_strip(at, m, rows, C, mine + c, LANES);
+                    sum_strip(at, m, b, rows, C, mine + c, LANES);
                 else
-                    sum_strip(at, m, rows, C, mine + c, C - c);
+                    sum_strip(at, m, b, rows, C, mine + c, C - c);
             }
         }
 #pragma omp critical
@@ -69,25 +80,39 @@ INLINE int channel_sums(const int32_t *acc, const i64 *mean, i64 *total, i64 M, 
             total[c] += mine[c];
         free(mine);
         free(middle);
+        free(least_counted);
     }
     return failed;
 }
 
 void round_means(i64 *total, i64 count, i64 C);
 
-/* The means of M accumulators and the sums of their distances to them, at least M. Returns 1 where
- * memory is lacking.
+/* The means of M accumulators and the sums of their distances to them, at least M; with std those that
+ * count as a standard deviation, std_deviation() of the spec. Returns 1 where memory is lacking.
  */
-int batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 M, i64 C)
+int batch_norm_statistics(const int32_t *acc, i64 *mean, i64 *deviation, i64 std, i64 M, i64 C)
 {
-    if (channel_sums(acc, NULL, mean, M, C))
+    if (channel_sums(acc, NULL, NULL, mean, M, C))
         return 1;
     round_means(mean, M, C);
-    if (channel_sums(acc, mean, deviation, M, C))
+    if (channel_sums(acc, mean, NULL, deviation, M, C))
         return 1;
     for (i64 c = 0; c < C; c++)
         deviation[c] = most(deviation[c], M);
-    return 0;
+    if (!std)
+        return 0;
+    i64 *const bound = malloc(2 * C * sizeof *bound), *const tail = bound + C;
+    int failed = !bound;
+    for (i64 c = 0; c < C && !failed; c++)
+        bound[c] = 2 * deviation[c];
+    if (!failed) {
+        round_means(bound, M, C);
+        failed = channel_sums(acc, mean, bound, tail, M, C);
+    }
+    for (i64 c = 0; c < C && !failed; c++)
+        deviation[c] = 9 * (deviation[c] + 2 * tail[c]) >> 3;
+    free(bound);
+    return failed;
 }
 
 /* What normalising needs of a channel. mantissa f in [2**15, 2**16], right = shift - 12 in [0, 30].
@@ -696,12 +721,10 @@ i64 batch_norm_forward(const int32_t *acc, const i64 *running_mean, const i64 *r
 {
     i64 *const signs = vectors + 6 * C, *const mean = vectors + 7 * C;
     i64 *const deviation = vectors + 8 * C;
-    if (batch_norm_statistics(acc, mean, deviation, M, C))
+    if (batch_norm_statistics(acc, mean, deviation, std, M, C))
         return 1;
-    for (i64 c = 0; c < C && std; c++) {
-        deviation[c] += deviation[c] >> 1;
-        signs[c] = 0;
-    }
+    if (std)
+        memset(signs, 0, C * sizeof *signs);
     if (batch_norm_prepare(mean, deviation, running_mean, running_deviation, gamma, beta, M, left,
                            weight, vectors, C))
         return 2;

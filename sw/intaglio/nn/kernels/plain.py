@@ -23,6 +23,7 @@ from intaglio.spec import quant
 from intaglio.spec.arith import round_shift
 from intaglio.spec.graph import CLASSES_MAX
 from intaglio.spec.rng import GAMMA, mix64
+from intaglio.spec.variants import std_deviation, tail_bound
 
 __all__ = [
     "WHOLE_TAP",
@@ -85,13 +86,22 @@ def weight_codes(
     return round_shift(wide, shift).clamp_(-L, L).to(torch.int8), shift
 
 
-def batch_norm_statistics(acc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and sum of absolute deviations (not below the count) of acc int32 (M, C)."""
+def batch_norm_statistics(
+    acc: torch.Tensor, *, std: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and sum of absolute deviations (not below the count) of acc int32 (M, C).
+
+    With ``std`` the sum is that of :func:`intaglio.spec.variants.std_deviation`.
+    """
     count = acc.shape[0]
     total = acc.sum(0, dtype=torch.int64)
     mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor")
-    deviation = (acc.to(torch.int64) - mean).abs_().sum(0)
-    return mean, deviation.clamp_(min=count)
+    distances = (acc.to(torch.int64) - mean).abs_()
+    deviation = distances.sum(0).clamp_(min=count)
+    if std:
+        tail = (distances - tail_bound(deviation, count)).clamp_(min=0).sum(0)
+        deviation = std_deviation(deviation, tail)
+    return mean, deviation
 
 
 def _numpy(x: torch.Tensor) -> np.ndarray:

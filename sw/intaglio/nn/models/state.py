@@ -13,7 +13,6 @@ from intaglio.nn import layers, twin
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import quant
 from intaglio.spec.errors import IntaglioError
-from intaglio.spec.variants import std_deviation
 
 __all__ = ["load_state_dict", "read_state"]
 
@@ -219,6 +218,23 @@ def _drop_other_classes(model: Any, found: dict[str, torch.Tensor]) -> None:
         del found[name]
 
 
+def _deviation(
+    x: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, norm: str
+) -> torch.Tensor:
+    """Return the deviation (C,) of x as a layer with ``norm`` measures it.
+
+    ``spread`` is the standard deviation. A channel that is dead in x counts as a normal one.
+    """
+    if norm == "l2":
+        return spread
+    distances = (x - mean.reshape(1, -1, 1, 1)).abs()
+    deviation, normal = distances.mean((0, 2, 3)), spread * math.sqrt(2 / math.pi)
+    if norm == "l1-std":
+        tail = (distances - 2 * deviation.reshape(1, -1, 1, 1)).clamp(min=0).mean((0, 2, 3))
+        deviation, normal = 9 / 8 * (deviation + 2 * tail), spread
+    return torch.where(deviation > 0, deviation, normal)
+
+
 @_one_thread()
 def load_state_dict(
     model: nn.Module,
@@ -275,16 +291,10 @@ def load_state_dict(
             norm.running_mean.copy_(x.mean((0, 2, 3)))
             norm.running_var.copy_(x.var((0, 2, 3)))
         mean = norm.running_mean.to(torch.float64)
-        deviation = (x.to(torch.float64) - mean.reshape(1, -1, 1, 1)).abs().mean((0, 2, 3))
-        # A channel that is dead on these images keeps the ratio of a normal distribution.
         spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
-        deviation = torch.where(deviation > 0, deviation, spread * math.sqrt(2 / math.pi))
+        measured = _deviation(x.to(torch.float64), mean, spread, target.norm)
         scale = 2.0**-quant.STATISTICS_EXPONENT
-        # As the layer will measure it.
-        measured = spread if target.norm == "l2" else deviation
         codes = (measured * scale).round().clamp(min=1).to(torch.int64)
-        if target.norm == "l1-std":
-            codes = std_deviation(codes)
         gain = codes.to(torch.float64) / (scale * spread)
         values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * gain
         target.running_mean.copy_((mean * scale).round().to(torch.int64))
