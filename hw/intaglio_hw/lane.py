@@ -212,11 +212,15 @@ class Lane(wiring.Component):
             terms = sums
             level += 1
 
+        # The tree lies at the multipliers, the accumulator at its memory: a cycle for the way.
+        total = Signal(terms[0].shape(), reset_less=True)
+        m.d.sync += total.eq(terms[0])
+
         m.submodules.accumulator = accumulator = Accumulator(
-            depth=config.acc_depth, sum_width=len(terms[0]), family=self.family
+            depth=config.acc_depth, sum_width=len(total), family=self.family
         )
         m.d.comb += [
-            accumulator.sum.eq(terms[0]),
+            accumulator.sum.eq(total),
             accumulator.read.eq(read),
             accumulator.write.eq(write),
         ]

@@ -37,8 +37,12 @@ class ArrayTiming:
 
     @property
     def tree(self) -> int:
-        """Value of the levels of the adder tree over R products."""
-        return int(ceil_log2(self.config.R))
+        """Value of the cycles from R products to their sum at the accumulator.
+
+        One for each level of the adder tree, and one for the way: the tree lies at the multipliers,
+        the accumulator at its memory.
+        """
+        return int(ceil_log2(self.config.R)) + 1
 
     @property
     def startup(self) -> int:
