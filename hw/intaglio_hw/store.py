@@ -88,6 +88,7 @@ class StoreUnit(wiring.Component):
         # outside OFM is known three cycles after the row before was taken.
         now = Signal(instruction_layout(isa.STORE), reset_less=True)
         start = Signal(17, reset_less=True)
+        next_start = Signal(17, reset_less=True)  # formed one step ahead: a row takes three cycles
         behind = Signal(16, reset_less=True)
         row_end = Signal(18, reset_less=True)
         outside = Signal(reset_less=True)
@@ -109,6 +110,7 @@ class StoreUnit(wiring.Component):
             walker.o.ready.eq(bursts.row.ready),
         ]
         m.d.sync += [
+            next_start.eq(start + now.vectors),
             behind.eq(now.vectors - 1),
             row_end.eq(start + behind),
             outside.eq(row_end[depth_bits:].any()),
@@ -116,7 +118,7 @@ class StoreUnit(wiring.Component):
         row_taken = walker.o.valid & walker.o.ready
         with m.If(checks[0] | row_taken):
             # At most the depth of OFM while rows may follow.
-            m.d.sync += start.eq(Mux(checks[0], now.base, start + now.vectors))
+            m.d.sync += start.eq(Mux(checks[0], now.base, next_start))
 
         # Addresses. A burst whose address was taken owes its beats (``lengths``) and its response
         # (``outstanding``); it is counted a cycle later, before the next one is offered.
