@@ -38,6 +38,9 @@ class FamilyTools:
         Arguments of yosys' ``read_verilog -lib`` that describe the cells.
     synthesis
         The synthesis command, without ``-top``.
+    flip_flops
+        Command that chooses the kinds of flip-flops before ``synthesis`` does, if that does not do
+        it well.
     cells
         Kind of resource -> {pattern of a cell's name: how many of the kind it takes}.
     devices
@@ -52,8 +55,18 @@ class FamilyTools:
     synthesis: str
     cells: Mapping[str, Mapping[str, int]]
     devices: Mapping[str, Mapping[str, int]]
+    flip_flops: str = ""
     pads: str = ""
     router: Router | None = None
+
+    def synthesize(self, top: str) -> list[str]:
+        """Return the commands that synthesise the module ``top``."""
+        command = f"{self.synthesis} -top {top}"
+        if not self.flip_flops:
+            return [command]
+        # The label is the same in all families of yosys' synth_lattice.
+        first, rest = f"{command} -run begin:map_ffs", f"{command} -run map_ffs:"
+        return [first, "opt_clean", self.flip_flops, rest]
 
 
 _XILINX_CELLS = {
@@ -78,6 +91,12 @@ FAMILY_TOOLS = {
     "ecp5": FamilyTools(
         libraries="-specify +/ecp5/cells_sim.v +/ecp5/cells_bb.v",
         synthesis="synth_ecp5",
+        # Clock enables and resets of fewer than eight flip-flops become logic in front of them: a
+        # control signal of its own has a long way, and keeps others out of the slice (decision
+        # 0024).
+        flip_flops="dfflegalize -mince 8 -minsrst 8 "
+        "-cell $_DFF_?_ 01 -cell $_DFF_?P?_ r -cell $_SDFF_?P?_ r -cell $_DFFE_??_ 01 "
+        "-cell $_DFFE_?P??_ r -cell $_SDFFE_?P??_ r -cell $_DLATCH_?_ x",
         # A carry cell is two LUTs with their carry.
         cells={
             "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},

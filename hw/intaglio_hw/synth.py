@@ -160,7 +160,7 @@ def synthesize(
                 "read_rtlil harness.il",
                 "hierarchy -check -top harness",
                 *(f"setattr -mod -set keep_hierarchy 1 \\{name}" for name in kept),
-                f"{tools.synthesis} -top harness",
+                *tools.synthesize("harness"),
                 "tee -q -o stat.json stat -json",
                 "setattr -mod -unset keep_hierarchy *",
                 "flatten",

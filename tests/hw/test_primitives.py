@@ -186,7 +186,8 @@ def test_the_portable_memory_maps_to_the_block_ram_of_the_ice40(tmp_path):
         (tmp_path / "ram.il").write_text(component_rtlil(ram("ice40", *sizes), name=name))
         design = ys.Design()
         ys.run_pass(f"read_rtlil {tmp_path / 'ram.il'}", design)
-        ys.run_pass(f"{FAMILY_TOOLS['ice40'].synthesis} -top {name}", design)
+        for command in FAMILY_TOOLS["ice40"].synthesize(name):
+            ys.run_pass(command, design)
         ys.run_pass(f"tee -q -o {tmp_path / 'stat.json'} stat -json", design)
         ys.run_pass(f"write_verilog -noattr {netlist}", design)
         found = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]

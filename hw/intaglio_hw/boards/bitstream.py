@@ -58,7 +58,7 @@ def _synthesize(
             f"read_verilog -lib {tools.libraries}",
             "read_rtlil top.il",
             f"hierarchy -check -top {_TOP}",
-            f"{tools.synthesis} -top {_TOP}",
+            *tools.synthesize(_TOP),
             "check -assert",
             "tee -q -o stat.json stat -json",
             "write_json netlist.json",
