@@ -39,8 +39,8 @@ __all__ = ["VectorUnit"]
 class _Setup(wiring.Component):
     """Products and checks of a new instruction.
 
-    ``start`` is high in the first cycle in which ``fields`` is valid. ``offset``, ``step`` and
-    ``bad`` are valid LATENCY cycles later.
+    ``start`` is high in the first cycle in which ``fields`` is valid. ``bad`` is valid LATENCY
+    cycles later, ``offset`` and ``step`` one more: with the first position.
 
     Members
     -------
@@ -77,7 +77,8 @@ class _Setup(wiring.Component):
         m = Module()
         config, fields = self.config, self.fields
 
-        # One multiplier, used twice; the second product stays.
+        # One multiplier, used twice; the second product stays. Blocks for it are where the array
+        # leaves some: the product has a cycle for the way.
         m.submodules.product = block = Multiplier(a_width=14, b_width=13, family=self.family)
         factor = Signal(signed(14), reset_less=True)
         bottom = Signal(12, reset_less=True)
@@ -94,12 +95,12 @@ class _Setup(wiring.Component):
             block.load.eq(1),
             block.a.eq(factor),
             block.b.eq(fields.src_cols[:12]),
-            self.step.eq(block.product[:OFFSET_BITS]),
         ]
-        offset_ready = delay(m, self.start, 1 + block.LATENCY, name="start", reset_less=False)
-        assert self.LATENCY == 2 + block.LATENCY
+        m.d.sync += self.step.eq(block.product[:OFFSET_BITS])
+        offset_ready = delay(m, self.start, 2 + block.LATENCY, name="start", reset_less=False)
+        assert self.LATENCY + 1 == 3 + block.LATENCY
         with m.If(offset_ready):
-            m.d.sync += self.offset.eq(block.product[:OFFSET_BITS])
+            m.d.sync += self.offset.eq(self.step)
 
         is_drain, is_resize, is_argmax = (Signal(reset_less=True) for _ in range(3))
         ones, reduces = Signal(3, reset_less=True), Signal(2, reset_less=True)
