@@ -5,7 +5,7 @@
 the current one. A *pass* is one (block, kernel row, kernel column).
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -294,24 +294,33 @@ class WeightFetch(wiring.Component):
             last.eq((fetching & (index == K - 2)) if K > 1 else 1),
             self.addr.eq(address),
         ]
+        # With few weights a pass is longer than their way.
+        ahead = min(self._AHEAD, K - 1)
+
+        def near_end(address: Value, vectors: int) -> Value:
+            """Return whether ``vectors`` or fewer of the scratchpad are left, this one included."""
+            low = 3
+            assert vectors <= 1 << low <= depth
+            return address[low:bits].all() & (address[:low] >= (1 << low) - vectors)
+
         # Without a wish for weights the address follows the base, whoever it belongs to.
+        short = Signal(reset_less=True)  # the last ``ahead`` vectors would lie outside
         with m.If(renew | empty):
             m.d.sync += [
                 address.eq(self.base),
                 outside.eq(self.base[bits:].any() if bits < len(self.base) else 0),
+                short.eq(near_end(self.base, ahead)),
             ]
         with m.Else():
             m.d.sync += [
                 address.eq(address + fetching),
                 outside.eq(outside | (fetching & address.all())),
             ]
-        # With few weights a pass is longer than their way.
-        ahead = min(self._AHEAD, K - 1)
+            with m.If(fetching):
+                m.d.sync += short.eq(near_end(address, ahead + 1))
         with m.If(self.start | self.drop):
             m.d.sync += self.ready.eq(0)
-        with m.Elif(
-            fetching & ~outside & (index == K - 1 - ahead) & ~(address >= (1 << bits) - ahead)
-        ):
+        with m.Elif(fetching & ~outside & (index == K - 1 - ahead) & ~short):
             m.d.sync += self.ready.eq(1)
         return m
 
