@@ -343,8 +343,12 @@ def test_batch_norm_of_extreme_accumulators(g):
     one = torch.ones(7, dtype=torch.int64)
     for shift in (15, 30, 42, 45):
         both("batch_norm_normalize", acc, mean, mantissa, shift * one, one, one, 14, None, 0, -127)
+    # Sums of 16 bits are put together before they leave 32: the second map has more rows.
+    many = rand(g, -(1 << 31), (1 << 31) - 1, (70_000, 3), torch.int32)
+    many[:, 0], many[::2, 1], many[1::2, 1] = (1 << 31) - 1, -(1 << 31), (1 << 31) - 1
     for std in (False, True):
         both("batch_norm_statistics", acc, std=std)
+        both("batch_norm_statistics", many, std=std)
 
 
 @pytest.mark.parametrize("N, H, W, C", [(1, 5, 7, 150), (3, 4, 4, 16), (9, 1, 1, 70)])

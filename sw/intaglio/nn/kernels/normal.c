@@ -14,16 +14,16 @@ enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache be
 /* Fetch what the strip below will read: processors do not guess the order of strips. */
 INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
 
-/* The sums of a strip's channels, or of their distances to a mean, or of what of these is beyond a
- * bound. Distances fit 32 bits without sign: in two parts of 16 bits, DEEP rows of which fit 32.
+/* Add a strip's channels, or their distances to a mean, or what of these is beyond a bound, to low and
+ * high: a distance fits 32 bits without sign, and goes in two parts of 16 bits.
  */
 INLINE void sum_strip(const int32_t *acc, const int32_t *mean, const uint32_t *bound, i64 rows,
-                      i64 C, i64 *total, i64 count)
+                      i64 C, int32_t *low, int32_t *high, i64 count)
 {
     const lanes zero = {0}, m = mean ? load_int32_t(mean, count) : zero;
     const lanes limit = bound ? load_int32_t((const int32_t *)bound, count) : zero;
     const unsigned_lanes b = (unsigned_lanes)limit;
-    lanes low = zero, high = zero;
+    lanes l = load_int32_t(low, LANES), h = load_int32_t(high, LANES);
     for (i64 i = 0; i < rows; i++) {
         soon(acc + (i + DEEP) * C);
         const lanes a = load_int32_t(acc + i * C, count);
@@ -31,18 +31,15 @@ INLINE void sum_strip(const int32_t *acc, const int32_t *mean, const uint32_t *b
             unsigned_lanes d = (unsigned_lanes)larger(a, m) - (unsigned_lanes)smaller(a, m);
             if (bound)
                 d = (d - b) & (unsigned_lanes)(d > b);
-            low += (lanes)(d & 0xFFFF);
-            high += (lanes)(d >> 16);
+            l += (lanes)(d & 0xFFFF);
+            h += (lanes)(d >> 16);
         } else {
-            low += a & 0xFFFF;
-            high += a >> 16;
+            l += a & 0xFFFF;
+            h += a >> 16;
         }
     }
-    int32_t parts[2][LANES];
-    memcpy(parts[0], &low, sizeof low);
-    memcpy(parts[1], &high, sizeof high);
-    for (i64 i = 0; i < count; i++)
-        total[i] += parts[0][i] + ((i64)parts[1][i] << 16);
+    store_int32_t(l, low, LANES);
+    store_int32_t(h, high, LANES);
 }
 
 /* The sums of M accumulators or, where a mean is given, of their distances to it or, where a bound is
@@ -51,14 +48,16 @@ INLINE void sum_strip(const int32_t *acc, const int32_t *mean, const uint32_t *b
 INLINE int channel_sums(const int32_t *acc, const i64 *mean, const i64 *bound, i64 *total, i64 M,
                         i64 C)
 {
+    const i64 wide = groups_of(C, LANES) * LANES;
     int failed = 0;
     memset(total, 0, C * sizeof *total);
 #pragma omp parallel reduction(| : failed)
     {
-        i64 *mine = calloc(C, sizeof *mine);
-        int32_t *middle = malloc(C * sizeof *middle);
-        uint32_t *least_counted = malloc(C * sizeof *least_counted);
-        failed = !mine || !middle || !least_counted;
+        int32_t *work = calloc(3 * wide, sizeof *work);
+        int32_t *const low = work, *const high = work + wide, *const middle = work + 2 * wide;
+        uint32_t *least_counted = calloc(wide, sizeof *least_counted);
+        i64 *mine = calloc(C, sizeof *mine), added = 0;
+        failed = !work || !least_counted || !mine;
         for (i64 c = 0; c < C && mean && !failed; c++) {
             middle[c] = (int32_t)mean[c];
             least_counted[c] = bound ? (uint32_t)least(bound[c], UINT32_MAX) : 0;
@@ -70,17 +69,25 @@ INLINE int channel_sums(const int32_t *acc, const i64 *mean, const i64 *bound, i
                 const int32_t *at = acc + i * C + c, *m = mean ? middle + c : NULL;
                 const uint32_t *b = bound ? least_counted + c : NULL;
                 if (c + LANES <= C)
-                    sum_strip(at, m, b, rows, C, mine + c, LANES);
+                    sum_strip(at, m, b, rows, C, low + c, high + c, LANES);
                 else
-                    sum_strip(at, m, b, rows, C, mine + c, C - c);
+                    sum_strip(at, m, b, rows, C, low + c, high + c, C - c);
+            }
+            added += rows;
+            if (added >= 1 << 14) { /* 2**15 rows of 16 bits fit 32 with sign */
+                for (i64 c = 0; c < C && !failed; c++)
+                    mine[c] += low[c] + ((i64)high[c] << 16);
+                if (!failed)
+                    memset(low, 0, 2 * wide * sizeof *low);
+                added = 0;
             }
         }
 #pragma omp critical
         for (i64 c = 0; c < C && !failed; c++)
-            total[c] += mine[c];
-        free(mine);
-        free(middle);
+            total[c] += mine[c] + low[c] + ((i64)high[c] << 16);
+        free(work);
         free(least_counted);
+        free(mine);
     }
     return failed;
 }
