@@ -297,20 +297,28 @@ static part part_at(i64 task, i64 parts, i64 C)
     return (part){task / parts, from, least(C, from + width)};
 }
 
-/* What a scan keeps of each channel. rest is what rounding left; sums, if xhat is given, are those of
- * the codes and of their products with xhat.
+/* What a scan keeps of each channel. rest is what rounding left; errors, if xhat is given, is the sum of
+ * the codes, and that of their products with xhat has two parts, 2**16 * coarse + fine.
  */
 typedef struct {
-    int32_t *rest, *high, *low;
-    i64 *errors, *products;
+    int32_t *rest, *high, *low, *errors, *fine, *coarse;
 } scanned;
 
-INLINE void add_lanes(lanes v, i64 *total)
+INLINE void add_lanes(lanes v, int32_t *total)
 {
-    int32_t parts[LANES];
-    memcpy(parts, &v, sizeof v);
-    for (i64 i = 0; i < LANES; i++)
-        total[i] += parts[i];
+    store_int32_t(load_int32_t(total, LANES) + v, total, LANES);
+}
+
+enum { SUMMED = 1 << 18 }; /* pixels after which the sums of a scan might leave 32 bits */
+
+/* Move the sums of the channels [from, to). */
+static void take_sums(const scanned *own, i64 from, i64 to, i64 *errors, i64 *products)
+{
+    for (i64 c = from; c < to; c++) {
+        errors[c] += own->errors[c];
+        products[c] += own->fine[c] + ((i64)own->coarse[c] << 16);
+        own->errors[c] = own->fine[c] = own->coarse[c] = 0;
+    }
 }
 
 /* A scan in 32 bits: |row| <= 2**30 and shift <= 29. The channels of the strip start at c. */
@@ -347,7 +355,8 @@ INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const in
     store_int32_t(l, low, LANES);
     if (xhat) {
         add_lanes(errors, own->errors + c);
-        add_lanes(products, own->products + c);
+        add_lanes(products & 0xFFFF, own->fine + c);
+        add_lanes(products >> 16, own->coarse + c);
     }
 }
 
@@ -404,14 +413,17 @@ static i64 quantize_narrow(const term *terms, i64 count, const int8_t *y, i64 lo
 #pragma omp parallel for schedule(dynamic) reduction(max : maximum) reduction(| : failed)
     for (i64 task = 0; task < scans * parts; task++) {
         const part own = part_at(task, parts, C);
-        i64 *work = calloc(2 * wide + 3 * wide / 2, sizeof *work);
+        i64 *work = calloc(5 * wide, sizeof *work);
         int32_t *const state = (int32_t *)(work + 2 * wide);
-        const scanned mine = {state, state + wide, state + 2 * wide, work, work + wide};
+        const scanned mine = {state,            state + wide,     state + 2 * wide,
+                              state + 3 * wide, state + 4 * wide, state + 5 * wide};
         lanes bad = {0};
         for (i64 c = 0; c < wide && work; c++)
             mine.rest[c] = (1 << shift) >> 1;
         for (i64 p = 0; p < pixels && work; p += DEEP) {
             const i64 rows = least(DEEP, pixels - p), start = (own.scan * pixels + p) * C;
+            if (p % SUMMED == 0)
+                take_sums(&mine, own.from, own.to, work, work + wide);
             i64 at[NARROW][DEEP];
             for (i64 k = 0; k < count; k++)
                 for (i64 i = 0; i < rows; i++)
@@ -436,9 +448,12 @@ static i64 quantize_narrow(const term *terms, i64 count, const int8_t *y, i64 lo
             maximum = most(maximum, most(mine.high[c], -(i64)mine.low[c]));
         if (xhat && work) {
 #pragma omp critical
-            for (i64 c = own.from; c < own.to; c++) {
-                error_sum[c] += mine.errors[c];
-                product_sum[c] += mine.products[c];
+            {
+                for (i64 c = own.from; c < own.to; c++) {
+                    error_sum[c] += work[c];
+                    product_sum[c] += work[wide + c];
+                }
+                take_sums(&mine, own.from, own.to, error_sum, product_sum);
             }
         }
         for (int i = 0; i < LANES; i++)
