@@ -93,7 +93,7 @@ FAMILY_TOOLS = {
         synthesis="synth_ecp5",
         # Clock enables and resets of fewer than eight flip-flops become logic in front of them: a
         # control signal of its own has a long way, and keeps others out of the slice (decision
-        # 0024).
+        # 0025).
         flip_flops="dfflegalize -mince 8 -minsrst 8 "
         "-cell $_DFF_?_ 01 -cell $_DFF_?P?_ r -cell $_SDFF_?P?_ r -cell $_DFFE_??_ 01 "
         "-cell $_DFFE_?P??_ r -cell $_SDFFE_?P??_ r -cell $_DLATCH_?_ x",

@@ -13,6 +13,7 @@ from intaglio.nn import layers, twin
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.spec import quant
 from intaglio.spec.errors import IntaglioError
+from intaglio.spec.variants import std_deviation
 
 __all__ = ["load_state_dict", "read_state"]
 
@@ -221,18 +222,24 @@ def _drop_other_classes(model: Any, found: dict[str, torch.Tensor]) -> None:
 def _deviation(
     x: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, norm: str
 ) -> torch.Tensor:
-    """Return the deviation (C,) of x as a layer with ``norm`` measures it.
+    """Return the deviation of x as a layer with ``norm`` measures it, int64 (C,) at
+    STATISTICS_EXPONENT.
 
     ``spread`` is the standard deviation. A channel that is dead in x counts as a normal one.
     """
+
+    def codes(values: torch.Tensor) -> torch.Tensor:
+        return (values * 2.0**-quant.STATISTICS_EXPONENT).round().to(torch.int64)
+
     if norm == "l2":
-        return spread
+        return codes(spread).clamp(min=1)
     distances = (x - mean.reshape(1, -1, 1, 1)).abs()
-    deviation, normal = distances.mean((0, 2, 3)), spread * math.sqrt(2 / math.pi)
+    distance = distances.mean((0, 2, 3))
+    deviation, normal = codes(distance), codes(spread * math.sqrt(2 / math.pi))
     if norm == "l1-std":
-        tail = (distances - 2 * deviation.reshape(1, -1, 1, 1)).clamp(min=0).mean((0, 2, 3))
-        deviation, normal = 9 / 8 * (deviation + 2 * tail), spread
-    return torch.where(deviation > 0, deviation, normal)
+        tail = (distances - 2 * distance.reshape(1, -1, 1, 1)).clamp(min=0).mean((0, 2, 3))
+        deviation, normal = std_deviation(deviation, codes(tail)), codes(spread)
+    return torch.where(distance > 0, deviation, normal).clamp(min=1)
 
 
 @_one_thread()
@@ -292,9 +299,8 @@ def load_state_dict(
             norm.running_var.copy_(x.var((0, 2, 3)))
         mean = norm.running_mean.to(torch.float64)
         spread = (norm.running_var.to(torch.float64) + norm.eps).sqrt()
-        measured = _deviation(x.to(torch.float64), mean, spread, target.norm)
+        codes = _deviation(x.to(torch.float64), mean, spread, target.norm)
         scale = 2.0**-quant.STATISTICS_EXPONENT
-        codes = (measured * scale).round().clamp(min=1).to(torch.int64)
         gain = codes.to(torch.float64) / (scale * spread)
         values[f"{path}.weight"] = norm.weight.detach().to(torch.float64) * gain
         target.running_mean.copy_((mean * scale).round().to(torch.int64))
