@@ -180,6 +180,7 @@ class Walker(wiring.Component):
         # What rest sets is set from the start, as a register of the chip can do only one of both.
         to_chunk, in_last_chunk = Signal(init=1, reset_less=True), Signal(reset_less=True)
         output_end = Signal(init=1, reset_less=True)
+        row_end = Signal(init=1, reset_less=True)  # the row's, too: output_end & ~to_col
         col_last, row_last = Signal(), Signal()  # of the next output
         m.d.comb += [
             col_last.eq(Mux(to_col, cols.near, cols.single)),
@@ -200,7 +201,7 @@ class Walker(wiring.Component):
             m.d.sync += self.chunk_first.eq(0)
         with m.If(step & output_end):
             m.d.sync += cols.move(~to_col)
-        with m.If(step & output_end & ~to_col):
+        with m.If(step & row_end):
             m.d.sync += rows.move(to_chunk)
         with m.If(step & output_end & to_chunk):
             m.d.sync += in_last_chunk.eq(chunks.near)
@@ -208,12 +209,16 @@ class Walker(wiring.Component):
         # The same once more for what goes on inside of an output: each has a table less to reach.
         inside = Signal(reset_less=True)
         glide = self._glide(m, is_resize, ~inside, to_col, col_last)
-        move = self._count_taps(
+        move, ends = self._count_taps(
             m, glide, is_argmax, has_residual, window_rows, window_cols, output_end, inside
         )
+        with m.If(self.rest):
+            m.d.sync += row_end.eq(1)
+        with m.Elif(step):
+            m.d.sync += row_end.eq(ends & Mux(output_end, col_last, ~to_col))
         col_step = Signal(8, reset_less=True)
         m.d.sync += [
-            move.top.eq(step & output_end & ~to_col),
+            move.top.eq(step & row_end),
             move.output.eq(step & output_end),
             col_step.eq(Mux(is_resize, glide.to_column, fields.stride_w)),
         ]
@@ -246,8 +251,10 @@ class Walker(wiring.Component):
 
     def _count_taps(
         self, m: Module, glide: _Glide, is_argmax, has_residual, rows, cols, output_end, inside
-    ) -> Signal:
-        """Add the counters of the beats of an output; return ``move``."""
+    ) -> tuple[Signal, Signal]:
+        """Add the counters of the beats of an output; return ``move``, and whether the next beat is
+        the output's last one.
+        """
         now, step, beat = self.position, self.step, glide.beat
         # ``next_end`` is the next tap's: the last row has one column, or its last is the next.
         one_tap, one_beat = Signal(reset_less=True), Signal(reset_less=True)
@@ -296,7 +303,7 @@ class Walker(wiring.Component):
         ]
         for name, value in {"is_residual": in_residual, "output_first": output_first}.items():
             m.d.comb += now[name].eq(delay(m, value, self.LATENCY, name=name))
-        return move
+        return move, ends
 
     def _glide(self, m: Module, is_resize, over, to_col, col_last) -> _Glide:
         """Add the steps of *resize* from column to column, and its beats in a row.
