@@ -44,16 +44,16 @@ def _beats(config: AcceleratorConfig) -> stream.Signature:
 class Fetch(wiring.Component):
     """Reads instructions from memory, up to PREFETCH of them ahead.
 
-    A pulse on ``start`` (while ``idle`` and ``stop``) latches ``address`` (bus address, a multiple
-    of 64) and ``count`` (instructions) and forgets what was prefetched before. Each instruction
-    then appears as ``64 / R`` beats on ``beats``, with ``error`` set on a beat that the bus
-    answered with anything but OKAY. Whoever has taken the last beat of an instruction pulses
-    ``release``: it gives back the place for another one. While ``stop`` is high no new burst is
-    requested; ``idle`` is high when none has been outstanding for a few cycles. A burst never
-    leaves its instruction.
+    A pulse on ``clear`` (while ``idle`` and ``stop``) forgets what was prefetched before; one on
+    ``start``, at least a cycle later, latches ``address`` (bus address, a multiple of 64) and
+    ``count`` (instructions). Each instruction then appears as ``64 / R`` beats on ``beats``, with
+    ``error`` set on a beat that the bus answered with anything but OKAY. Whoever has taken the last
+    beat of an instruction pulses ``release``: it gives back the place for another one. While
+    ``stop`` is high no new burst is requested; ``idle`` is high when none has been outstanding for
+    a few cycles. A burst never leaves its instruction.
 
     Members: ``bus`` (:class:`AxiReadSignature`), ``beats`` (stream of ``data``, ``error``),
-    ``start``, ``address``, ``count``, ``release``, ``stop``, ``idle``.
+    ``clear``, ``start``, ``address``, ``count``, ``release``, ``stop``, ``idle``.
     From ``start`` to the first address: START cycles; from a beat on the bus to ``beats``: LATENCY.
     """
 
@@ -68,6 +68,7 @@ class Fetch(wiring.Component):
             {
                 "bus": Out(AxiReadSignature(config)),
                 "beats": Out(_beats(config)),
+                "clear": In(1),
                 "start": In(1),
                 "address": In(ADDRESS_BITS),
                 "count": In(LENGTH_BITS),
@@ -99,7 +100,7 @@ class Fetch(wiring.Component):
 
         # Free places, a bit for each.
         places = Signal(self.PREFETCH)
-        with m.If(self.start):
+        with m.If(self.clear):
             m.d.sync += places.eq(~0)
         with m.Elif(take & ~self.release):
             m.d.sync += places.eq(places >> 1)
@@ -130,7 +131,7 @@ class Fetch(wiring.Component):
             settling.eq(requested),
             following.eq(address + burst * config.bus_bytes),
         ]
-        with m.If(self.start):
+        with m.If(self.clear):
             m.d.sync += [part.eq(0), waiting.eq(0)]
         with m.Elif(requested):
             m.d.sync += part.eq(part + 1)  # a power of two of them
@@ -177,7 +178,7 @@ class Fetch(wiring.Component):
             move.eq(some & (beats.ready | ~beats.valid)),
             beats.payload.as_value().eq(read.data),
         ]
-        with m.If(self.start):
+        with m.If(self.clear):
             m.d.sync += [newest.eq(0), oldest.eq(0), level.eq(0), some.eq(0), beats.valid.eq(0)]
         with m.Else():
             m.d.sync += [

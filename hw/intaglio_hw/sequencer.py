@@ -238,13 +238,14 @@ class Sequencer(wiring.Component):
             fetch.start.eq(setup[-1] & good),
         ]
         m.d.comb += [
+            fetch.clear.eq(setup[2]),
             fetch.address.eq(first_address),
             fetch.count.eq(self.program_length),
             fetch.stop.eq(~fetching),
         ]
         with m.If(setup[-1]):
             m.d.sync += [watching.eq(1), halt.eq(~good)]
-        with m.If(fetch.start):  # what it still held is gone then
+        with m.If(fetch.start):  # what it still held is gone
             m.d.sync += [fetching.eq(1), decoding.eq(1)]
         with m.If(ended):
             m.d.sync += [at_end.eq(1), fetching.eq(0)]
