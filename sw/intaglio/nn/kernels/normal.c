@@ -174,8 +174,9 @@ static int32_t saturated(i64 v)
     return (int32_t)(v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v);
 }
 
-/* mantissa in [2**15, 2**16], shift at least 12; signs, if any, get those of xhat. Returns 1 where memory is lacking, 2 where a shift
- * is beyond 42: deviations of 2**28 and more, differences that saturate count.
+/* mantissa in [2**15, 2**16], shift at least 12; signs, if any, get those of xhat. Returns 1 where
+ * memory is lacking, 2 where a shift is beyond 42: deviations of 2**28 and more, differences that
+ * saturate count.
  */
 i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
                          const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
