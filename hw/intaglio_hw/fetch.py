@@ -45,7 +45,7 @@ class Fetch(wiring.Component):
     """Reads instructions from memory, up to PREFETCH of them ahead.
 
     A pulse on ``clear`` (while ``idle`` and ``stop``) forgets what was prefetched before; one on
-    ``start``, at least a cycle later, latches ``address`` (bus address, a multiple of 64) and
+    ``start``, two cycles later or more, latches ``address`` (bus address, a multiple of 64) and
     ``count`` (instructions). Each instruction then appears as ``64 / R`` beats on ``beats``, with
     ``error`` set on a beat that the bus answered with anything but OKAY. Whoever has taken the last
     beat of an instruction pulses ``release``: it gives back the place for another one. While
@@ -98,9 +98,13 @@ class Fetch(wiring.Component):
             m.d.sync += remaining.eq(less)
         more = any_group(m, remaining, name="more", group=8)
 
+        # A reset forgets, too, a cycle later: what follows from it needs no reset of its own.
+        forget = Signal(init=1)
+        m.d.sync += forget.eq(self.clear)
+
         # Free places, a bit for each.
-        places = Signal(self.PREFETCH)
-        with m.If(self.clear):
+        places = Signal(self.PREFETCH, reset_less=True)
+        with m.If(forget):
             m.d.sync += places.eq(~0)
         with m.Elif(take & ~self.release):
             m.d.sync += places.eq(places >> 1)
@@ -110,9 +114,9 @@ class Fetch(wiring.Component):
         # After a start nothing is requested before the comparison has seen the new count.
         starting = Signal(self.START - 2)
         m.d.sync += starting.eq(Cat(self.start, starting)[: len(starting)])
-        waiting, settling = Signal(), Signal()
+        waiting, settling = Signal(reset_less=True), Signal()
         address = Signal(ADDRESS_BITS, reset_less=True)
-        part = Signal(range(bursts))
+        part = Signal(range(bursts), reset_less=True)
         m.d.comb += [
             take.eq(waiting & more & places[0] & ~self.stop),
             ar.payload.addr.eq(address),
@@ -131,7 +135,7 @@ class Fetch(wiring.Component):
             settling.eq(requested),
             following.eq(address + burst * config.bus_bytes),
         ]
-        with m.If(self.clear):
+        with m.If(forget):
             m.d.sync += [part.eq(0), waiting.eq(0)]
         with m.Elif(requested):
             m.d.sync += part.eq(part + 1)  # a power of two of them
@@ -152,39 +156,43 @@ class Fetch(wiring.Component):
         with m.If(asked ^ answered):
             m.d.sync += outstanding.eq(step(outstanding, answered))
 
-        self._buffer(m, depth=self.PREFETCH * beats)
+        self._buffer(m, forget, depth=self.PREFETCH * beats)
         return m
 
-    def _buffer(self, m: Module, *, depth: int) -> None:
+    def _buffer(self, m: Module, forget: Signal, *, depth: int) -> None:
         """Every beat that was asked for has a place here, so the bus never waits."""
         r, beats = self.bus.r, self.beats
         memory = Memory(shape=len(beats.payload.as_value()), depth=depth, init=[])
         m.submodules.buffer = memory
         write, read = memory.write_port(), memory.read_port()
-        newest, oldest = Signal(range(depth)), Signal(range(depth))
-        level = Signal(range(depth + 1))
-        some = Signal()  # of them, in the memory; formed one step ahead
+        newest, oldest = (
+            Signal(range(depth), name=name, reset_less=True) for name in ("newest", "oldest")
+        )
+        level = Signal(range(depth + 1), reset_less=True)
+        some = Signal(reset_less=True)  # of them, in the memory; formed one step ahead
+        valid = Signal(reset_less=True)
         move = Signal()  # one goes to the output register
         # As ``valid``, for the many enables of the data; who takes nothing before a start is ready.
         shown = Signal()
         m.d.sync += shown.eq(some | (shown & ~beats.ready))
         m.d.comb += [
+            beats.valid.eq(valid),
             r.ready.eq(1),
             write.addr.eq(newest),
             write.data.eq(Cat(r.payload.data, r.payload.resp.any())),
             write.en.eq(r.valid),
             read.addr.eq(oldest),
             read.en.eq(beats.ready | ~shown),
-            move.eq(some & (beats.ready | ~beats.valid)),
+            move.eq(some & (beats.ready | ~valid)),
             beats.payload.as_value().eq(read.data),
         ]
-        with m.If(self.clear):
-            m.d.sync += [newest.eq(0), oldest.eq(0), level.eq(0), some.eq(0), beats.valid.eq(0)]
+        with m.If(forget):
+            m.d.sync += [newest.eq(0), oldest.eq(0), level.eq(0), some.eq(0), valid.eq(0)]
         with m.Else():
             m.d.sync += [
                 newest.eq(newest + r.valid),  # depth is a power of two
                 some.eq(r.valid | level[1:].any() | (level[0] & ~move)),
-                beats.valid.eq(some | (beats.valid & ~beats.ready)),
+                valid.eq(some | (valid & ~beats.ready)),
             ]
             with m.If(move):
                 m.d.sync += oldest.eq(oldest + 1)
