@@ -33,7 +33,7 @@ class ArgmaxScanner(wiring.Component):
             raise ValueError(f"lanes must be a power of two from 1 to 32, not {lanes}")
         self.lanes = lanes
         #: Cycles from a vector to ``index``.
-        self.latency = lanes.bit_length()
+        self.latency = lanes.bit_length() + 1
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(signed(8), lanes)),
@@ -68,13 +68,21 @@ class ArgmaxScanner(wiring.Component):
         first = delay(m, self.first, levels, name="first")
         valid = delay(m, self.valid, levels, name="valid", reset_less=False)
 
-        # Last stage: against the best so far, whose index is lower.
+        # Then against the best so far, whose index is lower; the index follows a cycle later.
         best = Signal(signed(8), reset_less=True)
         group = Signal(16 - levels, reset_less=True)
         index = Signal(16)
-        m.d.comb += index.eq(Cat(lane, Mux(first, 0, group)))
+        found = Signal(8, reset_less=True)
+        better, wins = Signal(), Signal(reset_less=True)
+        m.d.comb += [
+            index.eq(Cat(lane, Mux(first, 0, group))),
+            better.eq(valid & (first | less(best, code))),
+        ]
+        m.d.sync += [wins.eq(better), found.eq(index.word_select(self.high_byte, 8))]
         with m.If(valid):
             m.d.sync += group.eq(Mux(first, 1, group + 1))
-            with m.If(first | less(best, code)):
-                m.d.sync += [best.eq(code), self.index.eq(index.word_select(self.high_byte, 8))]
+        with m.If(better):
+            m.d.sync += best.eq(code)
+        with m.If(wins):
+            m.d.sync += self.index.eq(found)
         return m

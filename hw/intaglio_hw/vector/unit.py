@@ -238,11 +238,7 @@ class VectorUnit(wiring.Component):
             is_drain.eq(fields.function == Function.DRAIN),
             is_argmax.eq(fields.function == Function.ARGMAX),
             is_max.eq(fields.function == Function.MAX),
-            reloads.eq(
-                ~fields.uniform[0]
-                & (fields.function != Function.ARGMAX)
-                & (fields.function != Function.MAX)
-            ),
+            reloads.eq(~fields.uniform[0] & ~is_neutral),
         ]
         # What was set up before: its values stay in the reducer, for ``accumulate``.
         before = Signal(2)
