@@ -39,10 +39,12 @@ _UNIT_COUNT = len(isa.UNITS)
 _HEADER_BITS = sum(field.width for field in isa.HEADER)
 
 
-def _equal(m: Module, a: Signal, b: Signal, *, name: str, forget=0, group: int = 4) -> Signal:
-    """Return a signal that tells, two cycles later, if ``a == b``; not of before ``forget``."""
-    parts = Signal(len(a) // group, name=f"{name}_parts")
-    result = Signal(name=name)
+def _equal(m: Module, a: Signal, b: Signal, *, name: str, forget, group: int = 4) -> Signal:
+    """Return a signal that tells, two cycles later, if ``a == b``; not of before ``forget``, which
+    a reset sets.
+    """
+    parts = Signal(len(a) // group, name=f"{name}_parts", reset_less=True)
+    result = Signal(name=name, reset_less=True)
     with m.If(forget):
         m.d.sync += [parts.eq(0), result.eq(0)]
     with m.Else():
@@ -206,7 +208,7 @@ class Sequencer(wiring.Component):
         m.d.sync += refused.eq(setup[-1] & (bad_program | bad_memory))
         own = self._own_errors(
             m,
-            *self._limits(m, begin=begin, watching=watching),
+            *self._limits(m, begin=begin, clear=clear, watching=watching),
             (bad_program & refused, isa.Error.PROGRAM),
             (bad_memory & refused, isa.Error.MEMORY),
             clear=clear,
@@ -250,11 +252,14 @@ class Sequencer(wiring.Component):
         with m.If(ended):
             m.d.sync += [at_end.eq(1), fetching.eq(0)]
         with m.If(raised):
-            m.d.sync += [
-                halting.eq(1),
-                self.error.eq(first.code),
-                self.error_instruction.eq(first.index),
-            ]
+            m.d.sync += halting.eq(1)
+        error = Signal(ERROR_BITS, reset_less=True)
+        error_instruction = Signal.like(self.error_instruction, reset_less=True)
+        m.d.comb += [self.error.eq(error), self.error_instruction.eq(error_instruction)]
+        with m.If(clear):  # a reset sets it
+            m.d.sync += [error.eq(isa.Error.NONE), error_instruction.eq(0)]
+        with m.Elif(raised):
+            m.d.sync += [error.eq(first.code), error_instruction.eq(first.index)]
         with m.If(raised | finish):
             m.d.sync += [watching.eq(0), fetching.eq(0), decoding.eq(0), halt.eq(1)]
         m.d.sync += self.finished.eq(finish)
@@ -268,8 +273,6 @@ class Sequencer(wiring.Component):
             ]
         with m.If(opening):
             m.d.sync += [self.busy.eq(1), self.done.eq(0), self.failed.eq(0)]
-        with m.If(begin):
-            m.d.sync += [self.error.eq(isa.Error.NONE), self.error_instruction.eq(0)]
         self._count_finished(m, stages, halt)
         return m
 
@@ -396,16 +399,19 @@ class Sequencer(wiring.Component):
         ]
         return bad_program, bad_memory
 
-    def _limits(self, m: Module, *, begin, watching) -> tuple:
+    def _limits(self, m: Module, *, begin, clear, watching) -> tuple:
         """Return the errors of time: ``cycle_limit`` has passed, a stop was asked for."""
-        cycle = Signal(32)
+        cycle = Signal(32, reset_less=True)  # of the busy ones, 1 behind ``clear``
         limited = any_group(m, self.cycle_limit, name="limited", group=8)
-        at_limit = _equal(m, cycle, self.cycle_limit, name="at_limit", forget=begin)
+        at_limit = _equal(m, cycle, self.cycle_limit, name="at_limit", forget=clear)
         expired, stopping = Signal(), Signal()
-        with m.If(begin):
-            m.d.sync += [cycle.eq(0), expired.eq(0), stopping.eq(0)]
+        with m.If(clear):
+            m.d.sync += cycle.eq(1)
         with m.Elif(self.busy):
             m.d.sync += cycle.eq(cycle + 1)
+        with m.If(begin):
+            m.d.sync += [expired.eq(0), stopping.eq(0)]
+        with m.Elif(self.busy):
             with m.If(limited & at_limit):
                 m.d.sync += expired.eq(1)
             with m.If(self.stop):

@@ -64,25 +64,24 @@ class ArgmaxScanner(wiring.Component):
                     )
                 )
             entries = winners
-        ((code, lane),) = entries
-        first = delay(m, self.first, levels, name="first")
-        valid = delay(m, self.valid, levels, name="valid", reset_less=False)
+        ((next_code, next_lane),) = entries
+        next_first = delay(m, self.first, levels, name="next_first")
+        next_valid = delay(m, self.valid, levels, name="next_valid", reset_less=False)
+        code, lane = delay(m, next_code, 1, name="code"), delay(m, next_lane, 1, name="lane")
+        first = delay(m, next_first, 1, name="first")
+        valid = delay(m, next_valid, 1, name="valid", reset_less=False)
 
-        # Then against the best so far, whose index is lower; the index follows a cycle later.
+        # Then against the best so far, whose index is lower. Whether the next one is better is
+        # found against both that the best may be by then.
         best = Signal(signed(8), reset_less=True)
+        better = Signal(reset_less=True)
+        larger = Mux(better, less(code, next_code), less(best, next_code))
+        m.d.sync += better.eq(next_valid & (next_first | larger))
         group = Signal(16 - levels, reset_less=True)
         index = Signal(16)
-        found = Signal(8, reset_less=True)
-        better, wins = Signal(), Signal(reset_less=True)
-        m.d.comb += [
-            index.eq(Cat(lane, Mux(first, 0, group))),
-            better.eq(valid & (first | less(best, code))),
-        ]
-        m.d.sync += [wins.eq(better), found.eq(index.word_select(self.high_byte, 8))]
+        m.d.comb += index.eq(Cat(lane, Mux(first, 0, group)))
         with m.If(valid):
             m.d.sync += group.eq(Mux(first, 1, group + 1))
         with m.If(better):
-            m.d.sync += best.eq(code)
-        with m.If(wins):
-            m.d.sync += self.index.eq(found)
+            m.d.sync += [best.eq(code), self.index.eq(index.word_select(self.high_byte, 8))]
         return m

@@ -215,7 +215,7 @@ class Walker(wiring.Component):
         with m.If(self.rest):
             m.d.sync += row_end.eq(1)
         with m.Elif(step):
-            m.d.sync += row_end.eq(ends & Mux(output_end, col_last, ~to_col))
+            m.d.sync += row_end.eq(ends & Mux(inside, ~to_col, col_last))
         col_step = Signal(8, reset_less=True)
         m.d.sync += [
             move.top.eq(step & row_end),
