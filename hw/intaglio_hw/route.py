@@ -32,6 +32,8 @@ def _arguments(family: str, device: str, package: str, speed: int | None, pins: 
     if family == "ecp5":
         chip = [f"--{device}", "--package", package, "--speed", str(speed)]
         chip += ["--textcfg", "chip.config", "--lpf-allow-unconstrained"]
+        # Six times the default: short critical paths rather than short wires (decision 0026).
+        chip += ["--placer-heap-timingweight", "60"]
         return [*chip, *(["--lpf", constraints] if pins else [])]
     if family == "ice40":
         chip = [f"--{device}", "--package", package, "--asc", "chip.asc"]
