@@ -134,7 +134,7 @@ class CsrBank(wiring.Component):
         m.d.sync += [was_busy.eq(self.busy), anew.eq(self.start)]
         for name, _ in regs.COUNTERS:
             happened_before = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_before")
-            event = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_event")
+            event = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_event", reset_less=True)
             counter = Signal(DATA_BITS, name=f"{name}_counter", reset_less=True)
             m.d.sync += [
                 happened_before.eq(self.events[name]),

@@ -208,8 +208,8 @@ class Decoder(wiring.Component):
     table; TOKEN for a wait for or a signal to its own unit, and for either in ``end``; NONE
     otherwise. The first in this order. Without an error ``unit`` has the bit of its unit set, or
     ``end`` is; with one ``bad`` is set. ``go``: it has a unit, whose bit of ``room`` was set in the
-    cycle before. ``release`` pulses after the last beat. While ``clear`` is high beats are dropped,
-    and what was taken is forgotten.
+    cycle before. ``release`` pulses after the last beat. While ``clear`` is high, as it is after a
+    reset, beats are dropped, and what was taken is forgotten.
 
     LATENCY cycles from the last beat to ``decoded``; an instruction takes ``64 / R + LATENCY``. The
     word stays for a cycle behind the transfer.
@@ -290,16 +290,18 @@ class Decoder(wiring.Component):
         # Collecting: a part of the word follows the input while it is open, whatever is there.
         word = Signal(isa.INSTRUCTION_BITS, reset_less=True)
         bus_errors = Signal(beats, reset_less=True)
-        open_ = Signal(beats, init=1)
-        ready = Signal(init=1)
-        checking = Signal(self.LATENCY - 1)
+        open_ = Signal(beats, init=1, reset_less=True)
+        ready = Signal(init=1, reset_less=True)
+        valid = Signal(reset_less=True)
+        checking = Signal(self.LATENCY - 1, reset_less=True)
         last, done = Signal(), Signal()
         payload = self.decoded.payload
         m.d.comb += [
+            self.decoded.valid.eq(valid),
             self.beats.ready.eq(ready),
             last.eq(self.beats.valid & open_[-1]),
             self.release.eq(checking[0]),
-            done.eq(self.decoded.valid & self.decoded.ready),
+            done.eq(valid & self.decoded.ready),
             payload.word.eq(word),
         ]
         for beat in range(beats):
@@ -309,14 +311,14 @@ class Decoder(wiring.Component):
                     bus_errors[beat].eq(self.beats.payload.error),
                 ]
         with m.If(self.clear):
-            m.d.sync += [open_.eq(1), ready.eq(1), checking.eq(0), self.decoded.valid.eq(0)]
+            m.d.sync += [open_.eq(1), ready.eq(1), checking.eq(0), valid.eq(0)]
         with m.Else():
             with m.If(self.beats.valid | ~ready):
                 m.d.sync += open_.eq(Cat(done, open_[:-1]) if beats > 1 else done)
             m.d.sync += [
                 ready.eq(done | (ready & ~last)),
                 checking.eq(Cat(last, checking[:-1])),
-                self.decoded.valid.eq(checking[-1] | (self.decoded.valid & ~done)),
+                valid.eq(checking[-1] | (valid & ~done)),
             ]
         self._check(m, word, bus_errors)
         return m

@@ -116,7 +116,8 @@ class AddressPipeline(wiring.Component):
         }  # fmt: skip
         col_1 = delay(m, at.col[:12], 1, name="col_1")
 
-        # Stage 2: clamped, and the factors of the weight.
+        # Stage 2: clamped, and the factors of the weight. The last row has come a long way.
+        last_row = delay(m, self.last_row, 1, name="last_row_1")
         row_offset_2 = Signal(OFFSET_BITS, reset_less=True)
         col_2 = Signal(12, reset_less=True)
         block_2 = delay(m, block_1, 1, name="block_2")
@@ -155,7 +156,7 @@ class AddressPipeline(wiring.Component):
             with m.If(above_1):
                 m.d.sync += row_offset_2.eq(0)
             with m.Elif(below_1):
-                m.d.sync += row_offset_2.eq(self.last_row)
+                m.d.sync += row_offset_2.eq(last_row)
             with m.If(before_1):
                 m.d.sync += col_2.eq(0)
             with m.Elif(beyond_1):
