@@ -130,7 +130,7 @@ class CsrBank(wiring.Component):
 
         # Counters. The event is registered first: it may come from far away.
         was_busy = Signal()
-        anew = Signal(init=1)  # so that a reset does not need to clear the counters
+        anew = Signal(init=1)  # so that a reset need clear neither counters nor events
         m.d.sync += [was_busy.eq(self.busy), anew.eq(self.start)]
         for name, _ in regs.COUNTERS:
             happened_before = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_before")
