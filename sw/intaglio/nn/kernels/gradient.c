@@ -7,9 +7,10 @@
 #include "windows.h"
 
 enum {
-    PIXELS = 512, /* in a panel: it stays in the first cache */
+    PIXELS = 704, /* most in a panel: it stays in the first cache */
     PARTS = 8,    /* panels of pixels between two barriers */
     SPAN = 8,     /* most columns of panels for which the pixels of a tap are looked up once */
+    TASKS = 32,   /* where there are as many panels: a thread that is late is waited for */
 };
 
 /* The groups of a panel of pixels that a tap meets inside of the map: the others add nothing. */
@@ -107,43 +108,48 @@ static void gradient_panel(const living *at, i64 c, i64 columns, const a_code *e
 int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
 {
     const i64 M = v->N * v->P * v->Q, panels = groups_of(v->C, COLUMNS);
-    /* At least eight tasks where there are as many panels, so that all threads have some. */
-    const i64 span = most(1, least(SPAN, v->R * v->S * panels / 8));
+    if (M == 0) { /* a batch of no images */
+        memset(out, 0, K * v->R * v->S * v->C * sizeof *out);
+        return 0;
+    }
+    const i64 span = most(1, least(SPAN, v->R * v->S * panels / TASKS));
     const i64 spans = groups_of(panels, span), pitch = v->R * v->S * v->C;
-    const i64 whole = groups_of(K, ROWS) * ROWS * PIXELS; /* codes of a panel of pixels */
+    /* Pixels of a panel, all of about the same size, and codes of its errors. */
+    const i64 deep = groups_of(groups_of(M, groups_of(M, PIXELS)), GROUP) * GROUP;
+    const i64 whole = groups_of(K, ROWS) * ROWS * deep;
     a_code *error = buffer(PARTS * whole * sizeof *error);
     int8_t *zeros = calloc(K, 1);
     int failed = !error || !zeros;
 #pragma omp parallel
     {
-        b_code *b = buffer((HEAD + PIXELS * COLUMNS) * sizeof *b);
+        b_code *b = buffer((HEAD + deep * COLUMNS) * sizeof *b);
         a_code *line = calloc((K + ROWS) * GROUP, sizeof *line);
         if (!b || !line) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp barrier
-        for (i64 start = 0; start < M && !failed; start += PARTS * PIXELS) {
-            const i64 end = least(M, start + PARTS * PIXELS);
+        for (i64 start = 0; start < M && !failed; start += PARTS * deep) {
+            const i64 end = least(M, start + PARTS * deep);
 #pragma omp for schedule(static)
             for (i64 m = start; m < end; m += GROUP) {
-                const i64 part = (m - start) / PIXELS, m0 = start + part * PIXELS;
+                const i64 part = (m - start) / deep, m0 = start + part * deep;
                 const int8_t *rows[GROUP];
                 for (int j = 0; j < GROUP; j++)
                     rows[j] = m + j < end ? e + (m + j) * K : zeros;
-                pack_error(rows, K, groups_of(least(PIXELS, end - m0), GROUP), line,
+                pack_error(rows, K, groups_of(least(deep, end - m0), GROUP), line,
                            error + part * whole + (m - m0) * ROWS);
             }
 #pragma omp for schedule(dynamic)
             for (i64 task = 0; task < v->R * v->S * spans; task++) {
                 const i64 tap = task / spans, from = task % spans * span;
-                for (i64 m0 = start; m0 < end; m0 += PIXELS) {
+                for (i64 m0 = start; m0 < end; m0 += deep) {
                     living at;
-                    const i64 pixels = least(PIXELS, end - m0);
+                    const i64 pixels = least(deep, end - m0);
                     tap_pixels(v, tap / v->S, tap % v->S, m0, pixels, &at);
                     for (i64 j = from; j < least(panels, from + span); j++)
                         gradient_panel(&at, j * COLUMNS, least(COLUMNS, v->C - j * COLUMNS),
-                                       error + (m0 - start) / PIXELS * whole,
+                                       error + (m0 - start) / deep * whole,
                                        groups_of(pixels, GROUP), K, b,
                                        out + tap * v->C + j * COLUMNS, pitch, m0 > 0);
                 }
