@@ -230,7 +230,8 @@ def test_bench_train() -> None:
     data = json.loads(out)
     assert status == 0 and data["step_ratio"] > 0 and data["cpu_ratio"] > 0
     assert len(data["seconds"]["int"]) == len(data["seconds"]["float"]) == 2
-    parts = {"products, forward", "products, weight gradient", "batch norm", "update"}
+    parts = {"products and batch norm, forward", "products, weight gradient", "update"}
+    parts |= {"products, input gradient", "batch norm, backward"}
     assert parts <= set(data["parts"])
     assert sum(data["parts"].values()) == pytest.approx(1)
 

@@ -1,6 +1,7 @@
 """Batch norm in one call of C beside its single steps on the plain kernels."""
 
 import copy
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from intaglio.nn import IntTensor, kernels
 from intaglio.nn import functional as F
 from intaglio.nn.kernels import loader, native, plain
+from intaglio.nn.layers import BatchNorm2d, Conv2d
 from intaglio.spec import quant
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
@@ -56,6 +58,10 @@ def equal(a, b):
         assert a == b
 
 
+def in_one_call(acc):
+    return functools.partial(native.batch_norm_forward, acc)
+
+
 def state(layer):
     scales = layer.error_scale.guess, layer.acc_error_scale.guess
     return layer.running_mean, layer.running_deviation, scales
@@ -65,11 +71,11 @@ def state(layer):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_call_has_the_bytes_of_the_steps(g, library, shape, norm):
     N, H, W, C = shape
-    acc = rand(g, -(1 << 20), 1 << 20, (N * H * W, C), torch.int32)
-    acc[:, 0] = 7  # no deviation
-    wild = min(31, 43 - (N * H * W).bit_length())  # as far as a sum of deviations may go
-    acc[:, -1] = rand(g, -(1 << wild), (1 << wild) - 1, (N * H * W,), torch.int32)
-    residual = rand(g, -127, 127, (N * H * W, C), torch.int8)
+    acc = rand(g, -(1 << 20), 1 << 20, shape, torch.int32)
+    acc[..., 0] = 7  # no deviation
+    wild = min(27, 43 - (N * H * W).bit_length())  # as far as a sum of deviations may go
+    acc[..., -1] = rand(g, -(1 << wild), (1 << wild) - 1, (N, H, W), torch.int32)
+    residual = rand(g, -127, 127, shape, torch.int8)
     terms = {
         "narrow": [(rand(g, -(1 << 24), 1 << 24, shape, torch.int32), -20)],
         "small": [(rand(g, -3, 3, shape, torch.int8), -9)],
@@ -82,15 +88,13 @@ def test_one_call_has_the_bytes_of_the_steps(g, library, shape, norm):
         other = copy.deepcopy(own)
         shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
         with kernels.use(plain):
-            xhat, y, vectors = F._batch_norm(acc, -14, other, z, shifts)
-        found = F._batch_norm(acc, -14, own, z, shifts)
+            xhat, y, vectors = F._shared_batch_norm(acc, -14, other, z, shifts)
+        found = F._batch_norm(in_one_call(acc), -14, own, z, shifts)
         equal(found[:2], (xhat, y))
         equal(found[2][:4], vectors[:4])
         if norm == "l1":
             equal(found[2][6], vectors[6])
         equal(state(own), state(other))
-        xhat = xhat.reshape(shape)
-        y = y.reshape(shape)
         for parts in terms.values():  # each after another one, so that guesses are wrong
             gradient = IntTensor.from_terms([(F.nchw(codes), e) for codes, e in parts])
             with kernels.use(plain):
@@ -101,17 +105,59 @@ def test_one_call_has_the_bytes_of_the_steps(g, library, shape, norm):
 
 def test_what_is_beyond_the_loops_is_left_to_the_steps(g, monkeypatch):
     """Deviations of 2**28 and more."""
-    acc = rand(g, -(1 << 31), (1 << 31) - 1, (40, 9), torch.int32)
+    acc = rand(g, -(1 << 31), (1 << 31) - 1, (1, 5, 8, 9), torch.int32)
     own = new_layer(g, 9, "l1", True)
     other, shifts = copy.deepcopy(own), quant.batch_norm_shifts(-5, None)
-    results = []
-    inner = native.batch_norm_forward
-    monkeypatch.setattr(
-        native, "batch_norm_forward", lambda *a, **k: results.append(inner(*a, **k)) or results[-1]
-    )
-    found = F._batch_norm(acc, -14, own, None, shifts)
+    assert F._batch_norm(in_one_call(acc), -14, own, None, shifts) is None
+    equal(state(own), state(other))
+    found = F._shared_batch_norm(acc, -14, own, None, shifts)
     with kernels.use(plain):
-        expected = F._batch_norm(acc, -14, other, None, shifts)
-    assert results == [None]
+        expected = F._shared_batch_norm(acc, -14, other, None, shifts)
     equal(found, expected)
     equal(state(own), state(other))
+
+
+def test_a_layer_goes_on_step_by_step(g, monkeypatch):
+    """Where the one call gives up."""
+    x = IntTensor(F.nchw(rand(g, -127, 127, (2, 5, 6, 32), torch.int8)), -7)
+    results = []
+    for give_up in (False, True):
+        torch.manual_seed(1)
+        conv, norm = Conv2d(32, 40, 3, padding=1), BatchNorm2d(40)
+        if give_up:
+            monkeypatch.setattr(native, "conv_norm_forward", lambda *_, **__: None)
+        y = norm(conv(x))
+        results.append((y.codes, norm.running_mean, norm.running_deviation))
+    equal(*results)
+
+
+#: Input channels, output channels, kernel, stride, dilation, and size of the map: one whose sums
+#: are made in parts, one with few input channels, one with a map of one pixel, one with dead taps.
+CONVOLUTIONS = [
+    (20, 700, 1, 1, 1, (23, 24)),
+    (3, 40, 7, 2, 1, (30, 34)),
+    (64, 33, 1, 1, 1, (1, 1)),
+    (32, 48, 3, 1, 12, (9, 11)),
+]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l1-std"])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution_and_batch_norm_in_one_call(g, library, case, norm):
+    C, K, kernel, stride, dilation, size = case
+    x = IntTensor(F.nchw(rand(g, -127, 127, (3, *size, C), torch.int8)), -7)
+    weight = IntTensor(rand(g, -32767, 32767, (K, C, kernel, kernel), torch.int16), -14)
+    pad = dilation * (kernel // 2)
+    window = F.Window((kernel, kernel), (stride, stride), (pad,) * 4, (dilation, dilation))
+    product = F._Product(x, weight, window, transposed=False)
+    acc = product.accumulators()
+    for z in (None, rand(g, -127, 127, acc.shape, torch.int8)):
+        own = new_layer(g, K, norm, True)
+        other = copy.deepcopy(own)
+        shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
+        with kernels.use(plain):
+            xhat, y, vectors = F._shared_batch_norm(acc, product.exponent, other, z, shifts)
+        found = F._batch_norm(product.normalized, product.exponent, own, z, shifts)
+        equal(found[:2], (xhat, y))
+        equal(found[2][:4], vectors[:4])
+        equal(state(own), state(other))

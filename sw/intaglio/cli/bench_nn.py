@@ -24,16 +24,16 @@ _PAUSE = 0.05
 #: Kernel -> the part of a step that it belongs to; the rest is "other".
 _PARTS = {
     "conv": "products, forward",
+    "conv_norm_forward": "products and batch norm, forward",
     "conv_input_gradient": "products, input gradient",
     "conv_weight_gradient": "products, weight gradient",
-    "batch_norm_forward": "batch norm",
-    "batch_norm_error": "batch norm",  # with its two quantisers
-    "batch_norm_statistics": "batch norm",
-    "batch_norm_prepare": "batch norm",
-    "batch_norm_normalize": "batch norm",
-    "batch_norm_sums": "batch norm",
-    "batch_norm_error_vectors": "batch norm",
-    "batch_norm_backward": "batch norm",
+    "batch_norm_statistics": "batch norm, forward",
+    "batch_norm_prepare": "batch norm, forward",
+    "batch_norm_normalize": "batch norm, forward",
+    "batch_norm_error": "batch norm, backward",  # with its two quantisers
+    "batch_norm_sums": "batch norm, backward",
+    "batch_norm_error_vectors": "batch norm, backward",
+    "batch_norm_backward": "batch norm, backward",
     "requantize": "quantise, diffuse",
     "quantize_error": "quantise, diffuse",
     "error_sums": "quantise, diffuse",

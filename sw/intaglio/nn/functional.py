@@ -78,8 +78,8 @@ def _weight_view(
     """Return the int8 codes of a master, or of some of its taps, and their exponent."""
     # Masters of other than 16 bits are a variant, which the plain kernels alone know.
     k = kernels.active() if weight.codes.dtype == torch.int16 else kernels.plain
-    codes, shift = k.weight_codes(weight.codes, taps)
-    return codes, weight.exponent + shift
+    codes, weight.shift_guess = k.weight_codes(weight.codes, taps, weight.shift_guess)
+    return codes, weight.exponent + weight.shift_guess
 
 
 def _affine_view(master: IntTensor) -> torch.Tensor:
@@ -165,24 +165,39 @@ def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
 class _Product:
     """The product of a convolution, transposed or not, with what its gradients need.
 
-    ``acc`` are the accumulators, int32 (N, P, Q, K), at ``exponent``.
+    Its accumulators are int32 (N, *size, K) at ``exponent``.
     """
 
     def __init__(
         self, x: IntTensor, weight: IntTensor, window: Window, *, transposed: bool
     ) -> None:
-        k, size = kernels.active(), (x.shape[2], x.shape[3])
+        size = (x.shape[2], x.shape[3])
         self._shape, self._transposed = tuple(weight.shape), transposed
         self._taps: tuple[slice, slice] | None = None
-        output = window.transposed(size) if transposed else window.output(size)
+        self.size = window.transposed(size) if transposed else window.output(size)
         if not transposed:
             window, taps = window.live(size)
             self._taps = None if window.kernel == self._shape[2:] else taps
         self._weight, exponent = _weight_view(weight, self._taps)
         self._x, self._window, self._exponents = nhwc(x.codes), window, (x.exponent, exponent)
         self.exponent = x.exponent + exponent
-        run = k.conv_input_gradient if transposed else k.conv
-        self.acc = run(self._x, self._weight, size=output, **window.geometry)
+
+    def accumulators(self) -> torch.Tensor:
+        """Compute them."""
+        k = kernels.active()
+        run = k.conv_input_gradient if self._transposed else k.conv
+        acc: torch.Tensor = run(self._x, self._weight, size=self.size, **self._window.geometry)
+        return acc
+
+    def normalized(self, *layer: Any, **options: Any) -> Any:
+        """Return batch norm of the accumulators in one call with them, where there is such a
+        kernel, and it can; else None. See :func:`intaglio.nn.kernels.native.conv_norm_forward`.
+        """
+        fused = getattr(kernels.active(), "conv_norm_forward", None)
+        if fused is None or not self._x.is_cpu:
+            return None
+        operands = {"geometry": self._window.geometry, "size": self.size}
+        return fused(self._x, self._weight, *layer, **operands, **options)
 
     def gradients(
         self, digits: Sequence[tuple[torch.Tensor, int]], wanted: bool
@@ -221,8 +236,7 @@ class _Conv(torch.autograd.Function):
         ctx: Any, x: IntTensor, weight: IntTensor, window: Window, transposed: bool
     ) -> IntTensor:
         ctx.product = _Product(x, weight, window, transposed=transposed)
-        (acc,) = _take(ctx.product, "acc")
-        return IntTensor(nchw(acc), ctx.product.exponent)
+        return IntTensor(nchw(ctx.product.accumulators()), ctx.product.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -262,17 +276,18 @@ class _RequantizeBias(torch.autograd.Function):
 class Accumulators:
     """What a convolution without bias returns in training mode: its sums, not requantised yet.
 
-    A batch norm finishes them, and differentiates both as one operation.
+    A batch norm finishes them, and computes and differentiates both as one operation.
     """
 
     def __init__(self, x: IntTensor, weight: IntTensor, window: Window) -> None:
         self.x, self.weight = x, weight
         self.product = _Product(x, weight, window, transposed=False)
+        self._finished = False
 
     @property
     def codes(self) -> torch.Tensor:
-        """Value of the sums, int32 (N, C, H, W)."""
-        return nchw(self.product.acc)
+        """Value of the sums, int32 (N, C, H, W); computed each time."""
+        return nchw(self.product.accumulators())
 
     @property
     def exponent(self) -> int:
@@ -283,13 +298,14 @@ class Accumulators:
         """Return batch norm with the batch's statistics, int8; see
         :class:`intaglio.nn.layers.BatchNorm2d`.
         """
-        if not hasattr(self.product, "acc"):
+        if self._finished:
             raise RuntimeError("accumulators are finished by one batch norm, once")
-        shape, channels = self.codes.shape, layer.weight.shape[0]
-        if channels != shape[1]:
-            raise ValueError(f"a batch norm of {channels} channels was given {shape[1]}")
+        channels, C = layer.weight.shape[0], self.weight.shape[0]
+        if channels != C:
+            raise ValueError(f"a batch norm of {channels} channels was given {C}")
         if residual is not None:
-            check_residual(residual.shape, shape)
+            check_residual(residual.shape, (self.x.shape[0], C, *self.product.size))
+        self._finished = True
         return _ConvNorm.apply(
             self.x, self.weight, layer.weight, layer.bias, residual, self.product, layer
         )
@@ -307,19 +323,18 @@ class _ConvNorm(torch.autograd.Function):
         product: _Product,
         layer: Any,
     ) -> IntTensor:
-        (acc,) = _take(product, "acc")
-        N, H, W, C = acc.shape
-        z = None if residual is None else nhwc(residual.codes).reshape(-1, C)
+        z = None if residual is None else nhwc(residual.codes)
         shifts = quant.batch_norm_shifts(
             layer.exponent, None if residual is None else residual.exponent
         )
-        run = _batch_norm if workers.count() == 1 else _shared_batch_norm
-        xhat, y, vectors = run(acc.reshape(-1, C), product.exponent, layer, z, shifts)
+        found = _batch_norm(product.normalized, product.exponent, layer, z, shifts)
+        if found is None:
+            acc = product.accumulators()
+            found = _shared_batch_norm(acc, product.exponent, layer, z, shifts)
+        ctx.xhat, ctx.y, ctx.vectors = found
         layer.num_batches_tracked.add_(1)  # not assigned: modules look at what is assigned
-        y = y.reshape(N, H, W, C)
-        ctx.y, ctx.xhat = y, xhat.reshape(N, H, W, C)
-        ctx.product, ctx.layer, ctx.vectors = product, layer, vectors
-        return IntTensor(nchw(y), layer.exponent)
+        ctx.product, ctx.layer = product, layer
+        return IntTensor(nchw(ctx.y), layer.exponent)
 
     @staticmethod
     def backward(ctx: Any, gradient: IntTensor) -> Any:
@@ -340,31 +355,32 @@ class _ConvNorm(torch.autograd.Function):
 
 
 def _batch_norm(
-    acc: torch.Tensor,
+    run: Callable[..., Any],
     exponent: int,
     layer: Any,
     residual: torch.Tensor | None,
     shifts: tuple[int, int],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return xhat and y (M, C), and what backward wants to know of each channel, of acc (M, C).
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Return xhat and y (N, H, W, C), and what backward wants to know of each channel.
 
     The first seven rows of that are mantissa, shift, gamma, beta, two that backward does not read,
-    and the sums of the signs of xhat. ``shifts`` are those of y and of the residual.
+    and the sums of the signs of xhat. ``run`` does it in one call, see
+    :func:`intaglio.nn.kernels.native.batch_norm_forward`; None where it cannot. ``exponent`` is
+    that of the accumulators, ``shifts`` are those of y and of the residual.
     """
-    fused = getattr(kernels.active(), "batch_norm_forward", None)
-    found = None
-    if fused is not None and acc.is_cpu and layer.norm in ("l1", "l1-std"):
-        found = fused(
-            *(acc, (layer.running_mean, layer.running_deviation)),
-            *(layer.weight.codes, layer.bias.codes, layer.norm),
-            acc_exponent=exponent,
-            batches=int(layer.num_batches_tracked),
-            out_shift=shifts[0],
-            residual=residual,
-            residual_shift=shifts[1],
-            low=_low(layer.relu),
-        )
-    return found or _shared_batch_norm(acc, exponent, layer, residual, shifts)
+    if workers.count() > 1 or layer.norm not in ("l1", "l1-std"):
+        return None
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = run(
+        (layer.running_mean, layer.running_deviation),
+        *(layer.weight.codes, layer.bias.codes, layer.norm),
+        acc_exponent=exponent,
+        batches=int(layer.num_batches_tracked),
+        out_shift=shifts[0],
+        residual=residual,
+        residual_shift=shifts[1],
+        low=_low(layer.relu),
+    )
+    return found
 
 
 def _shared_batch_norm(
@@ -374,8 +390,9 @@ def _shared_batch_norm(
     residual: torch.Tensor | None,
     shifts: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Step by step, with the sums of all workers; as :func:`_batch_norm`."""
-    k = kernels.active()
+    """Step by step, with the sums of all workers; as :func:`_batch_norm`, of acc (N, H, W, C)."""
+    k, shape = kernels.active(), acc.shape
+    acc = acc.reshape(-1, shape[3])
     mean, deviation = variants.batch_norm_statistics(acc, layer.norm)
     mantissa, shift, g, b = k.batch_norm_prepare(
         *(mean, deviation, (layer.running_mean, layer.running_deviation)),
@@ -384,10 +401,12 @@ def _shared_batch_norm(
         acc_exponent=exponent,
         batches=int(layer.num_batches_tracked),
     )
+    z = None if residual is None else residual.reshape(acc.shape)
     xhat, y, signs = k.batch_norm_normalize(
-        acc, mean, mantissa, shift, g, b, shifts[0], residual, shifts[1], _low(layer.relu)
+        acc, mean, mantissa, shift, g, b, shifts[0], z, shifts[1], _low(layer.relu)
     )
-    return xhat, y, torch.stack((mantissa, shift, g, b, mean, deviation, workers.total(signs)))
+    vectors = torch.stack((mantissa, shift, g, b, mean, deviation, workers.total(signs)))
+    return xhat.reshape(shape), y.reshape(shape), vectors
 
 
 _Quantized = tuple[torch.Tensor, int]

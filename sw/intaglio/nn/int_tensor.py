@@ -115,6 +115,8 @@ class IntTensor(torch.Tensor):
     serial: int
     #: Name of the value in the graph that is being recorded.
     value_name: str | None = None
+    #: Of a master: the shift that its 8-bit codes had last, a guess that never changes a result.
+    shift_guess: int | None = None
 
     @staticmethod
     def __new__(cls, codes: torch.Tensor, exponent: int) -> "IntTensor":

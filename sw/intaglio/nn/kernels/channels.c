@@ -26,13 +26,13 @@ INLINE i64 affine(int16_t master)
     return v < -127 ? -127 : v > 127 ? 127 : v;
 }
 
-/* out: mantissa, shift, gamma, beta, and the running mean and deviation with this batch; `left` is
- * the exponent of the accumulators minus that of the running statistics, `weight` one over what the
- * batch weighs. Returns 1, and leaves it to quant.py, where a number is out of its range.
+/* out: mantissa, shift, gamma, beta, and the running mean and deviation with this batch, rows that are
+ * `pitch` apart; `left` is the exponent of the accumulators minus that of the running statistics,
+ * `weight` one over what the batch weighs. Returns 1, and leaves it to quant.py, where a number is out of its range.
  */
 i64 batch_norm_prepare(const i64 *mean, const i64 *deviation, const i64 *running_mean,
                        const i64 *running_deviation, const int16_t *gamma, const int16_t *beta,
-                       i64 count, i64 left, i64 weight, i64 *out, i64 C)
+                       i64 count, i64 left, i64 weight, i64 *out, i64 pitch, i64 C)
 {
     if (left < -20 || left > 40 || count >= (i64)1 << 31)
         return 1;
@@ -40,15 +40,15 @@ i64 batch_norm_prepare(const i64 *mean, const i64 *deviation, const i64 *running
         const i64 d = deviation[c], total = mean[c] * count;
         if (d <= 0 || d >= (i64)1 << 45 || most(magnitude(total), d) >> least(61 - left, 61))
             return 1;
-        out[C + c] = 15 + log2_ceil((d - 1) / count + 1);
-        out[c] = round_divide(count << out[C + c], d);
-        out[2 * C + c] = affine(gamma[c]);
-        out[3 * C + c] = affine(beta[c]);
+        out[pitch + c] = 15 + log2_ceil((d - 1) / count + 1);
+        out[c] = round_divide(count << out[pitch + c], d);
+        out[2 * pitch + c] = affine(gamma[c]);
+        out[3 * pitch + c] = affine(beta[c]);
         const i64 up = most(left, 0), divisor = count << most(-left, 0);
         const i64 m = round_divide(total << up, divisor) - running_mean[c];
         const i64 r = round_divide(d << up, divisor) - running_deviation[c];
-        out[4 * C + c] = running_mean[c] + round_divide(m, weight);
-        out[5 * C + c] = running_deviation[c] + round_divide(r, weight);
+        out[4 * pitch + c] = running_mean[c] + round_divide(m, weight);
+        out[5 * pitch + c] = running_deviation[c] + round_divide(r, weight);
     }
     return 0;
 }

@@ -27,11 +27,6 @@ enum {
     MOST_PACKED = 16 << 20,                 /* bytes of B packed at a time, by convolve() */
 };
 
-typedef struct {
-    const int8_t *codes;
-    i64 r, s, c, k; /* strides */
-} weights;
-
 /* Where results go: int32 or int8, with strides in elements. */
 typedef struct {
     int32_t *wide;
@@ -354,7 +349,6 @@ static int run(const windows *v, const b_code *packed, i64 K, const requantizer 
     return 0;
 }
 
-/* out: int32 with strides (out_n, out_p, out_q, 1). Returns 0, or 1 where memory is lacking. */
 int convolve(const windows *v, const weights *w, i64 K, int32_t *out, i64 out_n, i64 out_p,
              i64 out_q)
 {

@@ -70,50 +70,76 @@ static i64 largest_of(const int16_t *x, i64 count)
     return most(high, -(i64)low);
 }
 
-INLINE void narrow_codes(const int16_t *master, i64 step, int8_t *out, int32_t shift, i64 n)
+/* The codes of n masters; high and low are extended by the masters. */
+INLINE void narrow_codes(const int16_t *master, i64 step, int8_t *out, int32_t shift, i64 n,
+                         int16_t *high, int16_t *low)
 {
     const int32_t half = (1 << shift) >> 1;
+    int16_t a = *low, b = *high;
     for (i64 i = 0; i < n; i++) {
-        const int32_t v = (master[i * step] + half) >> shift;
+        const int16_t x = master[i * step];
+        const int32_t v = (x + half) >> shift;
+        a = x < a ? x : a;
+        b = x > b ? x : b;
         out[i] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
     }
+    *low = a;
+    *high = b;
 }
 
 enum { LINE = 256 }; /* channels of a master whose taps are turned at a time */
 
-/* master (K, C, taps) to codes (K, living, C), as the products read them: of those taps alone that
- * `at` has, all if it is NULL. Returns the shift, which is that of all taps; -1 where memory is
- * lacking.
+/* The codes of weight_codes() for a shift; returns the largest magnitude of the masters of the taps
+ * that were read, -1 where memory is lacking.
  */
-i64 weight_codes(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, const i64 *at,
-                 i64 living)
+static i64 codes_at(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, const i64 *at,
+                    i64 living, int32_t shift)
 {
-    const i64 shift = most(log2_ceil(largest_of(master, K * C * taps)) - 7, 0);
-    if (taps == 1) {
-#pragma omp parallel for schedule(static)
-        for (i64 k = 0; k < K; k++)
-            narrow_codes(master + k * C, 1, out + k * C, (int32_t)shift, C);
-        return shift;
-    }
+    int16_t high = 0, low = 0;
     int failed = 0;
-#pragma omp parallel reduction(| : failed)
+#pragma omp parallel reduction(max : high) reduction(min : low) reduction(| : failed)
     {
-        int8_t *line = at ? NULL : malloc(LINE * taps);
-        failed = !at && !line;
+        const int turned = taps > 1 && !at;
+        int8_t *line = turned ? malloc(LINE * taps) : NULL;
+        failed = turned && !line;
 #pragma omp for schedule(static)
         for (i64 k = 0; k < K; k++) {
+            const int16_t *from = master + k * C * taps;
+            int8_t *to = out + k * living * C;
+            if (taps == 1)
+                narrow_codes(from, 1, to, shift, C, &high, &low);
             for (i64 t = 0; t < living && at; t++)
-                narrow_codes(master + k * C * taps + at[t], taps, out + (k * living + t) * C,
-                             (int32_t)shift, C);
+                narrow_codes(from + at[t], taps, to + t * C, shift, C, &high, &low);
             for (i64 c = 0; c < C && line; c += LINE) {
                 const i64 n = least(LINE, C - c);
-                narrow_codes(master + (k * C + c) * taps, 1, line, (int32_t)shift, n * taps);
-                taps_outside(line, n, taps, out + k * taps * C + c, C);
+                narrow_codes(from + c * taps, 1, line, shift, n * taps, &high, &low);
+                taps_outside(line, n, taps, to + c, C);
             }
         }
         free(line);
     }
-    return failed ? -1 : shift;
+    return failed ? -1 : most(high, -(i64)low);
+}
+
+/* master (K, C, taps) to codes (K, living, C), as the products read them: of those taps alone that
+ * `at` has, all if it is NULL. Returns the shift, which is that of all taps; -1 where memory is
+ * lacking. A guess of it that is not below 0 may save a pass.
+ */
+i64 weight_codes(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, const i64 *at,
+                 i64 living, i64 guess)
+{
+    i64 shift = guess;
+    if (at || guess < 0)
+        shift = most(log2_ceil(largest_of(master, K * C * taps)) - 7, 0);
+    for (;;) {
+        const i64 largest = codes_at(master, out, K, C, taps, at, living, (int32_t)shift);
+        if (largest < 0)
+            return -1;
+        const i64 right = most(log2_ceil(largest) - 7, 0);
+        if (at || right == shift)
+            return shift;
+        shift = right;
+    }
 }
 
 void requantize(const int32_t *acc, const i64 *m, const i64 *b, i64 shift, const int8_t *residual,

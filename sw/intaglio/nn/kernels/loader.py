@@ -29,7 +29,6 @@ _RETURNS = (
     "quantize_error",
     "batch_norm_backward",
     "batch_norm_error_vectors",
-    "batch_norm_forward",
     "batch_norm_normalize",
     "batch_norm_prepare",
     *(f"quantize_gradient_{x}_{y}" for x in ("int32_t", "int64_t") for y in ("int8_t", "int16_t")),

@@ -7,7 +7,7 @@ handed to it.
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ __all__ = [
     "batch_norm_sums",
     "conv",
     "conv_input_gradient",
+    "conv_norm_forward",
     "conv_weight_gradient",
     "error_sums",
     "image_codes",
@@ -112,7 +113,9 @@ def _tap_indices(R: int, S: int, rows: tuple[int, int], columns: tuple[int, int]
 
 
 @_on_cpu
-def weight_codes(master: torch.Tensor, taps: Taps | None = None) -> tuple[torch.Tensor, int]:
+def weight_codes(
+    master: torch.Tensor, taps: Taps | None = None, guess: int | None = None
+) -> tuple[torch.Tensor, int]:
     master = master.contiguous()
     K, C, R, S = master.shape
     at, size = None, (R, S)
@@ -120,7 +123,8 @@ def weight_codes(master: torch.Tensor, taps: Taps | None = None) -> tuple[torch.
         r, s = ((t.start, t.stop) for t in taps)
         at, size = _tap_indices(R, S, r, s), (r[1] - r[0], s[1] - s[0])
     out = empty((K, *size, C), torch.int8)
-    shift = _call("weight_codes", master, out, K, C, R * S, at, size[0] * size[1])
+    guess = -1 if guess is None else guess
+    shift = _call("weight_codes", master, out, K, C, R * S, at, size[0] * size[1], guess)
     _checked(shift < 0)
     return out.permute(0, 3, 1, 2), shift
 
@@ -174,7 +178,7 @@ def batch_norm_prepare(
     vectors = [v.contiguous() for v in (mean, deviation, *running, gamma, beta)]
     left = acc_exponent - quant.STATISTICS_EXPONENT
     weight = min(batches + 1, quant.STATISTICS_WINDOW)
-    if _call("batch_norm_prepare", *vectors, count, left, weight, out, C):
+    if _call("batch_norm_prepare", *vectors, count, left, weight, out, C, C):
         options = {"count": count, "acc_exponent": acc_exponent, "batches": batches}
         return plain.batch_norm_prepare(mean, deviation, running, gamma, beta, **options)
     mantissa, shift, g, b, *new = out.unbind()
@@ -232,8 +236,22 @@ def batch_norm_normalize(
     return xhat, y, signs
 
 
-def batch_norm_forward(
-    acc: torch.Tensor,
+class _BatchNorm(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("running_mean", "running_deviation")),
+        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "residual")),
+        *((name, ctypes.c_void_p) for name in ("xhat", "out", "vectors")),
+        *((name, ctypes.c_int64) for name in ("left", "weight", "std", "out_shift")),
+        *((name, ctypes.c_int64) for name in ("residual_shift", "low", "M", "C")),
+    ]
+
+
+Normalized = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _normalized(
+    run: Callable[[Any], int],
+    shape: Sequence[int],
     running: tuple[torch.Tensor, torch.Tensor],
     gamma: torch.Tensor,
     beta: torch.Tensor,
@@ -245,32 +263,58 @@ def batch_norm_forward(
     residual: torch.Tensor | None,
     residual_shift: int,
     low: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """Statistics, preparation and normalising in one call.
-
-    On the CPU; ``norm`` is "l1" or "l1-std". Returns xhat and y (M, C) and the vectors (9, C), of
-    which the first seven are mantissa, shift, gamma, beta, the new running statistics and the sums
-    of the signs of xhat, the last for "l1" alone. None, with nothing changed, where a number is
-    beyond the range of the loops: those of single steps then take over.
-    """
-    M, C = acc.shape
-    xhat = empty((M, C), torch.int16)
-    y = torch.empty((M, C), dtype=torch.int8)
+) -> Normalized | None:
+    C = shape[-1]
+    xhat, y = empty(shape, torch.int16), torch.empty(shape, dtype=torch.int8)
     vectors = torch.empty((9, C), dtype=torch.int64)  # two rows are the loops' own
-    left = acc_exponent - quant.STATISTICS_EXPONENT
-    weight = min(batches + 1, quant.STATISTICS_WINDOW)
-    failed = _call(
-        "batch_norm_forward",
-        *(acc, *running, gamma.contiguous(), beta.contiguous(), left, weight),
-        *(int(norm == "l1-std"), out_shift, residual, residual_shift, low),
-        *(xhat, y, vectors, M, C),
+    kept = *running, gamma.contiguous(), beta.contiguous()
+    layer = _BatchNorm(
+        *(v.data_ptr() for v in kept),
+        None if residual is None else residual.data_ptr(),
+        *(xhat.data_ptr(), y.data_ptr(), vectors.data_ptr()),
+        *(acc_exponent - quant.STATISTICS_EXPONENT, min(batches + 1, quant.STATISTICS_WINDOW)),
+        *(norm == "l1-std", out_shift, residual_shift, low, y.numel() // C, C),
     )
+    failed = run(ctypes.byref(layer))
     if failed == 2:
         return None
     _checked(failed)
-    running[0].copy_(vectors[4])
-    running[1].copy_(vectors[5])
     return xhat, y, vectors
+
+
+def batch_norm_forward(acc: torch.Tensor, *layer: Any, **options: Any) -> Normalized | None:
+    """Statistics, preparation and normalising of acc (..., C) in one call, on the CPU.
+
+    ``layer`` are the running statistics, contiguous, which are brought up to date, gamma, beta, and
+    the norm, "l1" or "l1-std". The options are acc_exponent, batches (how many there were before),
+    out_shift, residual, residual_shift and low.
+
+    Returns xhat and y (..., C) and the vectors (9, C), of which the first seven are mantissa,
+    shift, gamma, beta, the new running statistics and the sums of the signs of xhat, the last for
+    "l1" alone. None, with nothing changed, where a number is beyond the range of the loops: those
+    of single steps then take over.
+    """
+    return _normalized(
+        lambda norm: _call("batch_norm_forward", norm, acc), acc.shape, *layer, **options
+    )
+
+
+def conv_norm_forward(
+    x: torch.Tensor, weight: torch.Tensor, *layer: Any, geometry: Any, size: Pair, **options: Any
+) -> Normalized | None:
+    """As :func:`batch_norm_forward`, of the accumulators of a convolution, which never exist whole.
+
+    ``x`` (N, H, W, C) and ``weight`` (K, C, R, S) are on the CPU, ``geometry`` is stride, origin
+    and dilation, ``size`` that of the result (N, *size, K).
+    """
+    windows, weights, kept = native_conv.forward_operands(x, weight, size=size, **geometry)
+    pointers = ctypes.byref(windows), ctypes.byref(weights)
+    shape = x.shape[0], *size, weight.shape[0]
+    found = _normalized(
+        lambda norm: _call("conv_norm_forward", *pointers, norm), shape, *layer, **options
+    )
+    del kept  # until here
+    return found
 
 
 #: A guess that gives no shift.

@@ -19,6 +19,7 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_weight_gradient",
+    "forward_operands",
 ]
 
 Pair = tuple[int, int]
@@ -82,10 +83,10 @@ def _gather(
     return out
 
 
-def _convolve(
+def _operands(
     x: torch.Tensor,
     weight: torch.Tensor,
-    out: torch.Tensor,
+    size: Pair,
     *,
     flip: bool = False,
     stride: Pair = (1, 1),
@@ -93,22 +94,31 @@ def _convolve(
     dilation: Pair = (1, 1),
     spread: Pair = (1, 1),
     code: int = 0,
-) -> None:
-    """Write the windows of x times weight (R, S, C, K) to out, int32 (N, P, Q, K).
+) -> tuple[_Windows, _Weights]:
+    """Return what C wants to know of a product of the windows of x with weight (R, S, C, K).
 
-    The strides of weight are free, of out all but the last; ``flip`` turns the taps around.
+    The strides of weight are free; ``flip`` turns the taps around. Both tensors are kept alive by
+    the caller.
     """
     N, H, W, C = x.shape
-    R, S, _, K = weight.shape
+    R, S, _, _ = weight.shape
     outside = _outside(C, code)
-    shape = (N, H, W, C, R, S, *stride, *origin, *dilation, *spread, *out.shape[1:3])
+    shape = (N, H, W, C, R, S, *stride, *origin, *dilation, *spread, *size)
     windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
     r, s, c, k = weight.stride()
     start = weight.data_ptr()
     if flip:
         start, r, s = start + (R - 1) * r + (S - 1) * s, -r, -s
-    arguments = ctypes.byref(windows), ctypes.byref(_Weights(start, r, s, c, k))
-    _checked(call("convolve", *arguments, K, out, *out.stride()[:3]))
+    return windows, _Weights(start, r, s, c, k)
+
+
+def _convolve(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, **options: Any) -> None:
+    """Write a product, see :func:`_operands`, to out, int32 (N, P, Q, K) with any strides but the
+    last.
+    """
+    operands = _operands(x, weight, out.shape[1:3], **options)
+    pointers = [ctypes.byref(v) for v in operands]
+    _checked(call("convolve", *pointers, weight.shape[3], out, *out.stride()[:3]))
 
 
 def conv(
@@ -122,16 +132,42 @@ def conv(
     code: int = 0,
 ) -> torch.Tensor:
     """Return the int32 accumulators (N, *size, K) of a convolution padded with ``code``."""
-    x = x.contiguous()
+    x, taps, geometry = _forward(x, weight, size, stride, origin, dilation, code)
+    out = empty((x.shape[0], *size, weight.shape[0]), torch.int32)
+    _convolve(x, taps, out, **geometry)
+    return out
+
+
+def _forward(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    size: Pair,
+    stride: Pair,
+    origin: Pair,
+    dilation: Pair,
+    code: int,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Return map, weight (R, S, C, K) and geometry of the product that makes a convolution."""
+    x, taps = x.contiguous(), weight.permute(2, 3, 1, 0)
     K, C, R, S = weight.shape
-    out = empty((x.shape[0], *size, K), torch.int32)
     if C < _FEW and R * S > 1:
         x = _gather(x, (R, S), stride, origin, dilation, size, code)
-        _convolve(x, weight.permute(2, 3, 1, 0).reshape(1, 1, -1, K), out)
-    else:
-        taps = weight.permute(2, 3, 1, 0)
-        _convolve(x, taps, out, stride=stride, origin=origin, dilation=dilation, code=code)
-    return out
+        return x, taps.reshape(1, 1, -1, K), {}
+    return x, taps, {"stride": stride, "origin": origin, "dilation": dilation, "code": code}
+
+
+def forward_operands(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    stride: Pair,
+    origin: Pair,
+    dilation: Pair,
+    size: Pair,
+) -> tuple[_Windows, _Weights, tuple[torch.Tensor, torch.Tensor]]:
+    """Return what C wants to know of a convolution, and the tensors that are to be kept alive."""
+    x, taps, geometry = _forward(x, weight, size, stride, origin, dilation, 0)
+    return *_operands(x, taps, size, **geometry), (x, taps)
 
 
 class ConvOperation:

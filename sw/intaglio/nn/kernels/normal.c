@@ -4,6 +4,7 @@
  * Sums are exact integers, so that the partition over threads does not matter. Compile with -fwrapv.
  */
 #include "lanes.h"
+#include "norms.h"
 
 #include <stdlib.h>
 
@@ -139,8 +140,8 @@ typedef struct {
 } normal;
 
 INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 rows, i64 C,
-                            i64 out_shift, const int8_t *residual, i64 residual_shift, i64 least_y,
-                            int16_t *xhat, int8_t *out, i64 count, int counted)
+                            i64 pitch, i64 out_shift, const int8_t *residual, i64 residual_shift,
+                            i64 least_y, int16_t *xhat, int8_t *out, i64 count, int counted)
 {
     const lanes zero = {0}, mean = load_int32_t(v->mean + at, LANES);
     const lanes low = load_int32_t(v->low + at, LANES), high = load_int32_t(v->high + at, LANES);
@@ -158,13 +159,13 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
         const unsigned_lanes rest = (unsigned_lanes)((d & mask) * factor + half);
         lanes x = ((d >> fine) * factor + (lanes)(rest >> (unsigned_lanes)fine)) >> coarse;
         x = between(x, zero - 32767, zero + 32767);
-        store_int16_t(x, xhat + i * C, count);
+        store_int16_t(x, xhat + i * pitch, count);
         if (counted)
             signs += sign(x);
         lanes y = x * gamma + beta;
         if (residual)
-            y += load_int8_t(residual + i * C, count) << (int32_t)residual_shift;
-        store_int8_t(between(y >> (int32_t)out_shift, bottom, zero + LIMIT), out + i * C, count);
+            y += load_int8_t(residual + i * pitch, count) << (int32_t)residual_shift;
+        store_int8_t(between(y >> (int32_t)out_shift, bottom, zero + LIMIT), out + i * pitch, count);
     }
     store_int32_t(signs, v->signs + at, LANES);
 }
@@ -174,14 +175,14 @@ static int32_t saturated(i64 v)
     return (int32_t)(v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v);
 }
 
-/* mantissa in [2**15, 2**16], shift at least 12; signs, if any, get those of xhat. Returns 1 where
- * memory is lacking, 2 where a shift is beyond 42: deviations of 2**28 and more, differences that
- * saturate count.
+/* mantissa in [2**15, 2**16], shift at least 12; signs, if any, get those of xhat. The accumulators
+ * are (M, C), the maps have rows of `pitch` channels. Returns 1 where memory is lacking, 2 where a
+ * shift is beyond 42: deviations of 2**28 and more, differences that saturate count.
  */
-i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
-                         const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
-                         const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
-                         int8_t *out, i64 *signs, i64 M, i64 C)
+static int normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa, const i64 *shift,
+                     const i64 *gamma, const i64 *beta, i64 out_shift, const int8_t *residual,
+                     i64 residual_shift, i64 low, int16_t *xhat, int8_t *out, i64 *signs, i64 M,
+                     i64 C, i64 pitch)
 {
     const i64 wide = groups_of(C, LANES) * LANES;
     int failed = 0;
@@ -214,13 +215,14 @@ i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantiss
         for (i64 i = 0; i < M; i += DEEP) {
             const i64 rows = least(DEEP, M - i);
             for (i64 c = 0; c < C && !failed; c += LANES) {
-                const i64 at = i * C + c;
+                const int32_t *from = acc + i * C + c;
+                const i64 at = i * pitch + c;
                 const int8_t *z = residual ? residual + at : NULL;
                 if (c + LANES <= C)
-                    normalize_strip(acc + at, &v, c, rows, C, out_shift, z, residual_shift, low,
+                    normalize_strip(from, &v, c, rows, C, pitch, out_shift, z, residual_shift, low,
                                     xhat + at, out + at, LANES, signs != NULL);
                 else
-                    normalize_strip(acc + at, &v, c, rows, C, out_shift, z, residual_shift, low,
+                    normalize_strip(from, &v, c, rows, C, pitch, out_shift, z, residual_shift, low,
                                     xhat + at, out + at, C - c, signs != NULL);
             }
         }
@@ -230,6 +232,16 @@ i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantiss
         free(work);
     }
     return failed;
+}
+
+/* As normalize(), of all channels. */
+i64 batch_norm_normalize(const int32_t *acc, const i64 *mean, const i64 *mantissa,
+                         const i64 *shift, const i64 *gamma, const i64 *beta, i64 out_shift,
+                         const int8_t *residual, i64 residual_shift, i64 low, int16_t *xhat,
+                         int8_t *out, i64 *signs, i64 M, i64 C)
+{
+    return normalize(acc, mean, mantissa, shift, gamma, beta, out_shift, residual, residual_shift,
+                     low, xhat, out, signs, M, C, C);
 }
 
 /* One summand of a wide error: bytes is the width of its codes; strides count elements. */
@@ -726,34 +738,43 @@ i64 batch_norm_backward(const int8_t *error, const int16_t *xhat, const i64 *m0,
 
 i64 batch_norm_prepare(const i64 *mean, const i64 *deviation, const i64 *running_mean,
                        const i64 *running_deviation, const int16_t *gamma, const int16_t *beta,
-                       i64 count, i64 left, i64 weight, i64 *out, i64 C);
+                       i64 count, i64 left, i64 weight, i64 *out, i64 pitch, i64 C);
 i64 batch_norm_error_vectors(const i64 *error_sum, const i64 *product_sum, const i64 *sign_sum,
                              i64 count, const i64 *gamma, const i64 *mantissa, const i64 *shift,
                              i64 *out, i64 C);
 
-/* Statistics, preparation and normalising in one call. With std the deviation is that of "l1-std",
- * and signs stay zero.
- *
- * vectors: mantissa, shift, gamma, beta, running mean, running deviation, signs, and two for work.
- * Returns 1 where memory is lacking, 2 where a number is beyond the loops: nothing is kept then.
- */
-i64 batch_norm_forward(const int32_t *acc, const i64 *running_mean, const i64 *running_deviation,
-                       const int16_t *gamma, const int16_t *beta, i64 left, i64 weight, i64 std,
-                       i64 out_shift, const int8_t *residual, i64 residual_shift, i64 low,
-                       int16_t *xhat, int8_t *out, i64 *vectors, i64 M, i64 C)
+int batch_norm_channels(const batch_norm *n, const int32_t *acc, i64 from, i64 count)
 {
-    i64 *const signs = vectors + 6 * C, *const mean = vectors + 7 * C;
-    i64 *const deviation = vectors + 8 * C;
-    if (batch_norm_statistics(acc, mean, deviation, std, M, C))
+    i64 *v[9];
+    for (int k = 0; k < 9; k++)
+        v[k] = n->vectors + k * n->C + from;
+    i64 *const signs = v[6], *const mean = v[7], *const deviation = v[8];
+    if (batch_norm_statistics(acc, mean, deviation, n->std, n->M, count))
         return 1;
-    if (std)
-        memset(signs, 0, C * sizeof *signs);
-    if (batch_norm_prepare(mean, deviation, running_mean, running_deviation, gamma, beta, M, left,
-                           weight, vectors, C))
+    if (n->std)
+        memset(signs, 0, count * sizeof *signs);
+    if (batch_norm_prepare(mean, deviation, n->running_mean + from, n->running_deviation + from,
+                           n->gamma + from, n->beta + from, n->M, n->left, n->weight, v[0], n->C,
+                           count))
         return 2;
-    return batch_norm_normalize(acc, mean, vectors, vectors + C, vectors + 2 * C, vectors + 3 * C,
-                                out_shift, residual, residual_shift, low, xhat, out,
-                                std ? NULL : signs, M, C);
+    return normalize(acc, mean, v[0], v[1], v[2], v[3], n->out_shift,
+                     n->residual ? n->residual + from : NULL, n->residual_shift, n->low,
+                     n->xhat + from, n->out + from, n->std ? NULL : signs, n->M, count, n->C);
+}
+
+void batch_norm_keep(const batch_norm *n)
+{
+    memcpy(n->running_mean, n->vectors + 4 * n->C, n->C * sizeof(i64));
+    memcpy(n->running_deviation, n->vectors + 5 * n->C, n->C * sizeof(i64));
+}
+
+/* As batch_norm_channels(), of all channels; the running statistics follow where nothing failed. */
+int batch_norm_forward(const batch_norm *n, const int32_t *acc)
+{
+    const int failed = batch_norm_channels(n, acc, 0, n->C);
+    if (!failed)
+        batch_norm_keep(n);
+    return failed;
 }
 
 INLINE i64 code_shift(i64 largest) { return most(log2_ceil(largest) - 7, 0); }

@@ -73,11 +73,12 @@ L = quant.CODE_LIMIT
 
 
 def weight_codes(
-    master: torch.Tensor, taps: tuple[slice, slice] | None = None
+    master: torch.Tensor, taps: tuple[slice, slice] | None = None, guess: int | None = None
 ) -> tuple[torch.Tensor, int]:
     """Return the int8 view of an int16 master and the shift that it is coarser by.
 
-    With ``taps`` the view has no other taps; the shift is that of the whole kernel.
+    With ``taps`` the view has no other taps; the shift is that of the whole kernel. ``guess``, what
+    the shift may be, saves a pass where it is right, and changes nothing.
     """
     wide = master.to(torch.int32)
     shift = quant.scale_shift(int(wide.abs().max()), 8)

@@ -11,6 +11,17 @@ typedef struct {
     i64 N, H, W, C, R, S, stride_h, stride_w, top, left, dil_h, dil_w, spread_h, spread_w, P, Q;
 } windows;
 
+typedef struct {
+    const int8_t *codes;
+    i64 r, s, c, k; /* strides */
+} weights;
+
+/* out: int32 with strides (out_n, out_p, out_q, 1), of K channels. Returns 0, or 1 where memory is
+ * lacking.
+ */
+int convolve(const windows *v, const weights *w, i64 K, int32_t *out, i64 out_n, i64 out_p,
+             i64 out_q);
+
 /* Row `at` of a map of `size`, with inserted zeros; -1 outside. */
 INLINE i64 position(i64 at, i64 spread, i64 size)
 {
