@@ -19,8 +19,8 @@ from intaglio.spec.errors import IntaglioError
 
 __all__ = ["infer_command", "train_command"]
 
-#: Seconds before a measured call.
-_PAUSE = 0.05
+#: Seconds before a turn, and the calls of a turn that are measured.
+_PAUSE, _TURN = 0.05, 3
 #: Kernel -> the part of a step that it belongs to; the rest is "other".
 _PARTS = {
     "conv": "products, forward",
@@ -206,21 +206,22 @@ def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
 
 
 def _alternate(runs: dict[str, Callable[[], Any]], times: int) -> dict[str, dict[str, list[float]]]:
-    """Run each of ``runs`` once unmeasured, then ``times`` times in turn: wall and CPU seconds.
+    """Run each of ``runs`` ``times`` times, a few at a turn: wall and CPU seconds.
 
-    Before each there is a pause: the threads of the one before wait for work in a loop, for a
-    while, and would take a processor from the threads of the next.
+    A turn begins with a call that is not measured, as it finds the caches full of what the one
+    before has left: training goes on from step to step. Before it there is a pause: the threads of
+    the one before wait for work in a loop, for a while, and would take a processor from the next.
     """
     found: dict[str, dict[str, list[float]]] = {k: {"wall": [], "cpu": []} for k in runs}
-    for run in runs.values():
-        run()
-    for _ in range(times):
+    for first in range(0, times, _TURN):
         for name, run in runs.items():
             time.sleep(_PAUSE)
-            wall, cpu = time.perf_counter(), time.process_time()
             run()
-            found[name]["wall"].append(time.perf_counter() - wall)
-            found[name]["cpu"].append(time.process_time() - cpu)
+            for _ in range(min(_TURN, times - first)):
+                wall, cpu = time.perf_counter(), time.process_time()
+                run()
+                found[name]["wall"].append(time.perf_counter() - wall)
+                found[name]["cpu"].append(time.process_time() - cpu)
     return found
 
 
@@ -232,7 +233,7 @@ def _ratio(found: Any, clock: str, over: str) -> float:
 @_options
 @click.option("--batch", default=4, show_default=True, help="Images in each step.")
 @click.option(
-    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Measured steps of each."
+    "--steps", type=click.IntRange(1), default=9, show_default=True, help="Measured steps of each."
 )
 @click.option("--memory/--no-memory", default=True, help="Measure memory as well; yes.")
 @click.option(
@@ -255,6 +256,7 @@ def train_command(
     """A whole training step, integers beside the float32 twin, alternating in one process.
 
     Forward, loss, backward and update; the twin is channels-last PyTorch with autograd and SGD.
+    Each takes a few steps at a turn.
     step_ratio is float time / integer time of the median steps, cpu_ratio that of processor time,
     which other processes disturb less; parts are shares of one integer step. With a peer,
     PEER_step_ratio is the peer's time / integer time.

@@ -313,16 +313,17 @@ def conv_input_gradient(
         return out
     # One convolution for each phase of the output: the others' taps meet only inserted zeros.
     out = empty((e.shape[0], *size, C), torch.int32)
+    if R < stride[0] or S < stride[1]:
+        out.zero_()  # there are phases without taps
     for a in range(min(stride[0], size[0])):
         for b in range(min(stride[1], size[1])):
-            phase = out[:, a :: stride[0], b :: stride[1]]
             # Taps in reverse order that meet codes: r, r + stride, ... up to R - 1.
             r, s = (first[0] - a) % stride[0], (first[1] - b) % stride[1]
             if r >= R or s >= S:
-                phase.zero_()
                 continue
             part = taps[(R - 1 - r) % stride[0] :: stride[0], (S - 1 - s) % stride[1] :: stride[1]]
             start = (first[0] - a - r) // stride[0], (first[1] - b - s) // stride[1]
+            phase = out[:, a :: stride[0], b :: stride[1]]
             _convolve(e, part, phase, flip=True, origin=start)
     return out
 
