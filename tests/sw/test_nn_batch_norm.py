@@ -117,17 +117,23 @@ def test_what_is_beyond_the_loops_is_left_to_the_steps(g, monkeypatch):
     equal(state(own), state(other))
 
 
-def test_a_layer_goes_on_step_by_step(g, monkeypatch):
-    """Where the one call gives up."""
+@pytest.mark.parametrize("gives_up", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_layer_where_sums_are_asked_for_or_the_call_gives_up(g, monkeypatch, gives_up, asked):
     x = IntTensor(F.nchw(rand(g, -127, 127, (2, 5, 6, 32), torch.int8)), -7)
     results = []
-    for give_up in (False, True):
-        torch.manual_seed(1)
+    for usual in (True, False):
         conv, norm = Conv2d(32, 40, 3, padding=1), BatchNorm2d(40)
-        if give_up:
-            monkeypatch.setattr(native, "conv_norm_forward", lambda *_, **__: None)
-        y = norm(conv(x))
+        if gives_up and not usual:
+            for name in ("conv_norm_forward", "batch_norm_forward"):
+                monkeypatch.setattr(native, name, lambda *_, **__: None)
+        acc = conv(x)
+        if asked and not usual:
+            assert acc.codes.dtype == torch.int32 and acc.codes.shape == (2, 40, 5, 6)
+        y = norm(acc)
         results.append((y.codes, norm.running_mean, norm.running_deviation))
+        with pytest.raises(RuntimeError, match="finished by one batch norm, once"):
+            norm(acc)
     equal(*results)
 
 
@@ -157,7 +163,8 @@ def test_convolution_and_batch_norm_in_one_call(g, library, case, norm):
         shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
         with kernels.use(plain):
             xhat, y, vectors = F._shared_batch_norm(acc, product.exponent, other, z, shifts)
-        found = F._batch_norm(product.normalized, product.exponent, own, z, shifts)
+        run = functools.partial(product.normalized, None)
+        found = F._batch_norm(run, product.exponent, own, z, shifts)
         equal(found[:2], (xhat, y))
         equal(found[2][:4], vectors[:4])
         equal(state(own), state(other))

@@ -189,15 +189,19 @@ class _Product:
         acc: torch.Tensor = run(self._x, self._weight, size=self.size, **self._window.geometry)
         return acc
 
-    def normalized(self, *layer: Any, **options: Any) -> Any:
-        """Return batch norm of the accumulators in one call with them, where there is such a
-        kernel, and it can; else None. See :func:`intaglio.nn.kernels.native.conv_norm_forward`.
+    def normalized(self, acc: torch.Tensor | None, *layer: Any, **options: Any) -> Any:
+        """Return batch norm of the accumulators in one call, which makes them unless they are
+        given; None where there is no such kernel, or it cannot.
+
+        See :func:`intaglio.nn.kernels.native.conv_norm_forward`.
         """
-        fused = getattr(kernels.active(), "conv_norm_forward", None)
-        if fused is None or not self._x.is_cpu:
+        k = kernels.active()
+        if not hasattr(k, "conv_norm_forward") or not self._x.is_cpu:
             return None
+        if acc is not None:
+            return k.batch_norm_forward(acc, *layer, **options)
         operands = {"geometry": self._window.geometry, "size": self.size}
-        return fused(self._x, self._weight, *layer, **operands, **options)
+        return k.conv_norm_forward(self._x, self._weight, *layer, **operands, **options)
 
     def gradients(
         self, digits: Sequence[tuple[torch.Tensor, int]], wanted: bool
@@ -282,12 +286,15 @@ class Accumulators:
     def __init__(self, x: IntTensor, weight: IntTensor, window: Window) -> None:
         self.x, self.weight = x, weight
         self.product = _Product(x, weight, window, transposed=False)
+        self._acc: torch.Tensor | None = None
         self._finished = False
 
     @property
     def codes(self) -> torch.Tensor:
-        """Value of the sums, int32 (N, C, H, W); computed each time."""
-        return nchw(self.product.accumulators())
+        """Value of the sums, int32 (N, C, H, W). Whoever does not ask saves their memory."""
+        if self._acc is None:
+            self._acc = self.product.accumulators()
+        return nchw(self._acc)
 
     @property
     def exponent(self) -> int:
@@ -306,9 +313,8 @@ class Accumulators:
         if residual is not None:
             check_residual(residual.shape, (self.x.shape[0], C, *self.product.size))
         self._finished = True
-        return _ConvNorm.apply(
-            self.x, self.weight, layer.weight, layer.bias, residual, self.product, layer
-        )
+        operands = self.x, self.weight, layer.weight, layer.bias, residual
+        return _ConvNorm.apply(*operands, self.product, self._acc, layer)
 
 
 class _ConvNorm(torch.autograd.Function):
@@ -321,15 +327,17 @@ class _ConvNorm(torch.autograd.Function):
         beta: IntTensor,
         residual: IntTensor | None,
         product: _Product,
+        acc: torch.Tensor | None,
         layer: Any,
     ) -> IntTensor:
         z = None if residual is None else nhwc(residual.codes)
         shifts = quant.batch_norm_shifts(
             layer.exponent, None if residual is None else residual.exponent
         )
-        found = _batch_norm(product.normalized, product.exponent, layer, z, shifts)
+        run = functools.partial(product.normalized, acc)
+        found = _batch_norm(run, product.exponent, layer, z, shifts)
         if found is None:
-            acc = product.accumulators()
+            acc = product.accumulators() if acc is None else acc
             found = _shared_batch_norm(acc, product.exponent, layer, z, shifts)
         ctx.xhat, ctx.y, ctx.vectors = found
         layer.num_batches_tracked.add_(1)  # not assigned: modules look at what is assigned
@@ -349,8 +357,7 @@ class _ConvNorm(torch.autograd.Function):
             IntTensor(sums[1], exponent + quant.NORMAL_EXPONENT),
             IntTensor(sums[0], exponent),
             IntTensor(nchw(e), exponent) if ctx.needs_input_grad[4] else None,
-            None,
-            None,
+            *(None, None, None),
         )
 
 

@@ -313,7 +313,7 @@ def conv_input_gradient(
         return out
     # One convolution for each phase of the output: the others' taps meet only inserted zeros.
     out = empty((e.shape[0], *size, C), torch.int32)
-    if R < stride[0] or S < stride[1]:
+    if any(taps_of < step for taps_of, step in zip((R, S), stride, strict=True)):
         out.zero_()  # there are phases without taps
     for a in range(min(stride[0], size[0])):
         for b in range(min(stride[1], size[1])):
