@@ -307,13 +307,12 @@ def conv_input_gradient(
     _, C, R, S = weight.shape
     taps = weight.permute(2, 3, 0, 1)
     first = dilation[0] * (R - 1) - origin[0], dilation[1] * (S - 1) - origin[1]
+    out = empty((e.shape[0], *size, C), torch.int32)
     if stride == (1, 1) or (dilation != (1, 1) and R * S > 1):
-        out = empty((e.shape[0], *size, C), torch.int32)
         _convolve(e, taps, out, flip=True, origin=first, dilation=dilation, spread=stride)
         return out
     # One convolution for each phase of the output: the others' taps meet only inserted zeros.
-    out = empty((e.shape[0], *size, C), torch.int32)
-    if any(taps_of < step for taps_of, step in zip((R, S), stride, strict=True)):
+    if any(side < step for side, step in zip((R, S), stride, strict=True)):
         out.zero_()  # there are phases without taps
     for a in range(min(stride[0], size[0])):
         for b in range(min(stride[1], size[1])):
