@@ -592,7 +592,17 @@ def test_weight_codes(g, library, top):
     master[0, 0, 0, 0] = top  # a tap that is left out counts for the shift
     for taps in ((slice(1, 2), slice(0, 3)), (slice(1, 3), slice(1, 2)), (slice(2, 3),) * 2):
         both("weight_codes", master, taps)
+        both("weight_codes", master, taps, 3)
+    for guess in (0, 6, 7, 8):  # too small, right, or too large
+        for shape in ((2, 330, 3, 3), (3, 70, 1, 1)):
+            both("weight_codes", rand(g, -top, top, shape, torch.int16), None, guess)
     both("weight_codes", torch.tensor([-top, 0, top // 2], dtype=torch.int16).reshape(3, 1, 1, 1))
+
+
+def test_weight_gradient_of_no_images_is_zero():
+    x, e = (torch.empty((0, 5, 6, C), dtype=torch.int8) for C in (20, 7))
+    found = native.conv_weight_gradient(x, e, (3, 3), origin=(1, 1))
+    assert found.shape == (7, 20, 3, 3) and not found.any()
 
 
 def test_random_bits_are_those_of_the_specification():

@@ -26,9 +26,10 @@ INLINE i64 affine(int16_t master)
     return v < -127 ? -127 : v > 127 ? 127 : v;
 }
 
-/* out: mantissa, shift, gamma, beta, and the running mean and deviation with this batch, rows that are
- * `pitch` apart; `left` is the exponent of the accumulators minus that of the running statistics,
- * `weight` one over what the batch weighs. Returns 1, and leaves it to quant.py, where a number is out of its range.
+/* out: mantissa, shift, gamma, beta, and the running mean and deviation with this batch, rows that
+ * are `pitch` apart; `left` is the exponent of the accumulators minus that of the running statistics,
+ * `weight` one over what the batch weighs. Returns 1, and leaves it to quant.py, where a number is
+ * out of its range.
  */
 i64 batch_norm_prepare(const i64 *mean, const i64 *deviation, const i64 *running_mean,
                        const i64 *running_deviation, const int16_t *gamma, const int16_t *beta,
