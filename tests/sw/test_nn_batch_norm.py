@@ -59,7 +59,7 @@ def equal(a, b):
 
 
 def in_one_call(acc):
-    return functools.partial(native.batch_norm_forward, acc)
+    return functools.partial(native.batch_norm_forward, acc, acc_exponent=-14)
 
 
 def state(layer):
@@ -89,7 +89,7 @@ def test_one_call_has_the_bytes_of_the_steps(g, library, shape, norm):
         shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
         with kernels.use(plain):
             xhat, y, vectors = F._shared_batch_norm(acc, -14, other, z, shifts)
-        found = F._batch_norm(in_one_call(acc), -14, own, z, shifts)
+        found = F._batch_norm(in_one_call(acc), own, z, shifts)
         equal(found[:2], (xhat, y))
         equal(found[2][:4], vectors[:4])
         if norm == "l1":
@@ -108,13 +108,18 @@ def test_what_is_beyond_the_loops_is_left_to_the_steps(g):
     acc = rand(g, -(1 << 31), (1 << 31) - 1, (1, 5, 8, 9), torch.int32)
     own = new_layer(g, 9, "l1", True)
     other, shifts = copy.deepcopy(own), quant.batch_norm_shifts(-5, None)
-    assert F._batch_norm(in_one_call(acc), -14, own, None, shifts) is None
+    assert F._batch_norm(in_one_call(acc), own, None, shifts) is None
     equal(state(own), state(other))
     found = F._shared_batch_norm(acc, -14, own, None, shifts)
     with kernels.use(plain):
         expected = F._shared_batch_norm(acc, -14, other, None, shifts)
     equal(found, expected)
     equal(state(own), state(other))
+
+
+def codes_alone(x, master, *_, taps, guess, **__):
+    """What ``conv_norm_forward`` returns where it gives up."""
+    return *native.weight_codes(master, taps, guess), None
 
 
 @pytest.mark.parametrize("gives_up", [False, True])
@@ -125,8 +130,8 @@ def test_a_layer_where_sums_are_asked_for_or_the_call_gives_up(g, monkeypatch, g
     for usual in (True, False):
         conv, norm = Conv2d(32, 40, 3, padding=1), BatchNorm2d(40)
         if gives_up and not usual:
-            for name in ("conv_norm_forward", "batch_norm_forward"):
-                monkeypatch.setattr(native, name, lambda *_, **__: None)
+            monkeypatch.setattr(native, "batch_norm_forward", lambda *_, **__: None)
+            monkeypatch.setattr(native, "conv_norm_forward", codes_alone)
         acc = conv(x)
         if asked and not usual:
             assert acc.codes.dtype == torch.int32 and acc.codes.shape == (2, 40, 5, 6)
@@ -150,23 +155,45 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("norm", ["l1", "l1-std"])
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_convolution_and_batch_norm_in_one_call(g, library, case, norm):
+    """Forward with the codes of the weight, backward with the gradient of the map."""
     C, K, kernel, stride, dilation, size = case
     x = IntTensor(F.nchw(rand(g, -127, 127, (3, *size, C), torch.int8)), -7)
     weight = IntTensor(rand(g, -32767, 32767, (K, C, kernel, kernel), torch.int16), -14)
     pad = dilation * (kernel // 2)
     window = F.Window((kernel, kernel), (stride, stride), (pad,) * 4, (dilation, dilation))
-    product = F._Product(x, weight, window, transposed=False)
-    acc = product.accumulators()
+    with kernels.use(plain):
+        other_product = F._Product(x, weight, window, transposed=False)
+        acc, exponent = other_product.accumulators(), other_product.exponent
+    guess, weight.shift_guess = weight.shift_guess, None
     for z in (None, rand(g, -127, 127, acc.shape, torch.int8)):
         own = new_layer(g, K, norm, True)
         other = copy.deepcopy(own)
         shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
         with kernels.use(plain):
-            xhat, y, vectors = F._shared_batch_norm(acc, product.exponent, other, z, shifts)
-        run = functools.partial(product.normalized, None)
-        found = F._batch_norm(run, product.exponent, own, z, shifts)
+            xhat, y, vectors = F._shared_batch_norm(acc, exponent, other, z, shifts)
+        product = F._Product(x, weight, window, transposed=False)
+        found = F._batch_norm(functools.partial(product.normalized, None), own, z, shifts)
+        assert weight.shift_guess == guess and product.exponent == exponent
         equal(found[:2], (xhat, y))
         equal(found[2][:4], vectors[:4])
         if norm == "l1":
             equal(found[2][6], vectors[6])
         equal(state(own), state(other))
+
+        wide = rand(g, -(1 << 20), 1 << 20, acc.shape, torch.int32)
+        gradient = IntTensor(F.nchw(wide), -20)
+        arguments = gradient, y, xhat, found[2], exponent
+        assert product.backs
+        *result, mapped = F._batch_norm_error(*arguments, own, product.back)
+        with kernels.use(plain):
+            arguments = gradient, y, xhat, vectors, exponent
+            *expected, none = F._batch_norm_error(*arguments, other)
+            xgrad, wgrad = other_product.gradients(expected[1], True)
+            other_product = F._Product(x, weight, window, transposed=False)
+            wgrad = wgrad.terms  # computed by these kernels
+        equal(result, expected)
+        assert none is None
+        own_xgrad, own_wgrad = product.gradients(result[1], True, mapped)
+        equal(own_xgrad.terms, xgrad.terms)
+        equal(own_wgrad.terms, wgrad)
+        weight.shift_guess = guess + 2  # wrong

@@ -1,6 +1,7 @@
 """The fused kernels against the plain ones: equal bytes for every function and odd sizes."""
 
 import copy
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from intaglio.nn.kernels import native, plain, plain_conv
 from intaglio.nn.kernels.loader import build
+from intaglio.nn.kernels.plain_conv import ROWS
 from intaglio.spec import ops, quant
 from intaglio.spec.rng import random_bits
 
@@ -86,7 +88,7 @@ def library(request, monkeypatch):
 
 
 @pytest.mark.parametrize("geometry", CONVOLUTIONS)
-@pytest.mark.parametrize("N, H, W", [(1, 7, 9), (2, 16, 23)])
+@pytest.mark.parametrize("N, H, W", [(1, 7, 9), (2, 16, 23), (5, 6, 7)])
 def test_convolution(g, library, geometry, N, H, W):
     kernel, stride, origin, dilation, C, K = geometry
     options = dict(stride=stride, origin=origin, dilation=dilation)
@@ -103,6 +105,38 @@ def test_convolution(g, library, geometry, N, H, W):
     both("conv_input_gradient", e, weight, **options, size=(H, W))
     both("conv_input_gradient", e, packed, **options, size=(H, W))
     both("conv_weight_gradient", x, e, kernel, **options)
+
+
+@pytest.mark.parametrize("geometry", CONVOLUTIONS)
+def test_a_weight_gradient_ends_quantised(g, library, geometry):
+    """Whatever the shift is guessed to be; as all of a kernel, and as taps of a larger one."""
+    kernel, stride, origin, dilation, C, K = geometry
+    sizes = zip((6, 7), kernel, stride, origin, dilation, strict=True)
+    size = tuple(ops.output_size(n, r, t, p, p, d) for n, r, t, p, d in sizes)
+    x, e = rand(g, -128, 127, (3, 6, 7, C)), rand(g, -127, 127, (3, *size, K))
+    options = dict(stride=stride, origin=origin, dilation=dilation)
+    wide = plain.conv_weight_gradient(x, e, kernel, **options)
+    within = slice(1, 1 + kernel[0]), slice(0, kernel[1])
+    right = quant.scale_shift(int(wide.abs().max()), 8)
+    for taps, shape in ((None, kernel), (within, (kernel[0] + 2, kernel[1] + 1))):
+        for shift, whole in itertools.product((0, right, right + 3), (False, True)):
+            found, wanted = torch.ones((2, K, C, *shape), dtype=torch.int8)
+            words = dict(seed=(1 << 63) + 5, stream=8, start=12345, taps=taps)
+            largest = native.weight_gradient_codes(
+                x, e, kernel, shift, found, whole=whole, **words, **options
+            )
+            used = right if whole else max(right, shift)
+            assert largest == plain.quantize_gradient(wide, used, wanted, **words)
+            assert torch.equal(found, wanted)
+
+
+def test_a_weight_gradient_of_too_many_pixels_is_not_written():
+    x = torch.ones((1, 1, ROWS + 1, 2), dtype=torch.int8)
+    out = torch.ones((2, 2, 1, 1), dtype=torch.int8)
+    same_place = dict(stride=(1, 1), origin=(0, 0), dilation=(1, 1))
+    words = dict(seed=1, stream=8, start=0, taps=None)
+    found = native.weight_gradient_codes(x, x, (1, 1), 0, out, whole=True, **words, **same_place)
+    assert found is None and (out == 1).all()
 
 
 def both_operations(name, weight, m, b, x, residual, size, **options):

@@ -38,6 +38,7 @@ _PARTS = {
     "quantize_error": "quantise, diffuse",
     "error_sums": "quantise, diffuse",
     "weight_codes": "quantise, diffuse",
+    "weight_gradient_codes": "products, weight gradient",  # with its quantiser
     "quantize_gradient": "update",
     "quantize_vectors": "update",
     "updates": "update",
@@ -183,7 +184,10 @@ def _memory(settings: dict[str, Any], kinds: Iterable[str]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
-    """Add what the kernels take inside the block to ``seconds``, by part."""
+    """Add what the kernels take inside the block to ``seconds``, by part.
+
+    Batch norm's error and the products that follow it, one call otherwise, are two.
+    """
     from intaglio.nn import kernels
 
     inner = kernels.active()
@@ -199,6 +203,8 @@ def _watch(seconds: defaultdict[str, float]) -> Iterator[None]:
 
     class Timed:
         def __getattr__(self, name: str) -> Any:
+            if name == "input_gradient":
+                raise AttributeError(name)
             return timed(getattr(inner, name), _PARTS[name])
 
     with kernels.use(Timed()):

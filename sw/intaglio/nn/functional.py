@@ -162,6 +162,42 @@ def _take(ctx: Any, *names: str) -> tuple[Any, ...]:
     return values
 
 
+class _LateGradient(Late):
+    """The gradient of a convolution's weight, as the two maps whose product it is."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        taps: tuple[slice, slice] | None,
+        maps: tuple[torch.Tensor, torch.Tensor],
+        window: Window,
+    ) -> None:
+        super().__init__(shape, maps[0].device, taps)
+        self._maps, self._window = maps, window
+
+    def compute(self, start: int, stop: int) -> torch.Tensor:
+        first, second = self._operands((start, stop))
+        w, k = self._window, kernels.active()
+        part: torch.Tensor = k.conv_weight_gradient(first, second, w.kernel, **w.geometry)
+        return part
+
+    def quantize(
+        self, rows: tuple[int, int], shift: int, out: torch.Tensor, **options: Any
+    ) -> int | None:
+        k, w = kernels.active(), self._window
+        if not hasattr(k, "weight_gradient_codes") or not out.is_cpu:
+            return None
+        first, second = self._operands(rows)
+        largest: int | None = k.weight_gradient_codes(
+            first, second, w.kernel, shift, out, **options, **w.geometry
+        )
+        return largest
+
+    def _operands(self, rows: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = self._maps
+        return first, second if rows == (0, second.shape[3]) else second[..., slice(*rows)]
+
+
 class _Product:
     """The product of a convolution, transposed or not, with what its gradients need.
 
@@ -178,59 +214,103 @@ class _Product:
         if not transposed:
             window, taps = window.live(size)
             self._taps = None if window.kernel == self._shape[2:] else taps
-        self._weight, exponent = _weight_view(weight, self._taps)
-        self._x, self._window, self._exponents = nhwc(x.codes), window, (x.exponent, exponent)
-        self.exponent = x.exponent + exponent
+        self._x, self._window, self._x_exponent = nhwc(x.codes), window, x.exponent
+        self._master: IntTensor | None = weight
+        self._weight: torch.Tensor | None = None
+        self._exponent = 0
+
+    def _view(self) -> tuple[torch.Tensor, int]:
+        """Return the codes of the weight, which are made once, and their exponent."""
+        if self._weight is None:
+            assert self._master is not None
+            self._keep(*_weight_view(self._master, self._taps))
+        assert self._weight is not None
+        return self._weight, self._exponent
+
+    def _keep(self, weight: torch.Tensor, exponent: int) -> None:
+        self._weight, self._exponent, self._master = weight, exponent, None
+
+    @property
+    def exponent(self) -> int:
+        """Value of the exponent of the accumulators."""
+        return self._x_exponent + self._view()[1]
 
     def accumulators(self) -> torch.Tensor:
         """Compute them."""
         k = kernels.active()
         run = k.conv_input_gradient if self._transposed else k.conv
-        acc: torch.Tensor = run(self._x, self._weight, size=self.size, **self._window.geometry)
+        weight, _ = self._view()
+        acc: torch.Tensor = run(self._x, weight, size=self.size, **self._window.geometry)
         return acc
 
     def normalized(self, acc: torch.Tensor | None, *layer: Any, **options: Any) -> Any:
-        """Return batch norm of the accumulators in one call, which makes them unless they are
-        given; None where there is no such kernel, or it cannot.
+        """Return batch norm of the accumulators in one call, which makes them, and the codes of the
+        weight, unless they are there; None where there is no such kernel, or it cannot.
 
         See :func:`intaglio.nn.kernels.native.conv_norm_forward`.
         """
-        k = kernels.active()
+        k, master = kernels.active(), self._master
         if not hasattr(k, "conv_norm_forward") or not self._x.is_cpu:
             return None
+        # Masters of other than 16 bits are a variant, which the plain kernels alone know.
+        if acc is None and (master is None or master.codes.dtype != torch.int16):
+            acc = self.accumulators()
         if acc is not None:
-            return k.batch_norm_forward(acc, *layer, **options)
-        operands = {"geometry": self._window.geometry, "size": self.size}
-        return k.conv_norm_forward(self._x, self._weight, *layer, **operands, **options)
+            return k.batch_norm_forward(acc, *layer, acc_exponent=self.exponent, **options)
+        assert master is not None
+        weight, shift, found = k.conv_norm_forward(
+            *(self._x, master.codes, *layer),
+            **{"taps": self._taps, "guess": master.shift_guess},
+            **{"geometry": self._window.geometry, "size": self.size},
+            acc_exponent=self._x_exponent + master.exponent,
+            **options,
+        )
+        master.shift_guess = shift
+        self._keep(weight, master.exponent + shift)
+        return found
+
+    @property
+    def backs(self) -> bool:
+        """Value of whether the kernels in use have what :meth:`back` needs."""
+        return hasattr(kernels.active(), "input_gradient") and self._x.is_cpu
+
+    def back(self, e: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """Return the gradient of x for an error (N, P, Q, K) that is not known yet, and what
+        computes it; see :func:`intaglio.nn.kernels.native_conv.input_gradient`.
+        """
+        size = self._x.shape[1], self._x.shape[2]
+        found: tuple[torch.Tensor, Any] = kernels.active().input_gradient(
+            e, self._view()[0], size=size, **self._window.geometry
+        )
+        return found
 
     def gradients(
-        self, digits: Sequence[tuple[torch.Tensor, int]], wanted: bool
+        self,
+        digits: Sequence[tuple[torch.Tensor, int]],
+        wanted: bool,
+        wide: torch.Tensor | None = None,
     ) -> tuple[IntTensor | None, IntTensor]:
         """Return the gradients of x, if wanted, and of the weight, which is computed when it is
-        read; ``digits`` are those of the error of the accumulators, int8 (N, P, Q, K).
+        read; ``digits`` are those of the error of the accumulators, int8 (N, P, Q, K), ``wide`` is
+        what :meth:`back` returned for the only one.
         """
         k, window = kernels.active(), self._window
-        x, weight = _take(self, "_x", "_weight")
-        size, (x_exponent, w_exponent) = (x.shape[1], x.shape[2]), self._exponents
+        weight, w_exponent = self._view()
+        (x,) = _take(self, "_x")
+        self._weight = None
+        size = x.shape[1], x.shape[2]
         back = k.conv if self._transposed else k.conv_input_gradient
-        xgrad, wgrad = [], []
-
-        def product(e: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
-            def rows(start: int, stop: int) -> torch.Tensor:
-                first, second = (e, x) if self._transposed else (x, e)
-                part: torch.Tensor = k.conv_weight_gradient(
-                    first, second[..., start:stop], window.kernel, **window.geometry
-                )
-                return part
-
-            return rows
-
+        xgrad: list[tuple[torch.Tensor, int]] = []
+        wgrad: list[tuple[torch.Tensor | Late, int]] = []
         for e, exponent in digits:
-            late = Late(self._shape, e.device, product(e), self._taps)
-            wgrad.append((late, exponent + x_exponent))
+            maps = (e, x) if self._transposed else (x, e)
+            late = _LateGradient(self._shape, self._taps, maps, window)
+            wgrad.append((late, exponent + self._x_exponent))
             if wanted:
-                wide = back(e, weight, size=size, **window.geometry)
+                if wide is None:
+                    wide = back(e, weight, size=size, **window.geometry)
                 xgrad.append((nchw(wide), exponent + w_exponent))
+                wide = None
         return (IntTensor.from_terms(xgrad) if wanted else None), IntTensor.from_terms(wgrad)
 
 
@@ -335,7 +415,7 @@ class _ConvNorm(torch.autograd.Function):
             layer.exponent, None if residual is None else residual.exponent
         )
         run = functools.partial(product.normalized, acc)
-        found = _batch_norm(run, product.exponent, layer, z, shifts)
+        found = _batch_norm(run, layer, z, shifts)
         if found is None:
             acc = product.accumulators() if acc is None else acc
             found = _shared_batch_norm(acc, product.exponent, layer, z, shifts)
@@ -350,10 +430,13 @@ class _ConvNorm(torch.autograd.Function):
         y, xhat = _take(ctx, "y", "xhat")
         alone = workers.count() == 1 and layer.acc_error_scale.variant is None
         run = _batch_norm_error if alone else _shared_batch_norm_error
-        (e, exponent), digits, sums = run(gradient, y, xhat, ctx.vectors, product.exponent, layer)
+        back = product.back if ctx.needs_input_grad[0] and product.backs else None
+        (e, exponent), digits, sums, wide = run(
+            gradient, y, xhat, ctx.vectors, product.exponent, layer, back
+        )
         del y, xhat  # not needed while the products are made
         return (
-            *product.gradients(digits, ctx.needs_input_grad[0]),
+            *product.gradients(digits, ctx.needs_input_grad[0], wide),
             IntTensor(sums[1], exponent + quant.NORMAL_EXPONENT),
             IntTensor(sums[0], exponent),
             IntTensor(nchw(e), exponent) if ctx.needs_input_grad[4] else None,
@@ -363,7 +446,6 @@ class _ConvNorm(torch.autograd.Function):
 
 def _batch_norm(
     run: Callable[..., Any],
-    exponent: int,
     layer: Any,
     residual: torch.Tensor | None,
     shifts: tuple[int, int],
@@ -372,15 +454,13 @@ def _batch_norm(
 
     The first seven rows of that are mantissa, shift, gamma, beta, two that backward does not read,
     and the sums of the signs of xhat. ``run`` does it in one call, see
-    :func:`intaglio.nn.kernels.native.batch_norm_forward`; None where it cannot. ``exponent`` is
-    that of the accumulators, ``shifts`` are those of y and of the residual.
+    :meth:`_Product.normalized`; None where it cannot. ``shifts`` are of y and of the residual.
     """
     if workers.count() > 1 or layer.norm not in ("l1", "l1-std"):
         return None
     found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = run(
         (layer.running_mean, layer.running_deviation),
         *(layer.weight.codes, layer.bias.codes, layer.norm),
-        acc_exponent=exponent,
         batches=int(layer.num_batches_tracked),
         out_shift=shifts[0],
         residual=residual,
@@ -426,25 +506,27 @@ def _batch_norm_error(
     vectors: torch.Tensor,
     acc_exponent: int,
     layer: Any,
-) -> tuple[_Quantized, list[_Quantized], torch.Tensor]:
-    """Return the error behind batch norm, quantised, that of the accumulators as its digits, and
-    the sums of the first and of its products with xhat (2, C); ``vectors`` are those of
-    :func:`_batch_norm`.
+    back: Callable[[torch.Tensor], Any] | None = None,
+) -> tuple[_Quantized, list[_Quantized], torch.Tensor, torch.Tensor | None]:
+    """Return the error behind batch norm, quantised, that of the accumulators as its digits, the
+    sums of the first and of its products with xhat (2, C), and what the only digit gives in
+    ``back``, see :meth:`_Product.back`, or None; ``vectors`` are those of :func:`_batch_norm`.
     """
     fused = getattr(kernels.active(), "batch_norm_error", None)
     if fused is None or not xhat.is_cpu:
         return _shared_batch_norm_error(gradient, y, xhat, vectors, acc_exponent, layer)
     scales = layer.error_scale, layer.acc_error_scale
-    e, out, sums, found = fused(
+    e, out, sums, found, wide = fused(
         *(_terms(gradient), y, _low(layer.relu), xhat, vectors),
         signs=layer.norm == "l1",
         acc_exponent=acc_exponent,
         guesses=[scale.guess for scale in scales],
+        back=back,
     )
     for scale, (exponent, _, largest) in zip(scales, found, strict=True):
         scale.guess = exponent + quant.log2_ceil(largest)
     (first, right, _), (second, more, _) = found
-    return (e, first + right), [(out, second + more)], sums
+    return (e, first + right), [(out, second + more)], sums, wide
 
 
 def _shared_batch_norm_error(
@@ -454,8 +536,9 @@ def _shared_batch_norm_error(
     vectors: torch.Tensor,
     acc_exponent: int,
     layer: Any,
-) -> tuple[_Quantized, list[_Quantized], torch.Tensor]:
-    """Step by step, with the sums of all workers; as :func:`_batch_norm_error`."""
+    back: Any = None,
+) -> tuple[_Quantized, list[_Quantized], torch.Tensor, None]:
+    """Step by step, with the sums of all workers; as :func:`_batch_norm_error`, without ``back``."""
     k = kernels.active()
     (mantissa, shift, gamma), signs = vectors[:3].unbind(), vectors[6]
     e, exponent = _quantize(gradient, y, _low(layer.relu), layer.error_scale)
@@ -467,7 +550,7 @@ def _shared_batch_norm_error(
     )
     wide_exponent = exponent - quant.MEAN_BITS + factor_exponent - acc_exponent
     digits = _accumulator_error(layer, e, xhat, m.unbind(), wide_exponent)
-    return (e, exponent), digits, sums
+    return (e, exponent), digits, sums, None
 
 
 def _accumulator_error(

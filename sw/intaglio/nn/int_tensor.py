@@ -5,8 +5,9 @@ differentiates nothing else, but it owns no floating storage: its payload is one
 tensors. Only what autograd itself needs is dispatched; everything else is refused by name.
 """
 
+import abc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,23 +48,35 @@ class Stamp:
         return all(codes._version == version for codes, version in self._versions)
 
 
-class Late:
+class Late(abc.ABC):
     """Integers that are computed when they are asked for, by ranges of their first axis.
 
-    ``compute(start, stop)`` returns those rows; it keeps alive what they are computed from. So the
-    gradient of a large weight, four bytes for each, is not held before a quantiser reads it.
-    ``taps`` are those of a kernel that it returns, where the others are zero.
+    So the gradient of a large weight, four bytes for each, is not held before a quantiser reads it.
+    It keeps alive what it is computed from. ``taps`` are those of a kernel that :meth:`compute`
+    returns, where the others are zero.
     """
 
     def __init__(
         self,
         shape: Sequence[int],
         device: torch.device,
-        compute: Callable[[int, int], torch.Tensor],
         taps: tuple[slice, slice] | None = None,
     ) -> None:
-        self.shape, self.device = torch.Size(shape), device
-        self.compute, self.taps = compute, taps
+        self.shape, self.device, self.taps = torch.Size(shape), device, taps
+
+    @abc.abstractmethod
+    def compute(self, start: int, stop: int) -> torch.Tensor:
+        """Return a range of the first axis, of :attr:`taps` only."""
+
+    def quantize(
+        self, rows: tuple[int, int], shift: int, out: torch.Tensor, **options: Any
+    ) -> int | None:
+        """Write the codes of a range to ``out`` and return its largest magnitude, without more
+        memory than they take; None where there is no such kernel.
+
+        See :func:`intaglio.nn.kernels.native.weight_gradient_codes` for the options.
+        """
+        return None
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return a range of the first axis with all taps."""

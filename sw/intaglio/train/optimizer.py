@@ -234,38 +234,45 @@ class SGD:
         ranges = _ranges(parameter.shape)
         # No guess is beyond what sums of 32 bits can need.
         shift = 0 if state.scale is None else min(max(state.scale - exponent, 0), 24)
+        rounding = {"seed": self.seed, "stream": self._stream(name)}
         used: dict[tuple[int, int], int] = {}
         largest, k = 0, kernels.active()
         parts: list[torch.Tensor] = []
         # Taps that met padding only are zero: they are neither computed nor shared.
         late = gradient.late()
         rows, taps = (gradient.rows, None) if late is None else (late.compute, late.taps)
+        alone = workers.count() == 1 and self.watch is None
 
-        def run(part: torch.Tensor, a: int, b: int, right: int) -> int:
-            options = {
-                "seed": self.seed,
-                "stream": self._stream(name),
-                "start": a * row,
-                "taps": taps,
-            }
+        def run(a: int, b: int, shift: int) -> int:
+            """Quantise a range with ``shift``, or a larger one that it needs; return the magnitude.
+
+            A smaller one that it needs is right where there is no other range.
+            """
+            options, out = {**rounding, "start": a * row, "taps": taps}, codes[a:b]
+            whole, found, part = len(ranges) == 1, None, None
+            if late is not None and alone:
+                found = late.quantize((a, b), shift, out, whole=whole, **options)
+            if found is None:
+                part = _shared(rows(a, b))
+                if self.watch is not None:
+                    parts.append(part if late is None else late.whole(part))
+                found = int(k.quantize_gradient(part, shift, out, **options))
+            right = quant.scale_shift(found, WEIGHT_BITS)
+            right = right if whole else max(right, shift)
+            if part is not None and right != shift:
+                k.quantize_gradient(part, right, out, **options)
             used[a, b] = right
-            return int(k.quantize_gradient(part, right, codes[a:b], **options))
+            return found
 
         for a, b in ranges:
-            part = _shared(rows(a, b))
-            largest = max(largest, run(part, a, b, shift))
-            needed = quant.scale_shift(largest, WEIGHT_BITS)
-            if needed > shift or (needed < shift and len(ranges) == 1):
-                shift = needed
-                run(part, a, b, shift)
-            if self.watch is not None:
-                parts.append(part if late is None else late.whole(part))
+            largest = max(largest, run(a, b, shift))
+            shift = max(shift, quant.scale_shift(largest, WEIGHT_BITS))
         if self.watch is not None:
             self.watch(name, IntTensor(torch.cat(parts), exponent))
         shift = quant.scale_shift(largest, WEIGHT_BITS)
         for (a, b), right in list(used.items()):
             if right != shift:
-                run(_shared(rows(a, b)), a, b, shift)
+                run(a, b, shift)
         state.scale = exponent + shift
         self._quantized(name, codes, exponent + shift, largest)
 

@@ -367,6 +367,14 @@ int convolve(const windows *v, const weights *w, i64 K, int32_t *out, i64 out_n,
     return failed;
 }
 
+int convolve_all(const product *p, i64 count)
+{
+    int failed = 0;
+    for (i64 i = 0; i < count && !failed; i++)
+        failed = convolve(&p[i].v, &p[i].w, p[i].K, p[i].out, p[i].out_n, p[i].out_p, p[i].out_q);
+    return failed;
+}
+
 /* The map x to out, int8 (N, P, Q, K), requantised; v and q lack x and the residual, so that calls
  * share them. The weights are packed. Returns as convolve().
  */

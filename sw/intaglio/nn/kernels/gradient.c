@@ -20,27 +20,45 @@ typedef struct {
     const int8_t *pixel[PIXELS]; /* the pixels of the input, `outside` where there is none */
 } living;
 
-/* Outputs q of a row whose tap, at column q stride - left, lies in [0, size): from, to. */
-static void inside_of(i64 stride, i64 left, i64 size, i64 Q, i64 *from, i64 *to)
+/* Output pixels are taken in order p, q, n: at a place of the map all images meet padding, or none, and
+ * a GROUP of pixels is left out as a whole.
+ */
+typedef struct {
+    i64 n, q, p;
+} output;
+
+INLINE output output_at(const windows *v, i64 m)
 {
-    *from = left > 0 ? least(groups_of(left, stride), Q) : 0;
-    *to = most(*from, least(Q, size + left > 0 ? groups_of(size + left, stride) : 0));
+    return (output){m % v->N, m / v->N % v->Q, m / v->N / v->Q};
+}
+
+INLINE void next_output(const windows *v, output *at)
+{
+    if (++at->n < v->N)
+        return;
+    at->n = 0;
+    if (++at->q < v->Q)
+        return;
+    at->q = 0;
+    at->p++;
 }
 
 /* Find what tap (r, s) meets at outputs [m0, m0 + count). */
 static void tap_pixels(const windows *v, i64 r, i64 s, i64 m0, i64 count, living *out)
 {
     const int8_t *at[PIXELS + GROUP];
-    i64 from, to;
-    inside_of(v->stride_w, v->left - s * v->dil_w, v->W, v->Q, &from, &to);
-    for (i64 i = 0; i < count;) { /* what is left of a row of outputs */
-        const i64 m = m0 + i, q = m % v->Q, end = least(v->Q, q + count - i);
-        const i64 h = m / v->Q % v->P * v->stride_h - v->top + r * v->dil_h;
-        const i64 w = q * v->stride_w - v->left + s * v->dil_w;
-        i64 x = ((m / v->Q / v->P * v->H + h) * v->W + w) * v->C;
-        const int meets = h >= 0 && h < v->H;
-        for (i64 j = q; j < end; j++, x += v->stride_w * v->C)
-            at[i++] = meets && j >= from && j < to ? v->x + x : v->outside;
+    const i64 image = v->H * v->W * v->C;
+    output o = output_at(v, m0);
+    for (i64 i = 0; i < count;) { /* what is left of the images at a place */
+        const i64 h = o.p * v->stride_h - v->top + r * v->dil_h;
+        const i64 w = o.q * v->stride_w - v->left + s * v->dil_w;
+        const int meets = h >= 0 && h < v->H && w >= 0 && w < v->W;
+        const i64 step = meets ? image : 0, end = least(count, i + v->N - o.n);
+        const int8_t *x = meets ? v->x + o.n * image + (h * v->W + w) * v->C : v->outside;
+        for (; i < end; x += step)
+            at[i++] = x;
+        o.n = v->N - 1;
+        next_output(v, &o);
     }
     for (i64 i = count; i < count + GROUP; i++)
         at[i] = v->outside;
@@ -105,9 +123,17 @@ static void gradient_panel(const living *at, i64 c, i64 columns, const a_code *e
 /* out: int32 (K, R, S, C); at most 2**17 output pixels, padding code 0, no inserted zeros. Returns as
  * convolve.
  */
-int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
+int weight_gradient(const windows *given, const int8_t *e, i64 K, int32_t *out)
 {
+    windows own = *given;
+    const windows *v = &own;
     const i64 M = v->N * v->P * v->Q, panels = groups_of(v->C, COLUMNS);
+    if (v->R * v->S * v->stride_h * v->stride_w == 1 && !v->top && !v->left && v->P == v->H &&
+        v->Q == v->W) {
+        /* Pixels meet their own: as images of one they are taken in the order of memory. */
+        own.N = M;
+        own.H = own.W = own.P = own.Q = 1;
+    }
     if (M == 0) { /* a batch of no images */
         memset(out, 0, K * v->R * v->S * v->C * sizeof *out);
         return 0;
@@ -135,8 +161,9 @@ int weight_gradient(const windows *v, const int8_t *e, i64 K, int32_t *out)
             for (i64 m = start; m < end; m += GROUP) {
                 const i64 part = (m - start) / deep, m0 = start + part * deep;
                 const int8_t *rows[GROUP];
-                for (int j = 0; j < GROUP; j++)
-                    rows[j] = m + j < end ? e + (m + j) * K : zeros;
+                output o = output_at(v, m);
+                for (int j = 0; j < GROUP; j++, next_output(v, &o))
+                    rows[j] = m + j < end ? e + ((o.n * v->P + o.p) * v->Q + o.q) * K : zeros;
                 pack_error(rows, K, groups_of(least(deep, end - m0), GROUP), line,
                            error + part * whole + (m - m0) * ROWS);
             }

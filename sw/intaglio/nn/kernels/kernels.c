@@ -7,6 +7,7 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "requantize.h"
 #include "taps.h"
+#include "windows.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -25,6 +26,16 @@ void large_pages(char *block, i64 bytes)
 #else
     (void)first, (void)end;
 #endif
+}
+
+enum { MAPPED = 32 << 20 }; /* bytes from which on the C library maps a block anew each time */
+
+void *large_buffer(i64 bytes)
+{
+    void *block = buffer(bytes);
+    if (block && bytes >= MAPPED)
+        large_pages(block, bytes);
+    return block;
 }
 
 /* Output (p, q), tap (r, s) meet row (p * stride - origin + r * dilation) / spread of x. */

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["build", "call", "empty", "loaded"]
+__all__ = ["address", "build", "call", "empty", "loaded"]
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 _FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fopenmp", "-std=c11")
@@ -36,6 +36,7 @@ _RETURNS = (
     "square_sums",
     "packed_bytes",
     "weight_codes",
+    "weight_gradient_codes",
 )
 
 
@@ -100,7 +101,8 @@ def _prototype(function: Any, arguments: Sequence[Any]) -> None:
     function.argtypes = [count if isinstance(a, int) else pointer for a in arguments]
 
 
-def _value(argument: Any) -> Any:
+def address(argument: Any) -> Any:
+    """Return where the numbers of a tensor or an array are; anything else as it is."""
     if isinstance(argument, torch.Tensor):
         return argument.data_ptr()
     return argument.ctypes.data if isinstance(argument, np.ndarray) else argument
@@ -116,7 +118,7 @@ def call(name: str, *arguments: Any) -> int:
         _prototype(function, arguments)
     # Hundreds of calls in a step, with a dozen arguments each, of these two kinds nearly all.
     values = [
-        a if (kind := type(a)) is int else a.data_ptr() if kind is torch.Tensor else _value(a)
+        a if (kind := type(a)) is int else a.data_ptr() if kind is torch.Tensor else address(a)
         for a in arguments
     ]
     result: int = function(*values)

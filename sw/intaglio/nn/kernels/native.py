@@ -40,6 +40,7 @@ __all__ = [
     "conv_weight_gradient",
     "error_sums",
     "image_codes",
+    "input_gradient",
     "max_pool",
     "max_pool_gradient",
     "quantize_error",
@@ -53,6 +54,7 @@ __all__ = [
     "update",
     "updates",
     "weight_codes",
+    "weight_gradient_codes",
     "window_maxima",
 ]
 
@@ -105,28 +107,73 @@ ConvTransposeOperation = _on_cpu(native_conv.ConvTransposeOperation)
 conv = _on_cpu(native_conv.conv)
 conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
 conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)
+input_gradient = native_conv.input_gradient
 
 
 @functools.lru_cache(64)
 def _tap_indices(R: int, S: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Return which taps of a kernel these are."""
     return np.arange(R * S).reshape(R, S)[slice(*rows), slice(*columns)].ravel()
+
+
+@functools.lru_cache(64)
+def _tap_places(R: int, S: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Return for each tap of a kernel which of these it is, or -1."""
+    at = np.full(R * S, -1, np.int64)
+    indices = _tap_indices(R, S, rows, columns)
+    at[indices] = np.arange(indices.size)
+    return at
+
+
+def _ends(taps: Taps) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (taps[0].start, taps[0].stop), (taps[1].start, taps[1].stop)
+
+
+def _code_operands(
+    master: torch.Tensor, taps: Taps | None, guess: int | None
+) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    """Return codes (K, R, S, C) that are not written yet, and what C wants to know to do so."""
+    K, C, R, S = master.shape
+    at, size = None, (R, S)
+    if taps is not None:
+        rows, columns = _ends(taps)
+        at = _tap_indices(R, S, rows, columns)
+        size = rows[1] - rows[0], columns[1] - columns[0]
+    out = empty((K, *size, C), torch.int8)
+    guess = -1 if guess is None else guess
+    return out, (master, out, at, K, C, R * S, size[0] * size[1], guess)
 
 
 @_on_cpu
 def weight_codes(
     master: torch.Tensor, taps: Taps | None = None, guess: int | None = None
 ) -> tuple[torch.Tensor, int]:
-    master = master.contiguous()
-    K, C, R, S = master.shape
-    at, size = None, (R, S)
-    if taps is not None:
-        r, s = ((t.start, t.stop) for t in taps)
-        at, size = _tap_indices(R, S, r, s), (r[1] - r[0], s[1] - s[0])
-    out = empty((K, *size, C), torch.int8)
-    guess = -1 if guess is None else guess
-    shift = _call("weight_codes", master, out, K, C, R * S, at, size[0] * size[1], guess)
+    out, (master, _, at, K, C, count, *rest) = _code_operands(master.contiguous(), taps, guess)
+    shift = _call("weight_codes", master, out, K, C, count, at, *rest)
     _checked(shift < 0)
     return out.permute(0, 3, 1, 2), shift
+
+
+def weight_gradient_codes(
+    x: torch.Tensor,
+    e: torch.Tensor,
+    kernel: Pair,
+    shift: int,
+    out: torch.Tensor,
+    *,
+    whole: bool,
+    seed: int,
+    stream: int,
+    start: int,
+    taps: Taps | None,
+    **geometry: Any,
+) -> int | None:
+    """A weight gradient and :func:`quantize_gradient` in one call, on the CPU; see
+    :func:`native_conv.weight_gradient_codes`.
+    """
+    at = None if taps is None else _tap_places(*out.shape[2:], *_ends(taps))
+    options = {"whole": whole, "key": seed ^ mix64(stream), "start": start, "at": at}
+    return native_conv.weight_gradient_codes(x, e, kernel, shift, out, **options, **geometry)
 
 
 @_on_cpu
@@ -236,6 +283,13 @@ def batch_norm_normalize(
     return xhat, y, signs
 
 
+class _LayerWeight(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("master", "codes", "at")),
+        *((name, ctypes.c_int64) for name in ("K", "C", "taps", "living", "shift")),
+    ]
+
+
 class _BatchNorm(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("running_mean", "running_deviation")),
@@ -300,23 +354,37 @@ def batch_norm_forward(acc: torch.Tensor, *layer: Any, **options: Any) -> Normal
 
 
 def conv_norm_forward(
-    x: torch.Tensor, weight: torch.Tensor, *layer: Any, geometry: Any, size: Pair, **options: Any
-) -> Normalized | None:
-    """As :func:`batch_norm_forward`, of the accumulators of a convolution, which never exist whole.
+    x: torch.Tensor,
+    master: torch.Tensor,
+    *layer: Any,
+    taps: Taps | None,
+    guess: int | None,
+    geometry: Any,
+    size: Pair,
+    **options: Any,
+) -> tuple[torch.Tensor, int, Normalized | None]:
+    """:func:`weight_codes`, and :func:`batch_norm_forward` of the accumulators of the convolution
+    with them, which never exist whole.
 
-    ``x`` (N, H, W, C) and ``weight`` (K, C, R, S) are on the CPU, ``geometry`` is stride, origin
-    and dilation, ``size`` that of the result (N, *size, K).
+    ``x`` (N, H, W, C) and ``master`` are on the CPU, ``geometry`` is stride, origin and dilation of
+    those taps, ``size`` that of the result (N, *size, K); ``acc_exponent`` is without the shift of
+    the codes. Returns codes and shift in front of what batch norm returns.
     """
+    codes, (master, *rest) = _code_operands(master.contiguous(), taps, guess)
+    weight = codes.permute(0, 3, 1, 2)
+    own = _LayerWeight(*[loader.address(v) for v in (master, *rest)])
     windows, weights, kept = native_conv.forward_operands(x, weight, size=size, **geometry)
-    pointers = ctypes.byref(windows), ctypes.byref(weights)
+    pointers = [ctypes.byref(v) for v in (windows, weights, own)]
     shape = x.shape[0], *size, weight.shape[0]
     found = _normalized(
         lambda norm: _call("conv_norm_forward", *pointers, norm), shape, *layer, **options
     )
-    del kept  # until here
-    return found
+    del kept, master  # until here
+    return weight, own.shift, found
 
 
+#: From an error to a result that is not computed yet, and the products that compute it.
+Back = Callable[[torch.Tensor], tuple[torch.Tensor, Sequence[Any]]]
 #: A guess that gives no shift.
 _NO_GUESS = -(1 << 40)
 
@@ -331,13 +399,18 @@ def batch_norm_error(
     signs: bool,
     acc_exponent: int,
     guesses: Sequence[int | None],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[int, int, int]]]:
+    back: Back | None = None,
+) -> tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[int, int, int]], torch.Tensor | None
+]:
     """The two quantisers behind batch norm and what lies between them, in one call.
 
     On the CPU; ``vectors`` are those of :func:`batch_norm_forward`, ``guesses`` the exponents of
-    the largest wide error and the largest wide error of the accumulator one step before. Returns
-    the codes of both (N, H, W, C), the sums of the first and of its products with xhat (2, C), and
-    for both (exponent of the wide error, right shift, largest magnitude).
+    the largest wide error and the largest wide error of the accumulator one step before. ``back``
+    returns products of the error of the accumulator, see :func:`native_conv.input_gradient`.
+    Returns the codes of both (N, H, W, C), the sums of the first and of its products with xhat
+    (2, C), for both (exponent of the wide error, right shift, largest magnitude), and the result
+    of the products.
     """
     N, H, W, C = xhat.shape
     array, kept = _term_array(terms)
@@ -346,14 +419,16 @@ def batch_norm_error(
     exponent = min(e for _, e in terms)
     base = quant.AFFINE_EXPONENT - quant.MEAN_BITS - acc_exponent
     guess = _TwoInts(*[_NO_GUESS if g is None else g for g in guesses])
+    wide, products = (None, []) if back is None else back(out)
     failed = _call(
         "batch_norm_error",
         *(ctypes.byref(array), len(kept), y, low, xhat, vectors, int(signs), guess),
         *(exponent, base, e, out, work, found, N, H, W, C),
+        *native_conv.product_array(products),
     )
     _checked(failed)
-    right, largest, wide, more, second = found
-    return e, out, work[:2], [(exponent, right, largest), (wide, more, second)]
+    right, largest, at, more, second = found
+    return e, out, work[:2], [(exponent, right, largest), (at, more, second)], wide
 
 
 def _checked(failed: int) -> int:
@@ -585,12 +660,10 @@ def quantize_gradient(
 ) -> int:
     if gradient.dtype not in (torch.int32, torch.int64):
         gradient = gradient.to(torch.int32)
-    at: np.ndarray | None = None
+    at = None
     if taps is not None:
         gradient = gradient.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        _, _, R, S = gradient.shape
-        at = np.full(out.shape[2:], -1, np.int64)
-        at[taps] = np.arange(R * S).reshape(R, S)
+        at = _tap_places(*out.shape[2:], *_ends(taps))
     if gradient.dim() == 4 and gradient.permute(0, 2, 3, 1).is_contiguous():
         K, C, R, S = gradient.shape
         order = K, C, out.shape[2:].numel(), R * S

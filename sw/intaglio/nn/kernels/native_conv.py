@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ __all__ = [
     "conv_input_gradient",
     "conv_weight_gradient",
     "forward_operands",
+    "input_gradient",
+    "product_array",
+    "weight_gradient_codes",
 ]
 
 Pair = tuple[int, int]
@@ -44,6 +48,16 @@ class _Weights(ctypes.Structure):
     _fields_ = [
         ("codes", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("r", "s", "c", "k")),
+    ]
+
+
+class _Product(ctypes.Structure):
+    _fields_ = [
+        ("v", _Windows),
+        ("w", _Weights),
+        ("K", ctypes.c_int64),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("out_n", "out_p", "out_q")),
     ]
 
 
@@ -112,13 +126,21 @@ def _operands(
     return windows, _Weights(start, r, s, c, k)
 
 
-def _convolve(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, **options: Any) -> None:
-    """Write a product, see :func:`_operands`, to out, int32 (N, P, Q, K) with any strides but the
-    last.
+def _product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, **options: Any) -> _Product:
+    """Return the product, see :func:`_operands`, that writes out, int32 (N, P, Q, K) with any
+    strides but the last.
     """
-    operands = _operands(x, weight, out.shape[1:3], **options)
-    pointers = [ctypes.byref(v) for v in operands]
-    _checked(call("convolve", *pointers, weight.shape[3], out, *out.stride()[:3]))
+    windows, weights = _operands(x, weight, out.shape[1:3], **options)
+    return _Product(windows, weights, weight.shape[3], out.data_ptr(), *out.stride()[:3])
+
+
+def product_array(products: Sequence[_Product]) -> tuple[Any, int]:
+    """Return products as C takes them: where they are and how many."""
+    return ctypes.byref((_Product * len(products))(*products)), len(products)
+
+
+def _run(products: Sequence[_Product]) -> None:
+    _checked(call("convolve_all", *product_array(products)))
 
 
 def conv(
@@ -134,7 +156,7 @@ def conv(
     """Return the int32 accumulators (N, *size, K) of a convolution padded with ``code``."""
     x, taps, geometry = _forward(x, weight, size, stride, origin, dilation, code)
     out = empty((x.shape[0], *size, weight.shape[0]), torch.int32)
-    _convolve(x, taps, out, **geometry)
+    _run([_product(x, taps, out, **geometry)])
     return out
 
 
@@ -304,16 +326,35 @@ def conv_input_gradient(
 ) -> torch.Tensor:
     """Return the adjoint of :func:`conv`: e (N, P, Q, K) to int32 (N, *size, C)."""
     e = e.contiguous()
+    options = {"stride": stride, "origin": origin, "dilation": dilation}
+    out, products = input_gradient(e, weight, size=size, **options)
+    _run(products)
+    return out
+
+
+def input_gradient(
+    e: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    stride: Pair,
+    origin: Pair,
+    dilation: Pair,
+    size: Pair,
+) -> tuple[torch.Tensor, list[_Product]]:
+    """Return the result of :func:`conv_input_gradient`, not computed yet, and the products that
+    compute it; e is contiguous, and the caller keeps it and the weight alive.
+    """
     _, C, R, S = weight.shape
     taps = weight.permute(2, 3, 0, 1)
     first = dilation[0] * (R - 1) - origin[0], dilation[1] * (S - 1) - origin[1]
     out = empty((e.shape[0], *size, C), torch.int32)
     if stride == (1, 1) or (dilation != (1, 1) and R * S > 1):
-        _convolve(e, taps, out, flip=True, origin=first, dilation=dilation, spread=stride)
-        return out
+        options = {"origin": first, "dilation": dilation, "spread": stride}
+        return out, [_product(e, taps, out, flip=True, **options)]
     # One convolution for each phase of the output: the others' taps meet only inserted zeros.
     if any(side < step for side, step in zip((R, S), stride, strict=True)):
         out.zero_()  # there are phases without taps
+    products = []
     for a in range(min(stride[0], size[0])):
         for b in range(min(stride[1], size[1])):
             # Taps in reverse order that meet codes: r, r + stride, ... up to R - 1.
@@ -323,21 +364,65 @@ def conv_input_gradient(
             part = taps[(R - 1 - r) % stride[0] :: stride[0], (S - 1 - s) % stride[1] :: stride[1]]
             start = (first[0] - a - r) // stride[0], (first[1] - b - s) // stride[1]
             phase = out[:, a :: stride[0], b :: stride[1]]
-            _convolve(e, part, phase, flip=True, origin=start)
-    return out
+            products.append(_product(e, part, phase, flip=True, origin=start))
+    return out, products
+
+
+def _gradient_windows(
+    x: torch.Tensor, e: torch.Tensor, kernel: Pair, stride: Pair, origin: Pair, dilation: Pair
+) -> _Windows:
+    """Return the windows of x that a weight gradient reads; padding counts zero."""
+    (N, H, W, C), size = x.shape, e.shape[1:3]
+    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, *size)
+    return _Windows(x.data_ptr(), _outside(C, 0).data_ptr(), *shape)
 
 
 def _gradient(
     x: torch.Tensor, e: torch.Tensor, kernel: Pair, stride: Pair, origin: Pair, dilation: Pair
 ) -> torch.Tensor:
     """Return the gradient (K, R, S, C) of at most ROWS pixels."""
-    (N, P, Q, K), (_, H, W, C) = e.shape, x.shape
-    outside = _outside(C, 0)
-    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, P, Q)
-    windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
-    out = empty((K, *kernel, C), torch.int32)
+    windows, K = _gradient_windows(x, e, kernel, stride, origin, dilation), e.shape[3]
+    out = empty((K, *kernel, x.shape[3]), torch.int32)
     _checked(call("weight_gradient", ctypes.byref(windows), e, K, out))
     return out
+
+
+def weight_gradient_codes(
+    x: torch.Tensor,
+    e: torch.Tensor,
+    kernel: Pair,
+    shift: int,
+    out: torch.Tensor,
+    *,
+    whole: bool,
+    key: int,
+    start: int,
+    at: np.ndarray | None,
+    stride: Pair,
+    origin: Pair,
+    dilation: Pair,
+) -> int | None:
+    """Write the quantised :func:`conv_weight_gradient` to out, int8 (K, C, taps of the kernel).
+
+    ``at`` says where in out the taps of ``kernel`` belong, see ``update.c``; None: there are no
+    others. ``shift`` is raised to the one that brings the largest magnitude into 8 bits, and where
+    these are the ``whole`` rows of a kernel, lowered to it. Element i of out draws word start + i
+    of the stream of ``key``. Returns that magnitude, or None where a sum may be beyond 32 bits:
+    then nothing is written.
+    """
+    if e.shape[:3].numel() > ROWS:
+        return None
+    x, e = x.contiguous(), e.contiguous()
+    C, living = x.shape[3], kernel[0] * kernel[1]
+    if C < _FEW and living > 1:
+        x = _gather(x, kernel, stride, origin, dilation, (e.shape[1], e.shape[2]), 0)
+        kernel, stride, origin, dilation = (1, 1), (1, 1), (0, 0), (1, 1)
+    windows, K = _gradient_windows(x, e, kernel, stride, origin, dilation), e.shape[3]
+    rounding = (int(whole), shift, 127, key, start)
+    order = (C, out.shape[2:].numel(), living, at)
+    largest = call("weight_gradient_codes", ctypes.byref(windows), e, K, out, *rounding, *order)
+    _checked(largest < 0)
+    return largest
 
 
 def conv_weight_gradient(

@@ -5,6 +5,7 @@
  */
 #include "lanes.h"
 #include "norms.h"
+#include "windows.h"
 
 #include <stdlib.h>
 
@@ -786,11 +787,12 @@ INLINE i64 code_shift(i64 largest) { return most(log2_ceil(largest) - 7, 0); }
  * that of the wide error of the accumulator without what is found here. vectors: as of
  * batch_norm_forward(). work: error sums, product sums, m0, m1, m2, factors. found: the shift of e,
  * the largest error before it, the exponent of the wide error, its shift, the largest before that.
- * Returns 1 where memory is lacking.
+ * Products of out, if any, follow. Returns 1 where memory is lacking.
  */
 int batch_norm_error(const term *terms, i64 count, const int8_t *y, i64 low, const int16_t *xhat,
                      const i64 *vectors, i64 signs, const i64 *guess, i64 exponent, i64 base,
-                     int8_t *e, int8_t *out, i64 *work, i64 *found, i64 N, i64 H, i64 W, i64 C)
+                     int8_t *e, int8_t *out, i64 *work, i64 *found, i64 N, i64 H, i64 W, i64 C,
+                     const product *products, i64 number)
 {
     const i64 scans = H * W == 1 ? 1 : N, pixels = H * W == 1 ? N : H * W;
     i64 *const error_sum = work, *const product_sum = work + C, *const m = work + 2 * C;
@@ -832,5 +834,5 @@ int batch_norm_error(const term *terms, i64 count, const int8_t *y, i64 low, con
     }
     found[3] = shift;
     found[4] = largest;
-    return 0;
+    return convolve_all(products, number);
 }

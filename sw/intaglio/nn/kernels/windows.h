@@ -22,6 +22,18 @@ typedef struct {
 int convolve(const windows *v, const weights *w, i64 K, int32_t *out, i64 out_n, i64 out_p,
              i64 out_q);
 
+/* One convolve() of several. */
+typedef struct {
+    windows v;
+    weights w;
+    i64 K;
+    int32_t *out;
+    i64 out_n, out_p, out_q;
+} product;
+
+/* Returns as convolve(). */
+int convolve_all(const product *p, i64 count);
+
 /* Row `at` of a map of `size`, with inserted zeros; -1 outside. */
 INLINE i64 position(i64 at, i64 spread, i64 size)
 {
@@ -39,5 +51,8 @@ INLINE void *buffer(i64 bytes)
 {
     return aligned_alloc(64, groups_of(bytes, 64) * 64);
 }
+
+/* A buffer that may be of any size. */
+void *large_buffer(i64 bytes);
 
 #endif
