@@ -538,7 +538,7 @@ def _shared_batch_norm_error(
     layer: Any,
     back: Any = None,
 ) -> tuple[_Quantized, list[_Quantized], torch.Tensor, None]:
-    """Step by step, with the sums of all workers; as :func:`_batch_norm_error`, without ``back``."""
+    """Step by step, with the sums of all workers; as :func:`_batch_norm_error` without ``back``."""
     k = kernels.active()
     (mantissa, shift, gamma), signs = vectors[:3].unbind(), vectors[6]
     e, exponent = _quantize(gradient, y, _low(layer.relu), layer.error_scale)

@@ -211,7 +211,7 @@ class IntTensor(torch.Tensor):
     def assign(self, codes: torch.Tensor, exponent: int) -> None:
         """Replace the payload of a parameter; shape and type stay."""
         old = self.codes
-        if codes.shape != old.shape or codes.dtype != old.dtype:
+        if codes is not old and (codes.shape != old.shape or codes.dtype != old.dtype):
             raise ValueError(
                 f"codes must be {old.dtype} {tuple(old.shape)}, not {codes.dtype} "
                 f"{tuple(codes.shape)}"

@@ -92,7 +92,8 @@ INLINE void narrow_codes(const int16_t *master, i64 step, int8_t *out, int32_t s
         const int32_t v = (x + half) >> shift;
         a = x < a ? x : a;
         b = x > b ? x : b;
-        out[i] = (int8_t)(v < -LIMIT ? -LIMIT : v > LIMIT ? LIMIT : v);
+        const int32_t below = v > LIMIT ? LIMIT : v; /* two steps, each of one instruction */
+        out[i] = (int8_t)(below < -LIMIT ? -LIMIT : below);
     }
     *low = a;
     *high = b;

@@ -21,6 +21,8 @@ import torch
 
 __all__ = ["address", "build", "call", "empty", "loaded"]
 
+#: What ``ctypes.byref`` returns.
+_Reference = type(ctypes.byref(ctypes.c_int()))
 _SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 _FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fwrapv", "-fopenmp", "-std=c11")
 #: Bytes from which on the C library maps a block anew each time, whatever was freed before.
@@ -103,9 +105,9 @@ def _prototype(function: Any, arguments: Sequence[Any]) -> None:
 
 def address(argument: Any) -> Any:
     """Return where the numbers of a tensor or an array are; anything else as it is."""
-    if isinstance(argument, torch.Tensor):
-        return argument.data_ptr()
-    return argument.ctypes.data if isinstance(argument, np.ndarray) else argument
+    if type(argument) is np.ndarray:
+        return argument.ctypes.data
+    return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument
 
 
 def call(name: str, *arguments: Any) -> int:
@@ -116,9 +118,13 @@ def call(name: str, *arguments: Any) -> int:
     function = getattr(loaded(), name)
     if function.argtypes is None:
         _prototype(function, arguments)
-    # Hundreds of calls in a step, with a dozen arguments each, of these two kinds nearly all.
+    # Hundreds of calls in a step, with a dozen arguments each, of these three kinds nearly all.
     values = [
-        a if (kind := type(a)) is int else a.data_ptr() if kind is torch.Tensor else address(a)
+        a
+        if (kind := type(a)) is int or kind is _Reference
+        else a.data_ptr()
+        if kind is torch.Tensor
+        else address(a)
         for a in arguments
     ]
     result: int = function(*values)

@@ -172,8 +172,10 @@ def weight_gradient_codes(
     :func:`native_conv.weight_gradient_codes`.
     """
     at = None if taps is None else _tap_places(*out.shape[2:], *_ends(taps))
-    options = {"whole": whole, "key": seed ^ mix64(stream), "start": start, "at": at}
-    return native_conv.weight_gradient_codes(x, e, kernel, shift, out, **options, **geometry)
+    words: dict[str, Any] = {"key": seed ^ mix64(stream), "start": start, "at": at}
+    return native_conv.weight_gradient_codes(
+        x, e, kernel, shift, out, whole=whole, **words, **geometry
+    )
 
 
 @_on_cpu
@@ -719,25 +721,21 @@ def updates(jobs: Sequence[plain.Update], rate: Pair, *, seed: int) -> list[plai
     if not all(job.momentum.is_cpu for job in jobs):
         return plain.updates(jobs, rate, seed=seed)
     kept, rows = [], []
-    for job in jobs:
-        momentum, gradient, master = (
-            v.contiguous() for v in (job.momentum, job.gradient, job.master)
-        )
-        kept.append((momentum, gradient, master))
+    largest = quant.MASTER_LIMIT, 127, quant.MASTER_LIMIT
+    for m, m_exponent, g, g_exponent, w, w_exponent, decay, stream, guess in jobs:
+        m, g, w = m.contiguous(), g.contiguous(), w.contiguous()
+        kept.append((m, g, w))
         rows.append(
             (
-                *(momentum.data_ptr(), gradient.data_ptr(), master.data_ptr()),
-                *(momentum.numel(), gradient.element_size()),
-                *(job.momentum_exponent, job.gradient_exponent, job.master_exponent),
-                -1 if job.decay is None else job.decay,
-                job.stream,
-                *(job.guess or (quant.MASTER_LIMIT, 127, quant.MASTER_LIMIT)),
+                *(m.data_ptr(), g.data_ptr(), w.data_ptr(), m.numel(), g.element_size()),
+                *(m_exponent, g_exponent, w_exponent, -1 if decay is None else decay, stream),
+                *(guess or largest),
             )
         )
     table = np.array(rows, np.int64)
     _call("update", table, len(rows), *rate, seed)
     out = []
-    for job, (momentum, _, master), row in zip(jobs, kept, table.tolist(), strict=True):
+    for job, (m, _, w), row in zip(jobs, kept, table.tolist(), strict=True):
         job.guess[:] = row[10:]
-        out.append((momentum, row[5], master, row[7]))
+        out.append((m, row[5], w, row[7]))
     return out

@@ -79,6 +79,32 @@ def _outside(C: int, code: int) -> torch.Tensor:
     return torch.full((C,), code, dtype=torch.int8)
 
 
+@functools.lru_cache(1024)
+def _geometry(shape: tuple[int, ...], code: int, *numbers: Pair) -> _Windows:
+    """Return windows of no map yet, to be copied: layers ask for the same ones in every step."""
+    outside = _outside(shape[3], code)
+    known = _Windows(None, outside.data_ptr(), *itertools.chain(shape, *numbers))
+    known.alive = outside
+    return known
+
+
+def _windows(
+    x: torch.Tensor,
+    kernel: Pair,
+    stride: Pair,
+    origin: Pair,
+    dilation: Pair,
+    spread: Pair,
+    size: Pair,
+    code: int,
+) -> _Windows:
+    """Return the windows of the map x (N, H, W, C), which the caller keeps alive."""
+    known = _geometry(x.shape, code, kernel, stride, origin, dilation, spread, size)
+    windows = _Windows.from_buffer_copy(known)
+    windows.x = x.data_ptr()
+    return windows
+
+
 def _gather(
     x: torch.Tensor,
     kernel: Pair,
@@ -114,11 +140,8 @@ def _operands(
     The strides of weight are free; ``flip`` turns the taps around. Both tensors are kept alive by
     the caller.
     """
-    N, H, W, C = x.shape
     R, S, _, _ = weight.shape
-    outside = _outside(C, code)
-    shape = (N, H, W, C, R, S, *stride, *origin, *dilation, *spread, *size)
-    windows = _Windows(x.data_ptr(), outside.data_ptr(), *shape)
+    windows = _windows(x, (R, S), stride, origin, dilation, spread, size, code)
     r, s, c, k = weight.stride()
     start = weight.data_ptr()
     if flip:
@@ -368,20 +391,12 @@ def input_gradient(
     return out, products
 
 
-def _gradient_windows(
-    x: torch.Tensor, e: torch.Tensor, kernel: Pair, stride: Pair, origin: Pair, dilation: Pair
-) -> _Windows:
-    """Return the windows of x that a weight gradient reads; padding counts zero."""
-    (N, H, W, C), size = x.shape, e.shape[1:3]
-    shape = (N, H, W, C, *kernel, *stride, *origin, *dilation, 1, 1, *size)
-    return _Windows(x.data_ptr(), _outside(C, 0).data_ptr(), *shape)
-
-
 def _gradient(
     x: torch.Tensor, e: torch.Tensor, kernel: Pair, stride: Pair, origin: Pair, dilation: Pair
 ) -> torch.Tensor:
     """Return the gradient (K, R, S, C) of at most ROWS pixels."""
-    windows, K = _gradient_windows(x, e, kernel, stride, origin, dilation), e.shape[3]
+    (_, P, Q, K), plain = e.shape, (1, 1)
+    windows = _windows(x, kernel, stride, origin, dilation, plain, (P, Q), 0)
     out = empty((K, *kernel, x.shape[3]), torch.int32)
     _checked(call("weight_gradient", ctypes.byref(windows), e, K, out))
     return out
@@ -417,7 +432,8 @@ def weight_gradient_codes(
     if C < _FEW and living > 1:
         x = _gather(x, kernel, stride, origin, dilation, (e.shape[1], e.shape[2]), 0)
         kernel, stride, origin, dilation = (1, 1), (1, 1), (0, 0), (1, 1)
-    windows, K = _gradient_windows(x, e, kernel, stride, origin, dilation), e.shape[3]
+    (_, P, Q, K), plain = e.shape, (1, 1)
+    windows = _windows(x, kernel, stride, origin, dilation, plain, (P, Q), 0)
     rounding = (int(whole), shift, 127, key, start)
     order = (C, out.shape[2:].numel(), living, at)
     largest = call("weight_gradient_codes", ctypes.byref(windows), e, K, out, *rounding, *order)

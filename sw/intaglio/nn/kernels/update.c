@@ -35,7 +35,26 @@ INLINE i64 stochastic_int64_t(i64 x, int shift, u64 word)
     return (x >> shift) + (i64)((((u64)x & mask) + (word & mask)) >> shift);
 }
 
-#define CLIPPED(v, limit) ((v) < -(limit) ? -(limit) : (v) > (limit) ? (limit) : (v))
+/* The same where the sum does not overflow. */
+INLINE int32_t near_int32_t(int32_t x, int shift, uint32_t word)
+{
+    return (x + (int32_t)(word & (((uint32_t)1 << shift) - 1))) >> shift;
+}
+INLINE i64 near_int64_t(i64 x, int shift, u64 word)
+{
+    return (x + (i64)(word & (((u64)1 << shift) - 1))) >> shift;
+}
+
+INLINE int32_t clipped_int32_t(int32_t v, int32_t limit)
+{
+    const int32_t below = v > limit ? limit : v; /* two steps, each of one instruction */
+    return below < -limit ? -limit : below;
+}
+INLINE i64 clipped_int64_t(i64 v, i64 limit)
+{
+    const i64 below = v > limit ? limit : v;
+    return below < -limit ? -limit : below;
+}
 
 /* The codes of n values whose indices are i, i + step, ... Extends low and high by the values. */
 #define QUANTIZE_BLOCK(from, word, to)                                                             \
@@ -50,7 +69,7 @@ INLINE i64 stochastic_int64_t(i64 x, int shift, u64 word)
             const from v = x[j], q = stochastic_##from(v, shift, bits[j]);                         \
             a = v < a ? v : a;                                                                     \
             b = v > b ? v : b;                                                                     \
-            out[j] = (to)CLIPPED(q, limit);                                                        \
+            out[j] = (to)clipped_##from(q, limit);                                                       \
         }                                                                                          \
         *low = a;                                                                                  \
         *high = b;                                                                                 \
@@ -185,15 +204,15 @@ INLINE void step_block(int16_t *master, const int16_t *momentum, const stride *s
         const int32_t rate = (int32_t)s->rate;
         words_uint32_t(s->key, i, 1, bits, n);
         for (i64 j = 0; j < n; j++) {
-            const int32_t v = master[j] - stochastic_int32_t(momentum[j] * rate, (int)s->shift, bits[j]);
-            master[j] = (int16_t)CLIPPED(v, 32767);
+            const int32_t v = master[j] - near_int32_t(momentum[j] * rate, (int)s->shift, bits[j]);
+            master[j] = (int16_t)clipped_int32_t(v, 32767);
         }
     } else {
         uint64_t bits[BLOCK];
         words_uint64_t(s->key, i, 1, bits, n);
         for (i64 j = 0; j < n; j++) {
-            const i64 v = master[j] - stochastic_int64_t(momentum[j] * s->rate, (int)s->shift, bits[j]);
-            master[j] = (int16_t)CLIPPED(v, 32767);
+            const i64 v = master[j] - near_int64_t(momentum[j] * s->rate, (int)s->shift, bits[j]);
+            master[j] = (int16_t)clipped_int64_t(v, 32767);
         }
     }
 }
@@ -214,8 +233,8 @@ INLINE void step_block(int16_t *master, const int16_t *momentum, const stride *s
                                    total, n);                                                      \
             words_##word(key, (u64)i, 1, bits, n);                                                 \
             for (i64 j = 0; j < n; j++) {                                                          \
-                const wide v = stochastic_##wide(total[j], (int)shift, bits[j]);                   \
-                momentum[i + j] = (int16_t)CLIPPED(v, 32767);                                      \
+                const wide v = near_##wide(total[j], (int)shift, bits[j]);                         \
+                momentum[i + j] = (int16_t)clipped_##wide(v, 32767);                                     \
             }                                                                                      \
             if (step)                                                                              \
                 step_block(master + i, momentum + i, step, (u64)i, n);                             \
@@ -262,7 +281,7 @@ static void step_halved(int16_t *master, const int16_t *momentum, const stride *
 #pragma omp parallel for schedule(static)
     for (i64 i = 0; i < count; i++) {
         const i64 v = (stepped(master[i], momentum[i], s, (u64)i) + rest) >> halvings;
-        master[i] = (int16_t)CLIPPED(v, 32767);
+        master[i] = (int16_t)clipped_int64_t(v, 32767);
     }
 }
 
@@ -305,7 +324,8 @@ static plan plan_of(const parameter *p, const i64 largest[3])
             left[k] = most(exponent[k] - base, -62);
             sum += left[k] >= 0 ? size[k] << left[k] : size[k] + ((i64)1 << least(-left[k], 40));
         }
-    return (plan){base, sum < (i64)1 << 31, 1, {left[0], left[1], left[2]}};
+    /* With room for what rounds a sum of 31 bits to 15. */
+    return (plan){base, sum < ((i64)1 << 31) - (1 << 16), 1, {left[0], left[1], left[2]}};
 }
 
 static int same_plan(const plan *a, const plan *b)
