@@ -456,6 +456,33 @@ def test_a_second_backward_pass_before_the_step_is_refused():
     assert all(p.grad.codes.dtype in (torch.int32, torch.int64) for p in model.parameters())
 
 
+@pytest.mark.parametrize("forget", ["zero_grad", "by hand"])
+def test_a_pass_that_ends_in_an_error_leaves_nothing_behind(monkeypatch, forget):
+    monkeypatch.setattr("intaglio.train.optimizer.TOGETHER", 3)
+    found = []
+    for fails in (False, True):
+        model = build("fcn-mini", classes=3, width="1/4", seed=1)
+        optimizer = SGD(model.named_parameters(), seed=1)
+        weights = [p for p in model.parameters() if p.dim() == 4]
+        if fails:
+            # Gradients arrive from the last layer on: some are quantised, and some wait.
+            handle = weights[-6].register_hook(lambda _: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                backward(model)
+            handle.remove()
+            assert optimizer._waiting
+            for p in model.parameters() if forget == "by hand" else ():
+                p.grad = None
+            if forget == "zero_grad":
+                optimizer.zero_grad()
+        backward(model)
+        if forget == "zero_grad":
+            assert all(p.grad.codes.dtype == torch.int8 for p in weights)
+        optimizer.step(Schedule(rate="1/20", steps=3).at(0))
+        found.append([p.codes for p in model.parameters()])  # running statistics know both passes
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_vectors_refuse_a_second_pass_too_and_take_gradients_that_are_set_by_hand():
     model = build("fcn-mini", classes=3, width="1/4", seed=1)
     for p in model.parameters():

@@ -38,7 +38,8 @@ _PARTS = {
     "quantize_error": "quantise, diffuse",
     "error_sums": "quantise, diffuse",
     "weight_codes": "quantise, diffuse",
-    "weight_gradient_codes": "products, weight gradient",  # with its quantiser
+    "weight_gradient_codes": "products, weight gradient",
+    "weight_gradients": "products, weight gradient",  # with their quantisers
     "quantize_gradient": "update",
     "quantize_vectors": "update",
     "updates": "update",

@@ -181,17 +181,16 @@ class _LateGradient(Late):
         part: torch.Tensor = k.conv_weight_gradient(first, second, w.kernel, **w.geometry)
         return part
 
-    def quantize(
+    def quantizer(
         self, rows: tuple[int, int], shift: int, out: torch.Tensor, **options: Any
-    ) -> int | None:
+    ) -> Any:
         k, w = kernels.active(), self._window
         if not hasattr(k, "weight_gradient_codes") or not out.is_cpu:
             return None
         first, second = self._operands(rows)
-        largest: int | None = k.weight_gradient_codes(
-            first, second, w.kernel, shift, out, **options, **w.geometry
+        return k.weight_gradient_codes(
+            first, second, w.kernel, shift, out, taps=self.taps, **options, **w.geometry
         )
-        return largest
 
     def _operands(self, rows: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         first, second = self._maps

@@ -68,11 +68,11 @@ class Late(abc.ABC):
     def compute(self, start: int, stop: int) -> torch.Tensor:
         """Return a range of the first axis, of :attr:`taps` only."""
 
-    def quantize(
+    def quantizer(
         self, rows: tuple[int, int], shift: int, out: torch.Tensor, **options: Any
-    ) -> int | None:
-        """Write the codes of a range to ``out`` and return its largest magnitude, without more
-        memory than they take; None where there is no such kernel.
+    ) -> Any:
+        """Return what writes the codes of a range to ``out``, for ``kernels.weight_gradients``; it
+        takes no more memory than they do. None where there is no such kernel.
 
         See :func:`intaglio.nn.kernels.native.weight_gradient_codes` for the options.
         """

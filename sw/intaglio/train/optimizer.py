@@ -23,6 +23,9 @@ WEIGHT_BITS, VECTOR_BITS = 8, 16
 #: Elements of a gradient that are quantised at a time: their sums stay near the last cache, and the
 #: product that makes them has enough rows for each window that it packs.
 SLICE = 1 << 23
+#: Weights whose gradients are computed in one call: Python between two calls finds nothing of its
+#: own in the caches.
+TOGETHER = 8
 
 
 def pixel_factor(pixels: int) -> Fraction:
@@ -97,11 +100,11 @@ class SGD:
     Gradients become 8 bits (gamma, beta, biases: 16), momenta and masters are int16; every rounding
     of the update is stochastic and takes its bits from (seed, step, parameter, index).
 
-    The gradient of a convolution's weight is quantised as soon as the backward pass has it whole,
-    workers' shares included, and ``grad`` is the quantised one from then on: one byte for each
-    weight. Those of gamma, beta and biases, which take no memory, are quantised in the step, all at
-    once. So one step takes one backward pass (of a sum of losses, if need be). A parameter belongs
-    to the last SGD made for it.
+    The gradients of convolutions' weights are quantised, a few at a time, as soon as the backward
+    pass has them whole, workers' shares included, and ``grad`` is the quantised one from then on,
+    at the end of the pass at the latest: one byte for each weight. Those of gamma, beta and biases,
+    which take no memory, are quantised in the step, all at once. So one step takes one backward
+    pass (of a sum of losses, if need be). A parameter belongs to the last SGD made for it.
     Momenta and masters are updated in place, so that arrays and state dicts change with them, as
     they do with the optimisers of PyTorch.
 
@@ -134,6 +137,8 @@ class SGD:
         self.watch: Callable[[str, IntTensor], None] | None = None
         self._states: dict[str, _State] = {}
         self._streams: dict[str, int] = {}
+        #: Weights whose gradients have arrived and are not computed yet, in order.
+        self._waiting: dict[str, None] = {}
         # The hooks would keep this optimiser alive as long as the parameters.
         me = weakref.ref(self)
         for name, parameter in parameters:
@@ -148,17 +153,19 @@ class SGD:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
+        self._waiting = {}
         for name, parameter in self.parameters.items():
             parameter.grad = self._states[name].gradient = None
 
     def step(self, rate: Fraction) -> None:
         """Update every parameter that has a gradient with the learning rate ``rate``."""
+        self._flush()  # what a pass has left that ended in an error
         fraction = quant.learning_rate(rate.numerator, rate.denominator)
         present = [name for name, p in self.parameters.items() if p.grad is not None]
         wide = [name for name in present if not self._is_quantized(name)]  # or it was set by hand
         for name in wide:
             if self._is_weight(name):
-                self._quantize(name, self.parameters[name])
+                self._quantize(name)
         self._quantize_vectors([name for name in wide if not self._is_weight(name)])
         self._update(present, fraction)
         self.steps += 1
@@ -174,7 +181,9 @@ class SGD:
         return state.quantized and self.parameters[name].grad is state.gradient
 
     def _arrived(self, name: str) -> None:
-        """Take the gradient that a backward pass has left; quantise that of a weight."""
+        """Take the gradient that a backward pass has left; that of a weight waits for a few more,
+        and then they are quantised.
+        """
         parameter, state = self.parameters[name], self._states[name]
         gradient, before = parameter.grad, state.gradient
         if before is not None and gradient is not None and gradient.holds(before):
@@ -184,7 +193,11 @@ class SGD:
             )
         state.gradient, state.quantized = gradient, False
         if parameter.dim() == 4:
-            self._quantize(name, parameter)
+            if not self._waiting:  # at the end of the pass at the latest
+                torch.autograd.Variable._execution_engine.queue_callback(self._flush)
+            self._waiting[name] = None
+            if len(self._waiting) == TOGETHER:
+                self._flush()
 
     def _quantized(self, name: str, codes: torch.Tensor, exponent: int, largest: int) -> None:
         """Replace a gradient, of the largest magnitude ``largest``, by its codes."""
@@ -220,61 +233,106 @@ class SGD:
             part = part.reshape(gradient.shape)
             self._quantized(name, part, gradient.exponent + shift, largest)
 
-    def _quantize(self, name: str, parameter: IntTensor) -> None:
-        """Replace the gradient of ``parameter``, a weight, by its codes.
+    def _flush(self) -> None:
+        """Quantise the gradients of weights that have arrived."""
+        names, self._waiting = self._waiting, {}
+        together = {}
+        for name in names:
+            if self.parameters[name].grad is None or self._is_quantized(name):
+                continue  # it waits since a pass that ended in an error
+            found = self._whole_gradient(name)
+            if found is None:
+                self._quantize(name)
+            else:
+                together[name] = found
+        if not together:
+            return
+        done = kernels.active().weight_gradients([last for _, last in together.values()])
+        for (name, (codes, _)), largest in zip(together.items(), done, strict=True):
+            self._scaled(name, codes, largest)
+
+    def _guess(self, name: str, exponent: int) -> int:
+        """Return the shift that a wide gradient at ``exponent`` may need."""
+        scale = self._states[name].scale
+        # No guess is beyond what sums of 32 bits can need.
+        return 0 if scale is None else min(max(scale - exponent, 0), 24)
+
+    def _whole_gradient(self, name: str) -> tuple[torch.Tensor, Any] | None:
+        """Return codes that are not written yet, and what writes them, for
+        ``kernels.weight_gradients``; None where the gradient of a weight is made in steps.
+        """
+        parameter = self.parameters[name]
+        gradient = parameter.grad
+        assert isinstance(gradient, IntTensor)
+        late, ranges = gradient.late(), _ranges(parameter.shape)
+        if late is None or len(ranges) > 1 or workers.count() > 1 or self.watch is not None:
+            return None
+        codes = torch.empty(parameter.shape, dtype=torch.int8, device=parameter.device)
+        options = {"seed": self.seed, "stream": self._stream(name), "start": 0, "whole": True}
+        shift = self._guess(name, gradient.exponent)
+        last = late.quantizer(ranges[0], shift, codes, **options)
+        return None if last is None else (codes, last)
+
+    def _quantize(self, name: str) -> None:
+        """Replace the gradient of a weight by its codes.
 
         It is computed, summed over the workers and quantised in slices of the first axis, so that
         the wide sums of a large layer never exist at once. The shift is a guess until all slices
         are known; those that were quantised with another one are done again.
         """
-        gradient, state = parameter.grad, self._states[name]
+        parameter = self.parameters[name]
+        gradient = parameter.grad
         assert isinstance(gradient, IntTensor)
-        exponent, row = gradient.exponent, parameter.shape[1:].numel()
+        row = parameter.shape[1:].numel()
         codes = torch.empty(parameter.shape, dtype=torch.int8, device=parameter.device)
-        ranges = _ranges(parameter.shape)
-        # No guess is beyond what sums of 32 bits can need.
-        shift = 0 if state.scale is None else min(max(state.scale - exponent, 0), 24)
-        rounding = {"seed": self.seed, "stream": self._stream(name)}
+        ranges, shift = _ranges(parameter.shape), self._guess(name, gradient.exponent)
         used: dict[tuple[int, int], int] = {}
         largest, k = 0, kernels.active()
         parts: list[torch.Tensor] = []
         # Taps that met padding only are zero: they are neither computed nor shared.
         late = gradient.late()
         rows, taps = (gradient.rows, None) if late is None else (late.compute, late.taps)
-        alone = workers.count() == 1 and self.watch is None
 
         def run(a: int, b: int, shift: int) -> int:
-            """Quantise a range with ``shift``, or a larger one that it needs; return the magnitude.
-
-            A smaller one that it needs is right where there is no other range.
+            """Quantise a range with ``shift``, or a larger one that it needs; return the largest
+            magnitude. A smaller one that it needs is right where there is no other range.
             """
-            options, out = {**rounding, "start": a * row, "taps": taps}, codes[a:b]
-            whole, found, part = len(ranges) == 1, None, None
-            if late is not None and alone:
-                found = late.quantize((a, b), shift, out, whole=whole, **options)
-            if found is None:
-                part = _shared(rows(a, b))
-                if self.watch is not None:
-                    parts.append(part if late is None else late.whole(part))
-                found = int(k.quantize_gradient(part, shift, out, **options))
+            words = {"seed": self.seed, "stream": self._stream(name), "start": a * row}
+            whole, out, last = len(ranges) == 1, codes[a:b], None
+            if late is not None and workers.count() == 1 and self.watch is None:
+                last = late.quantizer((a, b), shift, out, whole=whole, **words)
+            part = None if last else _shared(rows(a, b))
+            if part is None:
+                (found,) = k.weight_gradients([last])
+            else:
+                found = int(k.quantize_gradient(part, shift, out, taps=taps, **words))
             right = quant.scale_shift(found, WEIGHT_BITS)
             right = right if whole else max(right, shift)
             if part is not None and right != shift:
-                k.quantize_gradient(part, right, out, **options)
+                k.quantize_gradient(part, right, out, taps=taps, **words)
+            if part is not None and self.watch is not None:
+                parts.append(part if late is None else late.whole(part))
             used[a, b] = right
-            return found
+            return int(found)
 
         for a, b in ranges:
             largest = max(largest, run(a, b, shift))
             shift = max(shift, quant.scale_shift(largest, WEIGHT_BITS))
         if self.watch is not None:
-            self.watch(name, IntTensor(torch.cat(parts), exponent))
+            self.watch(name, IntTensor(torch.cat(parts), gradient.exponent))
         shift = quant.scale_shift(largest, WEIGHT_BITS)
         for (a, b), right in list(used.items()):
             if right != shift:
                 run(a, b, shift)
-        state.scale = exponent + shift
-        self._quantized(name, codes, exponent + shift, largest)
+        self._scaled(name, codes, largest)
+
+    def _scaled(self, name: str, codes: torch.Tensor, largest: int) -> None:
+        """Replace the gradient of a weight by its codes, which brought ``largest`` into 8 bits."""
+        gradient = self.parameters[name].grad
+        assert isinstance(gradient, IntTensor)
+        exponent = gradient.exponent + quant.scale_shift(largest, WEIGHT_BITS)
+        self._states[name].scale = exponent
+        self._quantized(name, codes, exponent, largest)
 
     def _update(self, names: list[str], rate: tuple[int, int]) -> None:
         """Update momenta and masters with the quantised gradients."""

@@ -38,7 +38,6 @@ _RETURNS = (
     "square_sums",
     "packed_bytes",
     "weight_codes",
-    "weight_gradient_codes",
 )
 
 

@@ -55,6 +55,7 @@ __all__ = [
     "updates",
     "weight_codes",
     "weight_gradient_codes",
+    "weight_gradients",
     "window_maxima",
 ]
 
@@ -108,6 +109,7 @@ conv = _on_cpu(native_conv.conv)
 conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
 conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)
 input_gradient = native_conv.input_gradient
+weight_gradients = native_conv.weight_gradients
 
 
 @functools.lru_cache(64)
@@ -167,9 +169,9 @@ def weight_gradient_codes(
     start: int,
     taps: Taps | None,
     **geometry: Any,
-) -> int | None:
-    """A weight gradient and :func:`quantize_gradient` in one call, on the CPU; see
-    :func:`native_conv.weight_gradient_codes`.
+) -> native_conv.Gradient | None:
+    """Return what does a weight gradient and :func:`quantize_gradient`, for
+    :func:`weight_gradients`; see :func:`native_conv.weight_gradient_codes`.
     """
     at = None if taps is None else _tap_places(*out.shape[2:], *_ends(taps))
     words: dict[str, Any] = {"key": seed ^ mix64(stream), "start": start, "at": at}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from intaglio.nn.kernels import loader
-from intaglio.nn.kernels.loader import call, empty
+from intaglio.nn.kernels.loader import address, call, empty
 from intaglio.nn.kernels.plain_conv import ROWS
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "input_gradient",
     "product_array",
     "weight_gradient_codes",
+    "weight_gradients",
 ]
 
 Pair = tuple[int, int]
@@ -59,6 +60,20 @@ class _Product(ctypes.Structure):
         ("out", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("out_n", "out_p", "out_q")),
     ]
+
+
+class Gradient(ctypes.Structure):
+    """A weight gradient that is to be computed and quantised; :attr:`kept` are its maps."""
+
+    _fields_ = [
+        ("v", _Windows),
+        *((name, ctypes.c_void_p) for name in ("e", "out", "at")),
+        *((name, ctypes.c_int64) for name in ("K", "C", "taps", "living")),
+        *((name, ctypes.c_int64) for name in ("whole", "shift", "limit")),
+        *((name, ctypes.c_uint64) for name in ("key", "first")),
+        ("largest", ctypes.c_int64),
+    ]
+    kept: Any
 
 
 class _Requantizer(ctypes.Structure):
@@ -416,29 +431,35 @@ def weight_gradient_codes(
     stride: Pair,
     origin: Pair,
     dilation: Pair,
-) -> int | None:
-    """Write the quantised :func:`conv_weight_gradient` to out, int8 (K, C, taps of the kernel).
+) -> Gradient | None:
+    """Return what writes the quantised :func:`conv_weight_gradient` to out, int8 (K, C, taps of the
+    kernel), in :func:`weight_gradients`.
 
     ``at`` says where in out the taps of ``kernel`` belong, see ``update.c``; None: there are no
     others. ``shift`` is raised to the one that brings the largest magnitude into 8 bits, and where
     these are the ``whole`` rows of a kernel, lowered to it. Element i of out draws word start + i
-    of the stream of ``key``. Returns that magnitude, or None where a sum may be beyond 32 bits:
-    then nothing is written.
+    of the stream of ``key``. None where a sum may be beyond 32 bits.
     """
     if e.shape[:3].numel() > ROWS:
         return None
     x, e = x.contiguous(), e.contiguous()
-    C, living = x.shape[3], kernel[0] * kernel[1]
+    C, living, taps = x.shape[3], kernel[0] * kernel[1], out.shape[2:].numel()
     if C < _FEW and living > 1:
         x = _gather(x, kernel, stride, origin, dilation, (e.shape[1], e.shape[2]), 0)
         kernel, stride, origin, dilation = (1, 1), (1, 1), (0, 0), (1, 1)
     (_, P, Q, K), plain = e.shape, (1, 1)
     windows = _windows(x, kernel, stride, origin, dilation, plain, (P, Q), 0)
-    rounding = (int(whole), shift, 127, key, start)
-    order = (C, out.shape[2:].numel(), living, at)
-    largest = call("weight_gradient_codes", ctypes.byref(windows), e, K, out, *rounding, *order)
-    _checked(largest < 0)
-    return largest
+    pointers = e.data_ptr(), out.data_ptr(), address(at)
+    found = Gradient(windows, *pointers, K, C, taps, living, whole, shift, 127, key, start)
+    found.kept = x, e, out, at
+    return found
+
+
+def weight_gradients(gradients: Sequence[Gradient]) -> list[int]:
+    """Compute them in one call; return the largest magnitude of each before its shift."""
+    array = (Gradient * len(gradients))(*gradients)
+    _checked(call("weight_gradients", ctypes.byref(array), len(gradients)))
+    return [g.largest for g in array]
 
 
 def conv_weight_gradient(
