@@ -88,13 +88,19 @@ static void pack_block(const weights *w, i64 C, i64 S, i64 k0, i64 columns, i64 
                 interleave(rows, columns, out, head);
             }
         } else {
+            i64 done = 0; /* codes of each column */
             if (columns < COLUMNS || count < run * GROUP)
                 memset(out, 0, run * COLUMNS * GROUP * sizeof *out);
+#ifdef INTAGLIO_WIDE
+            for (; w->c == 1 && columns == COLUMNS && done + LANES * GROUP <= count;
+                 done += LANES * GROUP)
+                pack_groups(at + done, w->k, out + done * COLUMNS, head);
+#endif
             for (i64 i = 0; i < columns; i++) {
                 const int8_t *row = at + i * w->k;
                 int32_t sum = 0;
                 if (w->c == 1)
-                    sum = pack_column(row, count, out + i * GROUP);
+                    sum = pack_column(row + done, count - done, out + done * COLUMNS + i * GROUP);
                 else
                     for (i64 j = 0; j < count; j++) {
                         const int8_t code = row[j * w->c];

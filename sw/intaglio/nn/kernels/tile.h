@@ -166,6 +166,46 @@ INLINE void widen(const int8_t *restrict x, a_code *restrict out, i64 count)
         out[i] = (a_code)(x[i] + OFFSET);
 }
 
+#ifdef INTAGLIO_WIDE
+/* Transpose 16 x 16 groups: group j of x[i] and group i of x[j] change places. */
+INLINE void turn_groups(lanes x[LANES])
+{
+    const lanes each = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+    for (int apart = LANES / 2; apart; apart /= 2) {
+        const lanes swapped = (each & apart) != 0;
+        const lanes low = each + (swapped & (LANES - apart)), high = low + apart;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & apart)) {
+                const lanes a = x[i], b = x[i + apart];
+                x[i] = __builtin_shuffle(a, b, low);
+                x[i + apart] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+
+/* Pack LANES groups of COLUMNS columns of B, which are `apart` codes from each other, into their place
+ * in every group; head -= 128 times the sums of their codes.
+ */
+INLINE void pack_groups(const int8_t *columns, i64 apart, b_code *out, int32_t *head)
+{
+    const lanes none = {0};
+    for (int half = 0; half < 2; half++) {
+        lanes x[LANES], sum;
+        memcpy(&sum, head + half * LANES, sizeof sum);
+        for (int i = 0; i < LANES; i++)
+            memcpy(&x[i], columns + (half * LANES + i) * apart, sizeof x[i]);
+        turn_groups(x);
+        for (int i = 0; i < LANES; i++) {
+            memcpy(out + (2 * i + half) * LANES * GROUP, &x[i], sizeof x[i]);
+            sum -= dot(none, (int32_t)0x80808080u, x[i]); /* OFFSET times each code */
+        }
+        memcpy(head + half * LANES, &sum, sizeof sum);
+    }
+}
+#endif
+
 /* Scatter a column of B into its place in every group; returns the sum of its codes. */
 INLINE int32_t pack_column(const int8_t *x, i64 count, b_code *out)
 {
@@ -185,15 +225,34 @@ INLINE int32_t pack_column(const int8_t *x, i64 count, b_code *out)
     return sum;
 }
 
+#if defined(INTAGLIO_WIDE) && defined(__AVX512VBMI__)
+INLINE __m512i beside(const int8_t *a, const int8_t *b)
+{
+    const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a));
+    return _mm512_inserti64x4(low, _mm256_loadu_si256((const __m256i *)b), 1);
+}
+#endif
+
 /* Interleave GROUP rows: out[i * GROUP + j] = rows[j][i], and head[i] -= 128 times their sum. */
 INLINE void interleave_columns(const int8_t *const rows[GROUP], i64 columns, b_code *out,
                                int32_t *head)
 {
     const int bits = 32 / GROUP;
     uint32_t words[COLUMNS] = {0}; /* a group each */
-    for (i64 i = 0; i < columns; i++)
-        for (int j = 0; j < GROUP; j++)
-            words[i] |= ((uint32_t)rows[j][i] & (((uint32_t)1 << bits) - 1)) << bits * j;
+#if defined(INTAGLIO_WIDE) && defined(__AVX512VBMI__)
+    if (columns == COLUMNS) { /* two rows side by side, and then any byte of them in one step */
+        const __m512i a = beside(rows[0], rows[1]), b = beside(rows[2], rows[3]);
+        const lanes each = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        for (int half = 0; half < 2; half++) { /* byte j of group i is number 32 j + i of both */
+            const lanes order = (each + half * LANES) * 0x01010101 + 0x60402000;
+            const __m512i turned = _mm512_permutex2var_epi8(a, (__m512i)order, b);
+            memcpy(words + half * LANES, &turned, sizeof turned);
+        }
+    } else
+#endif
+        for (i64 i = 0; i < columns; i++)
+            for (int j = 0; j < GROUP; j++)
+                words[i] |= ((uint32_t)rows[j][i] & (((uint32_t)1 << bits) - 1)) << bits * j;
     memcpy(out, words, sizeof words);
     if (HEAD) {
         const lanes none = {0};
