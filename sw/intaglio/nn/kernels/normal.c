@@ -13,8 +13,9 @@
 
 enum { DEEP = 16 }; /* pixels of a strip: their maps stay in the second cache between strips */
 
-/* Fetch what the strip below will read: processors do not guess the order of strips. */
+/* Fetch what the strip below will read, or write: processors do not guess the order of strips. */
 INLINE void soon(const void *x) { __builtin_prefetch(x, 0, 2); }
+INLINE void soon_written(void *x) { __builtin_prefetch(x, 1, 2); }
 
 /* Add a strip's channels, or their distances to a mean, or what of these is beyond a bound, to low and
  * high: a distance fits 32 bits without sign, and goes in two parts of 16 bits.
@@ -156,6 +157,8 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
     lanes signs = load_int32_t(v->signs + at, LANES);
     for (i64 i = 0; i < rows; i++) {
         soon(acc + (i + DEEP) * C);
+        soon_written(xhat + (i + DEEP) * pitch);
+        soon_written(out + (i + DEEP) * pitch);
         const lanes d = between(load_int32_t(acc + i * C, count), low, high) - mean;
         const unsigned_lanes rest = (unsigned_lanes)((d & mask) * factor + half);
         lanes x = ((d >> fine) * factor + (lanes)(rest >> (unsigned_lanes)fine)) >> coarse;
@@ -164,8 +167,10 @@ INLINE void normalize_strip(const int32_t *acc, const normal *v, i64 at, i64 row
         if (counted)
             signs += sign(x);
         lanes y = x * gamma + beta;
-        if (residual)
+        if (residual) {
+            soon(residual + (i + DEEP) * pitch);
             y += load_int8_t(residual + i * pitch, count) << (int32_t)residual_shift;
+        }
         store_int8_t(between(y >> (int32_t)out_shift, bottom, zero + LIMIT), out + i * pitch, count);
     }
     store_int32_t(signs, v->signs + at, LANES);
@@ -346,6 +351,7 @@ INLINE void diffuse_strip(const lanes *row, i64 rows, i64 C, i64 shift, const in
     lanes r = load_int32_t(rest, LANES), h = load_int32_t(high, LANES), l = load_int32_t(low, LANES);
     for (i64 i = 0; i < rows; i++) {
         lanes v = row[i];
+        soon_written(out + (i + DEEP) * C);
         if (y) { /* through_saturation(): a sign bit says that both of its operands are negative */
             soon(y + (i + DEEP) * C);
             const lanes made = load_int8_t(y + i * C, count);
@@ -622,6 +628,7 @@ INLINE void backward_strip(const int8_t *error, const int16_t *xhat, const backw
     for (i64 i = 0; i < rows; i++) {
         soon(error + (i + DEEP) * C);
         soon(xhat + (i + DEEP) * C);
+        soon_written(out + (i + DEEP) * C);
         const lanes x = load_int16_t(xhat + i * C, count);
         const lanes part =
             signs ? sign(x) * upper : x * upper + ((x * lower + (1 << 11)) >> 12);
