@@ -26,7 +26,7 @@ static int quantized(gradient *g)
     for (i64 shift = g->shift; !failed;) {
         g->largest = quantize_gradient_int32_t_int8_t(wide, g->out, shift, g->limit, g->key, g->first,
                                                       g->K, g->C, g->taps, g->living, g->at);
-        const i64 right = most(log2_ceil(g->largest) - 7, 0);
+        const i64 right = code_shift(g->largest);
         failed = g->largest < 0;
         if (g->whole ? right == shift : right <= shift)
             break;

@@ -92,8 +92,7 @@ INLINE void narrow_codes(const int16_t *master, i64 step, int8_t *out, int32_t s
         const int32_t v = (x + half) >> shift;
         a = x < a ? x : a;
         b = x > b ? x : b;
-        const int32_t below = v > LIMIT ? LIMIT : v; /* two steps, each of one instruction */
-        out[i] = (int8_t)(below < -LIMIT ? -LIMIT : below);
+        out[i] = (int8_t)clipped_int32_t(v, LIMIT);
     }
     *low = a;
     *high = b;
@@ -142,12 +141,12 @@ i64 weight_codes(const int16_t *master, int8_t *out, i64 K, i64 C, i64 taps, con
 {
     i64 shift = guess;
     if (at || guess < 0)
-        shift = most(log2_ceil(largest_of(master, K * C * taps)) - 7, 0);
+        shift = code_shift(largest_of(master, K * C * taps));
     for (;;) {
         const i64 largest = codes_at(master, out, K, C, taps, at, living, (int32_t)shift);
         if (largest < 0)
             return -1;
-        const i64 right = most(log2_ceil(largest) - 7, 0);
+        const i64 right = code_shift(largest);
         if (at || right == shift)
             return shift;
         shift = right;

@@ -62,7 +62,7 @@ __all__ = [
 _NAMES = {torch.int8: "int8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
 
 Pair = tuple[int, int]
-Taps = tuple[slice, slice]
+Taps = native_conv.Taps
 Terms = Sequence[tuple[torch.Tensor, int]]
 
 
@@ -109,26 +109,8 @@ conv = _on_cpu(native_conv.conv)
 conv_input_gradient = _on_cpu(native_conv.conv_input_gradient)
 conv_weight_gradient = _on_cpu(native_conv.conv_weight_gradient)
 input_gradient = native_conv.input_gradient
+weight_gradient_codes = native_conv.weight_gradient_codes
 weight_gradients = native_conv.weight_gradients
-
-
-@functools.lru_cache(64)
-def _tap_indices(R: int, S: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """Return which taps of a kernel these are."""
-    return np.arange(R * S).reshape(R, S)[slice(*rows), slice(*columns)].ravel()
-
-
-@functools.lru_cache(64)
-def _tap_places(R: int, S: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """Return for each tap of a kernel which of these it is, or -1."""
-    at = np.full(R * S, -1, np.int64)
-    indices = _tap_indices(R, S, rows, columns)
-    at[indices] = np.arange(indices.size)
-    return at
-
-
-def _ends(taps: Taps) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (taps[0].start, taps[0].stop), (taps[1].start, taps[1].stop)
 
 
 def _code_operands(
@@ -138,8 +120,8 @@ def _code_operands(
     K, C, R, S = master.shape
     at, size = None, (R, S)
     if taps is not None:
-        rows, columns = _ends(taps)
-        at = _tap_indices(R, S, rows, columns)
+        rows, columns = native_conv.ends(taps)
+        at = native_conv.tap_indices(R, S, rows, columns)
         size = rows[1] - rows[0], columns[1] - columns[0]
     out = empty((K, *size, C), torch.int8)
     guess = -1 if guess is None else guess
@@ -154,30 +136,6 @@ def weight_codes(
     shift = _call("weight_codes", master, out, K, C, count, at, *rest)
     _checked(shift < 0)
     return out.permute(0, 3, 1, 2), shift
-
-
-def weight_gradient_codes(
-    x: torch.Tensor,
-    e: torch.Tensor,
-    kernel: Pair,
-    shift: int,
-    out: torch.Tensor,
-    *,
-    whole: bool,
-    seed: int,
-    stream: int,
-    start: int,
-    taps: Taps | None,
-    **geometry: Any,
-) -> native_conv.Gradient | None:
-    """Return what does a weight gradient and :func:`quantize_gradient`, for
-    :func:`weight_gradients`; see :func:`native_conv.weight_gradient_codes`.
-    """
-    at = None if taps is None else _tap_places(*out.shape[2:], *_ends(taps))
-    words: dict[str, Any] = {"key": seed ^ mix64(stream), "start": start, "at": at}
-    return native_conv.weight_gradient_codes(
-        x, e, kernel, shift, out, whole=whole, **words, **geometry
-    )
 
 
 @_on_cpu
@@ -667,7 +625,7 @@ def quantize_gradient(
     at = None
     if taps is not None:
         gradient = gradient.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        at = _tap_places(*out.shape[2:], *_ends(taps))
+        at = native_conv.tap_places(*out.shape[2:], *native_conv.ends(taps))
     if gradient.dim() == 4 and gradient.permute(0, 2, 3, 1).is_contiguous():
         K, C, R, S = gradient.shape
         order = K, C, out.shape[2:].numel(), R * S

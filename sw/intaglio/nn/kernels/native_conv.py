@@ -12,22 +12,29 @@ import torch
 from intaglio.nn.kernels import loader
 from intaglio.nn.kernels.loader import address, call, empty
 from intaglio.nn.kernels.plain_conv import ROWS
+from intaglio.spec.quant import CODE_LIMIT
+from intaglio.spec.rng import mix64
 
 __all__ = [
     "WHOLE_TAP",
     "ConvOperation",
     "ConvTransposeOperation",
+    "Taps",
     "conv",
     "conv_input_gradient",
     "conv_weight_gradient",
+    "ends",
     "forward_operands",
     "input_gradient",
     "product_array",
+    "tap_indices",
+    "tap_places",
     "weight_gradient_codes",
     "weight_gradients",
 ]
 
 Pair = tuple[int, int]
+Taps = tuple[slice, slice]
 
 #: Below so many channels windows are gathered beforehand: their taps would fill no vector.
 _FEW = 16
@@ -92,6 +99,26 @@ def _checked(failed: int) -> None:
 def _outside(C: int, code: int) -> torch.Tensor:
     """Return the codes of the padding, to be read only."""
     return torch.full((C,), code, dtype=torch.int8)
+
+
+@functools.lru_cache(64)
+def tap_indices(R: int, S: int, rows: Pair, columns: Pair) -> np.ndarray:
+    """Return which taps of a kernel these are."""
+    return np.arange(R * S).reshape(R, S)[slice(*rows), slice(*columns)].ravel()
+
+
+@functools.lru_cache(64)
+def tap_places(R: int, S: int, rows: Pair, columns: Pair) -> np.ndarray:
+    """Return for each tap of a kernel which of these it is, or -1."""
+    at = np.full(R * S, -1, np.int64)
+    indices = tap_indices(R, S, rows, columns)
+    at[indices] = np.arange(indices.size)
+    return at
+
+
+def ends(taps: Taps) -> tuple[Pair, Pair]:
+    """Return the rows and the columns of a kernel that these are."""
+    return (taps[0].start, taps[0].stop), (taps[1].start, taps[1].stop)
 
 
 @functools.lru_cache(1024)
@@ -425,32 +452,36 @@ def weight_gradient_codes(
     out: torch.Tensor,
     *,
     whole: bool,
-    key: int,
+    seed: int,
+    stream: int,
     start: int,
-    at: np.ndarray | None,
+    taps: Taps | None,
     stride: Pair,
     origin: Pair,
     dilation: Pair,
 ) -> Gradient | None:
-    """Return what writes the quantised :func:`conv_weight_gradient` to out, int8 (K, C, taps of the
-    kernel), in :func:`weight_gradients`.
+    """Return what writes the quantised :func:`conv_weight_gradient` to out, int8 (K, C, R, S), in
+    :func:`weight_gradients`.
 
-    ``at`` says where in out the taps of ``kernel`` belong, see ``update.c``; None: there are no
-    others. ``shift`` is raised to the one that brings the largest magnitude into 8 bits, and where
-    these are the ``whole`` rows of a kernel, lowered to it. Element i of out draws word start + i
-    of the stream of ``key``. None where a sum may be beyond 32 bits.
+    The gradient is that of ``taps`` of the kernel in out, the others are zero; None: of all.
+    ``shift`` is raised to the one that brings the largest magnitude into 8 bits, and where these
+    are the ``whole`` rows of a kernel, lowered to it. Element i of out draws word start + i of the
+    stream. None where a sum may be beyond 32 bits.
     """
     if e.shape[:3].numel() > ROWS:
         return None
     x, e = x.contiguous(), e.contiguous()
-    C, living, taps = x.shape[3], kernel[0] * kernel[1], out.shape[2:].numel()
+    C, living = x.shape[3], kernel[0] * kernel[1]
+    at = None if taps is None else tap_places(*out.shape[2:], *ends(taps))
     if C < _FEW and living > 1:
         x = _gather(x, kernel, stride, origin, dilation, (e.shape[1], e.shape[2]), 0)
         kernel, stride, origin, dilation = (1, 1), (1, 1), (0, 0), (1, 1)
     (_, P, Q, K), plain = e.shape, (1, 1)
     windows = _windows(x, kernel, stride, origin, dilation, plain, (P, Q), 0)
     pointers = e.data_ptr(), out.data_ptr(), address(at)
-    found = Gradient(windows, *pointers, K, C, taps, living, whole, shift, 127, key, start)
+    order = K, C, out.shape[2:].numel(), living
+    rounding = shift, CODE_LIMIT, seed ^ mix64(stream), start
+    found = Gradient(windows, *pointers, *order, whole, *rounding)
     found.kept = x, e, out, at
     return found
 

@@ -785,8 +785,6 @@ int batch_norm_forward(const batch_norm *n, const int32_t *acc)
     return failed;
 }
 
-INLINE i64 code_shift(i64 largest) { return most(log2_ceil(largest) - 7, 0); }
-
 /* The error behind batch norm, in one call: quantised to e, with its sums and what they make of each
  * channel, the error of the accumulator, quantised to out. Shifts are guessed and corrected.
  *

@@ -32,6 +32,21 @@ INLINE i64 groups_of(i64 n, i64 size) { return (n + size - 1) / size; }
 /* ceil(log2 x), 0 for x <= 1. */
 INLINE i64 log2_ceil(i64 x) { return x <= 1 ? 0 : 64 - __builtin_clzll((u64)x - 1); }
 
+/* The right shift that brings magnitudes up to `largest` into 8 bits: scale_shift() of the spec. */
+INLINE i64 code_shift(i64 largest) { return most(log2_ceil(largest) - 7, 0); }
+
+/* v in [-limit, limit], in two steps that are an instruction each. */
+INLINE int32_t clipped_int32_t(int32_t v, int32_t limit)
+{
+    const int32_t below = v > limit ? limit : v;
+    return below < -limit ? -limit : below;
+}
+INLINE i64 clipped_int64_t(i64 v, i64 limit)
+{
+    const i64 below = v > limit ? limit : v;
+    return below < -limit ? -limit : below;
+}
+
 /* An error in front of the saturation to [low, 127] that made y; see intaglio.spec.quant. */
 INLINE i64 through_saturation(i64 error, int8_t y, i64 low)
 {
@@ -167,14 +182,18 @@ INLINE void widen(const int8_t *restrict x, a_code *restrict out, i64 count)
 }
 
 #ifdef INTAGLIO_WIDE
+static const lanes EACH = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* OFFSET times the sum of the codes of each group. */
+INLINE lanes offset_sums(lanes b) { return dot((lanes){0}, (int32_t)(OFFSET * 0x01010101u), b); }
+
 /* Transpose 16 x 16 groups: group j of x[i] and group i of x[j] change places. */
 INLINE void turn_groups(lanes x[LANES])
 {
-    const lanes each = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #pragma GCC unroll 4
     for (int apart = LANES / 2; apart; apart /= 2) {
-        const lanes swapped = (each & apart) != 0;
-        const lanes low = each + (swapped & (LANES - apart)), high = low + apart;
+        const lanes swapped = (EACH & apart) != 0;
+        const lanes low = EACH + (swapped & (LANES - apart)), high = low + apart;
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             if (!(i & apart)) {
@@ -190,7 +209,6 @@ INLINE void turn_groups(lanes x[LANES])
  */
 INLINE void pack_groups(const int8_t *columns, i64 apart, b_code *out, int32_t *head)
 {
-    const lanes none = {0};
     for (int half = 0; half < 2; half++) {
         lanes x[LANES], sum;
         memcpy(&sum, head + half * LANES, sizeof sum);
@@ -199,7 +217,7 @@ INLINE void pack_groups(const int8_t *columns, i64 apart, b_code *out, int32_t *
         turn_groups(x);
         for (int i = 0; i < LANES; i++) {
             memcpy(out + (2 * i + half) * LANES * GROUP, &x[i], sizeof x[i]);
-            sum -= dot(none, (int32_t)0x80808080u, x[i]); /* OFFSET times each code */
+            sum -= offset_sums(x[i]);
         }
         memcpy(head + half * LANES, &sum, sizeof sum);
     }
@@ -242,9 +260,8 @@ INLINE void interleave_columns(const int8_t *const rows[GROUP], i64 columns, b_c
 #if defined(INTAGLIO_WIDE) && defined(__AVX512VBMI__)
     if (columns == COLUMNS) { /* two rows side by side, and then any byte of them in one step */
         const __m512i a = beside(rows[0], rows[1]), b = beside(rows[2], rows[3]);
-        const lanes each = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
         for (int half = 0; half < 2; half++) { /* byte j of group i is number 32 j + i of both */
-            const lanes order = (each + half * LANES) * 0x01010101 + 0x60402000;
+            const lanes order = (EACH + half * LANES) * 0x01010101 + 0x60402000;
             const __m512i turned = _mm512_permutex2var_epi8(a, (__m512i)order, b);
             memcpy(words + half * LANES, &turned, sizeof turned);
         }
@@ -254,16 +271,16 @@ INLINE void interleave_columns(const int8_t *const rows[GROUP], i64 columns, b_c
             for (int j = 0; j < GROUP; j++)
                 words[i] |= ((uint32_t)rows[j][i] & (((uint32_t)1 << bits) - 1)) << bits * j;
     memcpy(out, words, sizeof words);
-    if (HEAD) {
-        const lanes none = {0};
-        const int32_t offsets = (int32_t)(OFFSET * 0x01010101u); /* a group of codes 0 of A */
-        lanes b[2], sum[2];
-        memcpy(b, words, sizeof b);
-        memcpy(sum, head, sizeof sum);
-        sum[0] -= dot(none, offsets, b[0]);
-        sum[1] -= dot(none, offsets, b[1]);
-        memcpy(head, sum, sizeof sum);
-    }
+#ifdef INTAGLIO_WIDE
+    lanes b[2], sum[2];
+    memcpy(b, words, sizeof b);
+    memcpy(sum, head, sizeof sum);
+    sum[0] -= offset_sums(b[0]);
+    sum[1] -= offset_sums(b[1]);
+    memcpy(head, sum, sizeof sum);
+#else
+    (void)head;
+#endif
 }
 
 /* One group of k of a panel of B that has `columns` columns, the others zero. */

@@ -45,17 +45,6 @@ INLINE i64 near_int64_t(i64 x, int shift, u64 word)
     return (x + (i64)(word & (((u64)1 << shift) - 1))) >> shift;
 }
 
-INLINE int32_t clipped_int32_t(int32_t v, int32_t limit)
-{
-    const int32_t below = v > limit ? limit : v; /* two steps, each of one instruction */
-    return below < -limit ? -limit : below;
-}
-INLINE i64 clipped_int64_t(i64 v, i64 limit)
-{
-    const i64 below = v > limit ? limit : v;
-    return below < -limit ? -limit : below;
-}
-
 /* The codes of n values whose indices are i, i + step, ... Extends low and high by the values. */
 #define QUANTIZE_BLOCK(from, word, to)                                                             \
     INLINE void quantize_block_##from##_##to(const from *x, to *out, int shift, from limit,        \
@@ -69,7 +58,7 @@ INLINE i64 clipped_int64_t(i64 v, i64 limit)
             const from v = x[j], q = stochastic_##from(v, shift, bits[j]);                         \
             a = v < a ? v : a;                                                                     \
             b = v > b ? v : b;                                                                     \
-            out[j] = (to)clipped_##from(q, limit);                                                       \
+            out[j] = (to)clipped_##from(q, limit);                                                 \
         }                                                                                          \
         *low = a;                                                                                  \
         *high = b;                                                                                 \
@@ -234,7 +223,7 @@ INLINE void step_block(int16_t *master, const int16_t *momentum, const stride *s
             words_##word(key, (u64)i, 1, bits, n);                                                 \
             for (i64 j = 0; j < n; j++) {                                                          \
                 const wide v = near_##wide(total[j], (int)shift, bits[j]);                         \
-                momentum[i + j] = (int16_t)clipped_##wide(v, 32767);                                     \
+                momentum[i + j] = (int16_t)clipped_##wide(v, 32767);                               \
             }                                                                                      \
             if (step)                                                                              \
                 step_block(master + i, momentum + i, step, (u64)i, n);                             \
