@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,27 @@ def test_any_error_is_one_line(monkeypatch, tmp_path, error: Exception, text: st
     if isinstance(error, ZeroDivisionError):
         with pytest.raises(ZeroDivisionError):
             main(["--traceback", *map(str, words)])
+
+
+def test_a_compiler_that_fails_is_said(tmp_path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'cc: no space left' >&2\nexit 4\n")
+    compiler.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "intaglio", "train", "--steps", "1", "--batch", "2"]
+        + ["--out", str(tmp_path / "run")],
+        env={**os.environ, "CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [x for x in done.stderr.splitlines() if "warning" in x]
+    assert said == [
+        f"intaglio: warning: {compiler}: exit status 4, cc: no space left: no C kernels; "
+        "torch operators give the same bytes, several times slower"
+    ]
 
 
 def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:

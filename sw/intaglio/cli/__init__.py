@@ -7,7 +7,9 @@ user can do wrong is one line and exit status 1.
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -67,6 +69,10 @@ def _intaglio(traceback: bool) -> None:
     """
 
 
+def _show_warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
+    print(f"intaglio: warning: {message}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -75,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _intaglio.main(words, prog_name="intaglio", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = _intaglio.main(words, prog_name="intaglio", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.UsageError as error:
         error.show()

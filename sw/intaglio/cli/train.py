@@ -149,7 +149,7 @@ def make_config(path: Path | None, options: dict[str, Any]) -> Any:
 
 
 def prepare_device(device: str, threads: int | None) -> str:
-    """Return the name of this worker's device, after checking that there is one; set threads.
+    """Return the name of this worker's device, which there is; set threads, and load the kernels.
 
     Raises
     ------
@@ -158,8 +158,11 @@ def prepare_device(device: str, threads: int | None) -> str:
     """
     import torch
 
+    from intaglio.nn import kernels
+
     if threads is not None:
         torch.set_num_threads(threads)
+    kernels.active()  # building them takes seconds, and may fail: before there are bars
     try:
         kind = torch.device(device).type
     except RuntimeError:

@@ -12,12 +12,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from intaglio.spec.errors import IntaglioError
 
 __all__ = ["address", "build", "call", "empty", "loaded"]
 
@@ -56,10 +59,18 @@ def _folder() -> Path:
 
 
 def build(*options: str) -> Any:
-    """Return the library, compiled with ``options`` more than usual; None where that fails."""
+    """Return the library, compiled with ``options`` more than usual.
+
+    Raises
+    ------
+    IntaglioError
+        No compiler, one that fails, or a folder that cannot be written.
+    """
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or platform.system() != "Linux":
-        return None
+    if compiler is None:
+        raise IntaglioError("no C compiler (gcc or cc on PATH, or CC)")
+    if platform.system() != "Linux":
+        raise IntaglioError(f"the kernels are for Linux, not {platform.system()}")
     flags = (*_FLAGS, *options)
     try:
         version = subprocess.run(
@@ -76,13 +87,17 @@ def build(*options: str) -> Any:
             try:
                 files = [str(x) for x in _SOURCES if x.suffix == ".c"]
                 command = [compiler, *flags, "-shared", "-fPIC", *files, "-o", temporary]
-                subprocess.run(command, capture_output=True, check=True)
+                subprocess.run(command, capture_output=True, text=True, check=True)
                 os.replace(temporary, path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
         library = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    except subprocess.CalledProcessError as error:
+        first = (error.stderr or "").strip().partition("\n")[0]
+        reason = f"exit status {error.returncode}" + (f", {first}" if first else "")
+        raise IntaglioError(f"{compiler}: {reason}") from None
+    except OSError as error:
+        raise IntaglioError(str(error)) from None
     for function in _RETURNS:
         getattr(library, function).restype = ctypes.c_int64
     pointer, count = ctypes.c_void_p, ctypes.c_int64
@@ -92,8 +107,16 @@ def build(*options: str) -> Any:
 
 @functools.cache
 def loaded() -> Any:
-    """Return the library for this processor, or None where it cannot be built."""
-    return build()
+    """Return the library for this processor; None, and a warning, where it cannot be built."""
+    try:
+        return build()
+    except IntaglioError as error:
+        warnings.warn(
+            f"{error}: no C kernels; torch operators give the same bytes, several times slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
 
 
 def _prototype(function: Any, arguments: Sequence[Any]) -> None:
