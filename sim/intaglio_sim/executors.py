@@ -131,7 +131,7 @@ def _spec(network: Network) -> Executor:
 def _torch(network: Network) -> Executor:
     import torch
 
-    from intaglio.nn import GraphExecutor, functional
+    from intaglio.nn import GraphExecutor, record
     from intaglio.nn.int_tensor import IntTensor
 
     model, graph = network.model, network.require_graph()
@@ -148,7 +148,7 @@ def _torch(network: Network) -> Executor:
 
     def run(image: np.ndarray) -> Layers:
         codes = torch.from_numpy(np.ascontiguousarray(image[None]))
-        with torch.no_grad(), functional.record(model) as recorder:
+        with torch.no_grad(), record(model) as recorder:
             model.argmax(model(IntTensor(codes, exponent)))
         layers = {name: x[0].numpy() for name, x in recorder.codes.items()}
         if layers.keys() != graph.values.keys():

@@ -65,7 +65,7 @@ def test_layers_of_every_kind():
 @pytest.mark.slow
 def test_a_network():
     torch = pytest.importorskip("torch")
-    from intaglio.nn.functional import to_graph
+    from intaglio.nn.inference import to_graph
     from intaglio.nn.models import build, calibrate
 
     model = build("deeplab-mini", classes=11, width="1/2", seed=1)

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from intaglio.nn import IntTensor, kernels
-from intaglio.nn import functional as F
+from intaglio.nn import IntTensor, conv_norm, kernels
+from intaglio.nn.error_scale import ErrorScale
 from intaglio.nn.kernels import loader, native, plain
 from intaglio.nn.layers import BatchNorm2d, Conv2d
+from intaglio.nn.operations import Window, nchw
+from intaglio.nn.product import Product
 from intaglio.spec import quant
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
@@ -43,7 +45,7 @@ def new_layer(g, C, norm, relu):
         running_mean=rand(g, -(1 << 26), 1 << 26, (C,), torch.int64),
         running_deviation=rand(g, 1, 1 << 26, (C,), torch.int64),
         num_batches_tracked=torch.tensor(3),
-        **dict(error_scale=F.ErrorScale(), acc_error_scale=F.ErrorScale()),
+        **dict(error_scale=ErrorScale(), acc_error_scale=ErrorScale()),
     )
 
 
@@ -87,18 +89,18 @@ def test_one_call_has_the_bytes_of_the_steps(g, library, shape, norm):
         other = copy.deepcopy(own)
         shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
         with kernels.use(plain):
-            xhat, y, vectors = F._shared_batch_norm(acc, -14, other, z, shifts)
-        found = F._batch_norm(in_one_call(acc), own, z, shifts)
+            xhat, y, vectors = conv_norm.shared_batch_norm(acc, -14, other, z, shifts)
+        found = conv_norm.batch_norm(in_one_call(acc), own, z, shifts)
         equal(found[:2], (xhat, y))
         equal(found[2][:4], vectors[:4])
         if norm == "l1":
             equal(found[2][6], vectors[6])
         equal(state(own), state(other))
         for parts in terms.values():  # each after another one, so that guesses are wrong
-            gradient = IntTensor.from_terms([(F.nchw(codes), e) for codes, e in parts])
+            gradient = IntTensor.from_terms([(nchw(codes), e) for codes, e in parts])
             with kernels.use(plain):
-                expected = F._batch_norm_error(gradient, y, xhat, vectors, -14, other)
-            equal(F._batch_norm_error(gradient, y, xhat, found[2], -14, own), expected)
+                expected = conv_norm.batch_norm_error(gradient, y, xhat, vectors, -14, other)
+            equal(conv_norm.batch_norm_error(gradient, y, xhat, found[2], -14, own), expected)
             equal(state(own), state(other))
 
 
@@ -107,11 +109,11 @@ def test_what_is_beyond_the_loops_is_left_to_the_steps(g):
     acc = rand(g, -(1 << 31), (1 << 31) - 1, (1, 5, 8, 9), torch.int32)
     own = new_layer(g, 9, "l1", True)
     other, shifts = copy.deepcopy(own), quant.batch_norm_shifts(-5, None)
-    assert F._batch_norm(in_one_call(acc), own, None, shifts) is None
+    assert conv_norm.batch_norm(in_one_call(acc), own, None, shifts) is None
     equal(state(own), state(other))
-    found = F._shared_batch_norm(acc, -14, own, None, shifts)
+    found = conv_norm.shared_batch_norm(acc, -14, own, None, shifts)
     with kernels.use(plain):
-        expected = F._shared_batch_norm(acc, -14, other, None, shifts)
+        expected = conv_norm.shared_batch_norm(acc, -14, other, None, shifts)
     equal(found, expected)
     equal(state(own), state(other))
 
@@ -124,7 +126,7 @@ def codes_alone(x, master, *_, taps, guess, **__):
 @pytest.mark.parametrize("gives_up", [False, True])
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_layer_where_sums_are_asked_for_or_the_call_gives_up(g, monkeypatch, gives_up, asked):
-    x = IntTensor(F.nchw(rand(g, -127, 127, (2, 5, 6, 32), torch.int8)), -7)
+    x = IntTensor(nchw(rand(g, -127, 127, (2, 5, 6, 32), torch.int8)), -7)
     results = []
     for usual in (True, False):
         conv, norm = Conv2d(32, 40, 3, padding=1), BatchNorm2d(40)
@@ -156,12 +158,12 @@ CONVOLUTIONS = [
 def test_convolution_and_batch_norm_in_one_call(g, library, case, norm):
     """Forward with the codes of the weight, backward with the gradient of the map."""
     C, K, kernel, stride, dilation, size = case
-    x = IntTensor(F.nchw(rand(g, -127, 127, (3, *size, C), torch.int8)), -7)
+    x = IntTensor(nchw(rand(g, -127, 127, (3, *size, C), torch.int8)), -7)
     weight = IntTensor(rand(g, -32767, 32767, (K, C, kernel, kernel), torch.int16), -14)
     pad = dilation * (kernel // 2)
-    window = F.Window((kernel, kernel), (stride, stride), (pad,) * 4, (dilation, dilation))
+    window = Window((kernel, kernel), (stride, stride), (pad,) * 4, (dilation, dilation))
     with kernels.use(plain):
-        other_product = F._Product(x, weight, window, transposed=False)
+        other_product = Product(x, weight, window, transposed=False)
         acc, exponent = other_product.accumulators(), other_product.exponent
     guess, weight.shift_guess = weight.shift_guess, None
     for z in (None, rand(g, -127, 127, acc.shape, torch.int8)):
@@ -169,9 +171,9 @@ def test_convolution_and_batch_norm_in_one_call(g, library, case, norm):
         other = copy.deepcopy(own)
         shifts = quant.batch_norm_shifts(-5, None if z is None else -4)
         with kernels.use(plain):
-            xhat, y, vectors = F._shared_batch_norm(acc, exponent, other, z, shifts)
-        product = F._Product(x, weight, window, transposed=False)
-        found = F._batch_norm(functools.partial(product.normalized, None), own, z, shifts)
+            xhat, y, vectors = conv_norm.shared_batch_norm(acc, exponent, other, z, shifts)
+        product = Product(x, weight, window, transposed=False)
+        found = conv_norm.batch_norm(functools.partial(product.normalized, None), own, z, shifts)
         assert weight.shift_guess == guess and product.exponent == exponent
         equal(found[:2], (xhat, y))
         equal(found[2][:4], vectors[:4])
@@ -180,15 +182,15 @@ def test_convolution_and_batch_norm_in_one_call(g, library, case, norm):
         equal(state(own), state(other))
 
         wide = rand(g, -(1 << 20), 1 << 20, acc.shape, torch.int32)
-        gradient = IntTensor(F.nchw(wide), -20)
+        gradient = IntTensor(nchw(wide), -20)
         arguments = gradient, y, xhat, found[2], exponent
         assert product.backs
-        *result, mapped = F._batch_norm_error(*arguments, own, product.back)
+        *result, mapped = conv_norm.batch_norm_error(*arguments, own, product.back)
         with kernels.use(plain):
             arguments = gradient, y, xhat, vectors, exponent
-            *expected, none = F._batch_norm_error(*arguments, other)
+            *expected, none = conv_norm.batch_norm_error(*arguments, other)
             xgrad, wgrad = other_product.gradients(expected[1], True)
-            other_product = F._Product(x, weight, window, transposed=False)
+            other_product = Product(x, weight, window, transposed=False)
             wgrad = wgrad.terms  # computed by these kernels
         equal(result, expected)
         assert none is None

@@ -6,6 +6,7 @@ import torch
 
 from intaglio.nn import IntTensor, kernels
 from intaglio.nn import functional as F
+from intaglio.nn.error_scale import ErrorScale
 from intaglio.nn.kernels import native, plain
 from intaglio.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d
 from intaglio.spec import ops, quant
@@ -91,7 +92,7 @@ def test_transposed_convolution(kernel, stride, padding):
 def test_bias_and_requantisation(relu):
     acc = tensor(RNG.integers(-90000, 90001, (2, 4, 3, 5)), -15, torch.int32)
     bias = tensor(RNG.integers(-30000, 30001, 4), quant.BIAS_EXPONENT, torch.int16)
-    y = F.requantize_bias(acc, bias, exponent=-3, relu=relu, scale=F.ErrorScale())
+    y = F.requantize_bias(acc, bias, exponent=-3, relu=relu, scale=ErrorScale())
     m, b, shift = quant.bias_multiplier(codes_of(bias), -15, -3)
     total = codes_of(acc) * m[:, None, None] + b[:, None, None]
     low = 0 if relu else -127

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from intaglio.nn import IntTensor
+from intaglio.nn import IntTensor, to_graph
 from intaglio.nn import functional as F
 from intaglio.nn.kernels import plain
 from intaglio.nn.layers import BatchNorm2d
@@ -208,7 +208,7 @@ def test_whole_steps_differ_by_recipe_alone():
 def test_networks_of_a_recipe_are_frozen_like_others(name):
     recipe = Recipe(error_bits=16, norm="l2", master_bits=20)
     model, _, x = train_steps(name, recipe)
-    graph = F.to_graph(model.eval(), height=32, width=32)
+    graph = to_graph(model.eval(), height=32, width=32)
     codes = (x[:1].to(torch.int16) - 128).to(torch.int8)
     values = graph.evaluate(codes.numpy())
     assert (predict(model, codes).numpy() == values[graph.outputs[0]][:, 0]).all()

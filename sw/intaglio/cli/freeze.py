@@ -30,7 +30,7 @@ def freeze_run(
     from intaglio.cli.runs import run_digest
     from intaglio.data import open_dataset
     from intaglio.freeze import write_onnx
-    from intaglio.nn.functional import to_graph
+    from intaglio.nn.inference import to_graph
     from intaglio.nn.models import check_size
     from intaglio.train import load_run
 

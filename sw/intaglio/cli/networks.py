@@ -90,7 +90,7 @@ def random_network(
     """
     import torch
 
-    from intaglio.nn.functional import to_graph
+    from intaglio.nn.inference import to_graph
     from intaglio.nn.models import build, calibrate, check_size
 
     network = build(name, classes=classes, width=width, seed=1)

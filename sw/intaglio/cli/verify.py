@@ -202,7 +202,7 @@ def _small_plan(
     """Return what icarus runs: the same weights at ``size``, the middle of the images."""
     import numpy as np
 
-    from intaglio.nn.functional import to_graph
+    from intaglio.nn.inference import to_graph
     from intaglio.nn.models import check_size
     from intaglio_sim.executors import Network
 

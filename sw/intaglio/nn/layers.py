@@ -13,7 +13,10 @@ import torch
 from torch import nn
 
 from intaglio.nn import functional as F
+from intaglio.nn import inference
+from intaglio.nn.error_scale import ErrorScale
 from intaglio.nn.int_tensor import IntTensor
+from intaglio.nn.views import host
 from intaglio.spec import quant
 from intaglio.spec.rng import random_bits
 
@@ -87,9 +90,10 @@ def _constant_master(channels: int, value: int, exponent: int) -> IntTensor:
 
 
 class IntLayer(nn.Module):
-    """Base of the layers. ``path`` is the module path; :func:`functional.record` sets it.
+    """Base of the layers.
 
-    ``prepared`` belongs to :class:`functional.PendingConv`.
+    ``path`` is the module path, set by :func:`intaglio.nn.inference.record`; ``prepared`` belongs
+    to :class:`intaglio.nn.inference.PendingConv`.
     """
 
     path = ""
@@ -158,7 +162,7 @@ class Conv2d(IntLayer):
         self.bias: Any = None
         if bias:
             self.bias = nn.Parameter(_constant_master(out_channels, 0, quant.BIAS_EXPONENT))
-            self.error_scale = F.ErrorScale()
+            self.error_scale = ErrorScale()
 
     def reset(self, seed: int, stream: int) -> None:
         """Draw the weights anew: normal with variance 2 / fan-in, of scores 1 / (16 fan-in)."""
@@ -182,7 +186,7 @@ class Conv2d(IntLayer):
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
 
     def _infer(self, x: IntTensor) -> Any:
-        pending = F.PendingConv("conv", self, x, {**self._geometry(), "pad_code": 0})
+        pending = inference.PendingConv("conv", self, x, {**self._geometry(), "pad_code": 0})
         return pending if self.bias is None else pending.finish(self)
 
     def sources(self) -> tuple[torch.Tensor, ...]:
@@ -197,7 +201,7 @@ class Conv2d(IntLayer):
 
 
 def _fold_bias(layer: Any, acc_exponent: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-    return *quant.bias_multiplier(F._host(layer.bias.codes), acc_exponent, layer.exponent), 0
+    return *quant.bias_multiplier(host(layer.bias.codes), acc_exponent, layer.exponent), 0
 
 
 class ConvTranspose2d(IntLayer):
@@ -230,7 +234,7 @@ class ConvTranspose2d(IntLayer):
         self.shape = (in_channels, out_channels, *self.kernel)
         self.weight = nn.Parameter(self._initial(0, 1))
         self.bias = nn.Parameter(_constant_master(out_channels, 0, quant.BIAS_EXPONENT))
-        self.error_scale = F.ErrorScale()
+        self.error_scale = ErrorScale()
 
     def _initial(self, seed: int, stream: int) -> IntTensor:
         C, K, R, S = self.shape
@@ -273,7 +277,7 @@ class ConvTranspose2d(IntLayer):
                 scale=self.error_scale,
             )
         attributes = {"stride": self.stride, "padding": padding}
-        return F.PendingConv("conv_transpose", self, x, attributes).finish(self)
+        return inference.PendingConv("conv_transpose", self, x, attributes).finish(self)
 
     def sources(self) -> tuple[torch.Tensor, ...]:
         """Return the tensors that :meth:`fold` depends on."""
@@ -322,8 +326,8 @@ class BatchNorm2d(IntLayer):
         self.register_buffer("running_mean", torch.zeros(channels, dtype=torch.int64))
         self.register_buffer("running_deviation", torch.full((channels,), one))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
-        self.error_scale = F.ErrorScale()
-        self.acc_error_scale = F.ErrorScale()
+        self.error_scale = ErrorScale()
+        self.acc_error_scale = ErrorScale()
 
     def forward(self, acc: Any, residual: IntTensor | None = None) -> IntTensor:
         return acc.finish(self, residual)
@@ -337,10 +341,10 @@ class BatchNorm2d(IntLayer):
     ) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Return multipliers, biases, shift and residual shift of the requantisation."""
         return quant.fold_batch_norm(
-            quant.affine_codes(F._host(self.weight.codes)),
-            quant.affine_codes(F._host(self.bias.codes)),
-            F._host(self.running_mean),
-            F._host(self.running_deviation),
+            quant.affine_codes(host(self.weight.codes)),
+            quant.affine_codes(host(self.bias.codes)),
+            host(self.running_mean),
+            host(self.running_deviation),
             acc_exponent=acc_exponent,
             acc_bound=acc_bound,
             exponent=self.exponent,
@@ -388,7 +392,7 @@ class MaxPool2d(IntLayer):
         }
         if self.training:
             return F.max_pool(x, **attributes)
-        return F.graph_op("max_pool", self.path, [x], x.exponent, attributes, {})
+        return inference.graph_op("max_pool", self.path, [x], x.exponent, attributes, {})
 
 
 class GlobalAvgPool(IntLayer):
@@ -408,7 +412,7 @@ class GlobalAvgPool(IntLayer):
             "high": quant.CODE_LIMIT,
         }
         tensors = {"multiplier": np.array([m], np.int16), "bias": np.zeros(1, np.int64)}
-        return F.graph_op("avg_pool", self.path, [x], x.exponent, attributes, tensors)
+        return inference.graph_op("avg_pool", self.path, [x], x.exponent, attributes, tensors)
 
 
 class Broadcast(IntLayer):
@@ -417,7 +421,7 @@ class Broadcast(IntLayer):
     def forward(self, x: IntTensor, size: Pair) -> IntTensor:
         if self.training:
             return F.broadcast(x, size)
-        return F.graph_op("broadcast", self.path, [x], x.exponent, {"size": size}, {})
+        return inference.graph_op("broadcast", self.path, [x], x.exponent, {"size": size}, {})
 
 
 class Add(IntLayer):
@@ -430,8 +434,8 @@ class Add(IntLayer):
     def forward(self, a: IntTensor, b: IntTensor) -> IntTensor:
         if self.training:
             return F.add(a, b, exponent=self.exponent, relu=self.relu)
-        attributes = F._add_attributes(a.exponent, b.exponent, self.exponent, self.relu)
-        return F.graph_op("add", self.path, [a, b], self.exponent, attributes, {})
+        attributes = F.add_attributes(a.exponent, b.exponent, self.exponent, self.relu)
+        return inference.graph_op("add", self.path, [a, b], self.exponent, attributes, {})
 
 
 class Concat(IntLayer):
@@ -440,7 +444,7 @@ class Concat(IntLayer):
     def forward(self, *inputs: IntTensor) -> IntTensor:
         if self.training:
             return F.concat(*inputs)
-        return F.graph_op("concat", self.path, inputs, inputs[0].exponent, {}, {})
+        return inference.graph_op("concat", self.path, inputs, inputs[0].exponent, {}, {})
 
 
 class Resize(IntLayer):
@@ -459,7 +463,7 @@ class Resize(IntLayer):
     def forward(self, x: IntTensor) -> IntTensor:
         attributes: dict[str, Any] = {"ratio": self.ratio, "corners": self.corners}
         if not self.training:
-            return F.graph_op("resize", self.path, [x], x.exponent, attributes, {})
+            return inference.graph_op("resize", self.path, [x], x.exponent, attributes, {})
         return F.resize_wide(x, **attributes) if self.last else F.resize(x, **attributes)
 
 
@@ -467,4 +471,4 @@ class ArgMax(IntLayer):
     """The class map (N, 1, H, W): index of the largest code, the lowest of equals. No gradient."""
 
     def forward(self, x: IntTensor) -> IntTensor:
-        return F.graph_op("argmax", self.path, [x], 0, {}, {})
+        return inference.graph_op("argmax", self.path, [x], 0, {}, {})

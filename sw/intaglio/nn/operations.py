@@ -1,6 +1,6 @@
 """The operations of the frozen graph on torch tensors: codes (N, H, W, C) in, codes out.
 
-:data:`OPERATIONS` has them by name; :func:`intaglio.nn.functional.graph_op` and
+:data:`OPERATIONS` has them by name; :func:`intaglio.nn.inference.graph_op` and
 :class:`intaglio.nn.executor.GraphExecutor` run them. :mod:`intaglio.spec.ops` defines them.
 """
 

@@ -195,7 +195,7 @@ def copy_parameters(integers: nn.Module, floats: nn.Module, *, seen: bool = Fals
     With ``seen`` the values that the int8 views have instead: those that the layers compute with.
     """
     # Imported here because the layers need torch modules only.
-    from intaglio.nn import functional as F
+    from intaglio.nn import views
     from intaglio.nn.layers import BatchNorm2d as IntBatchNorm2d
     from intaglio.spec import quant
 
@@ -211,9 +211,9 @@ def copy_parameters(integers: nn.Module, floats: nn.Module, *, seen: bool = Fals
             assert isinstance(parameter, IntTensor)
             codes, exponent = parameter.codes.to(torch.float64), parameter.exponent
             if seen and name in norms:
-                view, exponent = F._affine_view(parameter), quant.AFFINE_EXPONENT
+                view, exponent = views.affine_view(parameter), quant.AFFINE_EXPONENT
                 codes = view.to(torch.float64)
             elif seen and parameter.dim() == 4:
-                view, exponent = F._weight_view(parameter)
+                view, exponent = views.weight_view(parameter)
                 codes = view.to(torch.float64)
             target[name].copy_(codes * math.ldexp(1.0, exponent))

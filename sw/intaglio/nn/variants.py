@@ -48,7 +48,7 @@ class ErrorVariant:
 
     The words of stochastic rounding are those of stream ``(step, layer)`` at the element's index
     in the batch of all workers, (N, C, H, W) in this order. As in
-    :class:`intaglio.nn.functional.ErrorScale`, the fused kernels start from the scale of the step
+    :class:`intaglio.nn.error_scale.ErrorScale`, the fused kernels start from the scale of the step
     before and are run again where it was another one.
     """
 
