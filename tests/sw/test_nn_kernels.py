@@ -106,6 +106,25 @@ def test_convolution(g, library, geometry, N, H, W):
     both("conv_weight_gradient", x, e, kernel, **options)
 
 
+@pytest.mark.parametrize("kernel", [(1, 3), (3, 1), (2, 1), (3, 3), (7, 7)])
+@pytest.mark.parametrize("N, H, W", [(1, 9, 1), (1, 1, 9), (1, 1, 1), (2, 9, 1), (1, 5, 2)])
+def test_convolution_of_narrow_maps(g, kernel, N, H, W):
+    """Their windows overlap in memory, without a step between them."""
+    for stride, C, K in (((1, 1), 8, 32), ((3, 1), 5, 7)):
+        origin = kernel[0] // 2, kernel[1] // 2
+        options = dict(stride=stride, origin=origin)
+        sizes = zip((H, W), kernel, stride, origin, strict=True)
+        size = tuple(ops.output_size(n, r, t, p, p, 1) for n, r, t, p in sizes)
+        x, weight = rand(g, -128, 127, (N, H, W, C)), rand(g, -127, 127, (K, C, *kernel))
+        y = both("conv", x, weight, **options, size=size)
+        maps = x.permute(0, 3, 1, 2).numpy(), weight.numpy()
+        found = ops.conv_accumulate(*maps, stride=stride, padding=2 * origin, dilation=(1, 1))
+        assert (y.permute(0, 3, 1, 2).numpy() == found).all()
+        e = rand(g, -127, 127, (N, *size, K))
+        both("conv_input_gradient", e, weight, **options, size=(H, W))
+        both("conv_weight_gradient", x, e, kernel, **options)
+
+
 @pytest.mark.parametrize("geometry", CONVOLUTIONS)
 def test_a_weight_gradient_ends_quantised(g, library, geometry):
     """Whatever the shift is guessed to be; as all of a kernel, and as taps of a larger one."""

@@ -73,7 +73,8 @@ def im2col(
         (N, P, Q, R, S, C),
         (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c),
     )
-    out = view.reshape(N * P * Q, R * S * C)
+    # Windows of narrow maps are a view whose rows overlap, which _int_mm multiplies wrongly.
+    out = view.reshape(N * P * Q, R * S * C).contiguous()
     if pitch is not None and pitch != R * S * C:
         wide = out.new_zeros((N * P * Q, pitch))
         wide[:, : R * S * C] = out
