@@ -35,6 +35,8 @@ SIZES = {
     "fcn16s-vgg16": (47, 32),
     "fcn32s-vgg16": (32, 63),
     "fcn-vgg16-bn": (39, 33),
+    "fcn16s-vgg16-bn": (32, 50),
+    "fcn32s-vgg16-bn": (41, 32),
 }
 VECTORS = ("weight", "bias")
 RUNNING = ("running_mean", "running_deviation", "num_batches_tracked")

@@ -1,5 +1,6 @@
 """Float weights with torchvision's names, loaded into the integer networks."""
 
+import argparse
 import importlib.util
 from pathlib import Path
 
@@ -232,6 +233,12 @@ def test_what_is_refused(tmp_path):
         ({"features.99.weight": torch.zeros(1)}, "unknown names, such as features.99.weight"),
         ({"features.0.bias": torch.zeros(5)}, r"features.0.bias has shape \(5,\), not \(8,\)"),
         ({"features.0.bias": torch.full((8,), torch.nan)}, "features.0.bias has numbers that are"),
+        ({"features.0.bias": torch.full((8,), 1e200, dtype=torch.float64)}, "are not finite"),
+        ({"features.0.bias": torch.zeros(8).to_sparse()}, "features.0.bias is no dense tensor"),
+        ({"features.0.bias": torch.zeros(8, dtype=torch.complex64)}, "no dense tensor of real"),
+        ({"classifier.0.weight": torch.zeros(8, 50)}, r"\(8, 50\), which is no window of 7 x 7"),
+        ({"score_fr.weight": torch.zeros(())}, r"score_fr.weight has shape \(\), not"),
+        ({5: torch.zeros(1)}, "unknown names, such as 5"),
     ):
         with pytest.raises(IntaglioError, match=text):
             load_state_dict(model, state | change, images=IMAGES, normalized=False)
@@ -244,8 +251,47 @@ def test_what_is_refused(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(IntaglioError, match="holds no state dict"):
         read_state(path)
-    torch.save({"state_dict": state}, path)
-    assert set(read_state(path)) == set(state)
+    torch.save(model, path)
+    with pytest.raises(IntaglioError, match="objects besides tensors") as caught:
+        read_state(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"features.0.bias": torch.zeros(5)}, r"features.0.bias has shape \(5,\), not \(8,\)"),
+        ({"features.1.running_var": torch.full((8,), -1.0)}, "a variance of -1, below 0"),
+        ({"features.1.running_mean": torch.zeros(3)}, r"running_mean has shape \(3,\), not \(8,\)"),
+    ],
+)
+def test_what_is_refused_of_batch_norm(change, text):
+    model, twin = twin_state("fcn-vgg16-bn")
+    state = torchvision_vgg(twin, batch_norm=True)
+    with pytest.raises(IntaglioError, match=text):
+        load_state_dict(model, state | change, images=IMAGES, normalized=False)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "net"])
+def test_a_checkpoint_of_a_training_script(tmp_path, key):
+    """It has more than the weights, and names of DataParallel."""
+    model, twin = twin_state("fcn-vgg16")
+    state = torchvision_vgg(twin)
+    load_state_dict(model, state, images=IMAGES)
+    path, names = tmp_path / "checkpoint.pth", {f"module.{n}": v for n, v in state.items()}
+    torch.save({key: names, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, path)
+    again = build("fcn-vgg16", classes=4, width="1/8", seed=2)
+    load_state_dict(again, read_state(path), images=IMAGES)
+    assert weights_digest(again) == weights_digest(model)
+
+
+def test_the_backbone_of_another_head():
+    """torchvision's fcn_resnet50 has names of its own behind the backbone."""
+    model, twin = twin_state("deeplabv3-resnet50")
+    state = {n: v for n, v in twin.state_dict().items() if n.startswith("backbone.")}
+    head = {"classifier.0.weight": torch.zeros(8, 32, 3, 3), "classifier.4.bias": torch.zeros(4)}
+    report = load_state_dict(model, state | head, images=IMAGES)
+    assert report["fresh"] and all(n.startswith("classifier.") for n in report["fresh"])
 
 
 def test_a_run_starts_from_weights(tmp_path):

@@ -24,6 +24,8 @@ RATES = {
     "fcn16s-vgg16": "1/50",
     "fcn32s-vgg16": "1/50",
     "fcn-vgg16-bn": "1/20",
+    "fcn16s-vgg16-bn": "1/20",
+    "fcn32s-vgg16-bn": "1/20",
 }
 #: Peak without the magnitude of the gradients: their largest element moves its weight by this.
 RATE_WITHOUT_MAGNITUDE = "1/256"

@@ -12,7 +12,14 @@ from intaglio.nn.int_tensor import IntTensor
 from intaglio.nn.models.deeplab_mini import DeepLabMini
 from intaglio.nn.models.deeplabv3_resnet50 import DeepLabV3ResNet50, DeepLabV3ResNet50Stride8
 from intaglio.nn.models.fcn_mini import FcnMini
-from intaglio.nn.models.fcn_vgg16 import Fcn16sVgg16, Fcn32sVgg16, FcnVgg16, FcnVgg16Bn
+from intaglio.nn.models.fcn_vgg16 import (
+    Fcn16sVgg16,
+    Fcn16sVgg16Bn,
+    Fcn32sVgg16,
+    Fcn32sVgg16Bn,
+    FcnVgg16,
+    FcnVgg16Bn,
+)
 from intaglio.nn.models.state import load_state_dict, read_state
 from intaglio.spec.errors import IntaglioError
 
@@ -39,6 +46,8 @@ MODELS: dict[str, Any] = {
     "fcn16s-vgg16": Fcn16sVgg16,
     "fcn32s-vgg16": Fcn32sVgg16,
     "fcn-vgg16-bn": FcnVgg16Bn,
+    "fcn16s-vgg16-bn": Fcn16sVgg16Bn,
+    "fcn32s-vgg16-bn": Fcn32sVgg16Bn,
 }
 #: Most classes of a network: those of ADE20K.
 CLASSES_MOST = 150

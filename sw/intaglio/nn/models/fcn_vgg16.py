@@ -5,7 +5,15 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Fcn16sVgg16", "Fcn32sVgg16", "FcnVgg16", "FcnVgg16Bn", "Vgg16"]
+__all__ = [
+    "Fcn16sVgg16",
+    "Fcn16sVgg16Bn",
+    "Fcn32sVgg16",
+    "Fcn32sVgg16Bn",
+    "FcnVgg16",
+    "FcnVgg16Bn",
+    "Vgg16",
+]
 
 #: Channels of the convolutions as indices into the widths, 0 for a pool.
 _PLAN = (1, 1, 0, 2, 2, 0, 3, 3, 3, 0, 4, 4, 4, 0, 4, 4, 4, 0)
@@ -141,3 +149,15 @@ class Fcn32sVgg16(FcnVgg16):
     """FCN-32s."""
 
     HEAD = 32
+
+
+class Fcn16sVgg16Bn(Fcn16sVgg16):
+    """FCN-16s with batch norm."""
+
+    BATCH_NORM = True
+
+
+class Fcn32sVgg16Bn(Fcn32sVgg16):
+    """FCN-32s with batch norm."""
+
+    BATCH_NORM = True

@@ -1,8 +1,9 @@
 """Float state dicts, such as torchvision's, as weights of the integer networks."""
 
+import argparse
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,15 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Activations of ReLU layers without batch norm are scaled so that this quantile has this value.
 _QUANTILE, _TARGET = 0.9995, 3.5
 _IGNORED = ("aux_classifier.", "num_batches_tracked")
+#: Keys under which files have their state dict.
+_NESTED = ("state_dict", "model", "model_state_dict", "net")
+#: What DataParallel puts in front of names.
+_PARALLEL = "module."
 
 
 def read_state(path: Path | str) -> dict[str, torch.Tensor]:
-    """Read a ``.pth`` file: a state dict, or a dictionary that has one as "state_dict" or "model".
+    """Read a ``.pth`` file: a state dict, or a dictionary that has one under one of the usual names
+    ("state_dict", "model", "model_state_dict", "net").
 
     Raises
     ------
@@ -36,11 +42,15 @@ def read_state(path: Path | str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise IntaglioError(f"{path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch each have their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IntaglioError(f"{path}: not a file of PyTorch weights ({reason})") from None
-    for key in ("state_dict", "model"):
+        # torchvision's training script keeps its command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # zipfile, pickle and torch each have their own, in paragraphs
+        raise IntaglioError(
+            f"{path}: not a file of PyTorch weights, or with objects besides tensors; what "
+            "torch.save(model.state_dict(), ...) writes is read"
+        ) from None
+    for key in _NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -51,13 +61,19 @@ def read_state(path: Path | str) -> dict[str, torch.Tensor]:
 def _rename(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return ``state`` under the names of ``model``, in float64, without what it has no use for."""
     found = {}
-    for name, value in state.items():
+    for key, value in state.items():
+        name = str(key).removeprefix(_PARALLEL)
         if name.startswith(_IGNORED[0]) or name.endswith(_IGNORED[1]):
             continue
+        if value.layout != torch.strided or value.is_complex() or value.is_meta:
+            raise IntaglioError(f"weights: {name} is no dense tensor of real numbers")
         found[name] = value.to(torch.float64)
-    if hasattr(model, "backbone") and not any(n.startswith("backbone.") for n in found):
-        # The classification network: everything but its last layer.
-        found = {f"backbone.{n}": v for n, v in found.items() if not n.startswith("fc.")}
+    if hasattr(model, "backbone"):
+        if not any(n.startswith("backbone.") for n in found):
+            # The classification network: everything but its last layer.
+            found = {f"backbone.{n}": v for n, v in found.items() if not n.startswith("fc.")}
+        elif "classifier.0.weight" in found:  # torchvision's fcn_resnet50: its head is another one
+            found = {n: v for n, v in found.items() if not n.startswith("classifier.")}
     if hasattr(model, "features"):
         bn = getattr(model, "BATCH_NORM", False)
         for index in ("0", "3"):
@@ -67,6 +83,11 @@ def _rename(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, to
             if weight is not None:
                 if weight.dim() == 2:  # fully connected over C, H, W
                     side = 7 if index == "0" else 1
+                    if weight.shape[1] % side**2:
+                        raise IntaglioError(
+                            f"weights: classifier.{index}.weight has shape {tuple(weight.shape)}, "
+                            f"which is no window of {side} x {side}"
+                        )
                     weight = weight.reshape(weight.shape[0], -1, side, side)
                 found[f"{at}.weight"] = weight
             if bias is not None and not bn:
@@ -85,6 +106,10 @@ def _fold_pooling(found: dict[str, torch.Tensor]) -> None:
         return
     gamma, beta, mean = norm
     assert gamma is not None and beta is not None and mean is not None
+    for name, value in (("weight", gamma), ("bias", beta), ("running_mean", mean)):
+        _check_shape(f"{at}.2.{name}", value, weight.shape[:1])
+    _check_shape(f"{at}.2.running_var", variance, weight.shape[:1])
+    _check_numbers(f"{at}.2.running_var", variance)
     gain = gamma / (variance + 1e-5).sqrt()
     found[f"{at}.1.weight"] = weight * gain.reshape(-1, 1, 1, 1)
     found[f"{at}.1.bias"] = beta - mean * gain
@@ -102,6 +127,7 @@ def _move_biases(model: nn.Module, found: dict[str, torch.Tensor], *, normalized
         if not isinstance(module, layers.Conv2d) or weight is None:
             continue
         bias = found.get(f"{name}.bias", torch.zeros(weight.shape[0], dtype=torch.float64))
+        _check_shape(f"{name}.bias", bias, weight.shape[:1])
         if place == 0 and normalized and weight.dim() == 4 and weight.shape[1] == 3:
             mean, std = (torch.tensor(v, dtype=torch.float64) for v in (MEAN, DEVIATION))
             offset = ((128 / 255 - mean) / std).reshape(1, 3, 1, 1)
@@ -116,19 +142,35 @@ def _move_biases(model: nn.Module, found: dict[str, torch.Tensor], *, normalized
             found[after] = found[after] - bias
 
 
-def _check(floats: nn.Module, found: dict[str, torch.Tensor]) -> list[str]:
-    """Return the names that ``found`` lacks where it may; IntaglioError for all other misfits."""
+def _check_shape(name: str, value: torch.Tensor, shape: Sequence[int]) -> None:
+    if tuple(value.shape) != tuple(shape):
+        raise IntaglioError(f"weights: {name} has shape {tuple(value.shape)}, not {tuple(shape)}")
+
+
+def _check_numbers(name: str, value: torch.Tensor) -> None:
+    if not bool(torch.isfinite(value.to(torch.float32)).all()):
+        raise IntaglioError(f"weights: {name} has numbers that are not finite")
+    if name.endswith("running_var") and value.numel() and float(value.min()) < 0:
+        raise IntaglioError(f"weights: {name} has a variance of {float(value.min()):g}, below 0")
+
+
+def _check_values(floats: nn.Module, found: dict[str, torch.Tensor]) -> None:
+    """Refuse what has another shape than in ``floats``, and what no float32 network can have."""
+    known = floats.state_dict()
+    for name, value in found.items():
+        if name in known:
+            _check_shape(name, value, known[name].shape)
+        _check_numbers(name, value)
+
+
+def _check_names(floats: nn.Module, found: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names that ``found`` lacks where it may; IntaglioError for all others."""
     known = {n: v for n, v in floats.state_dict().items() if not n.endswith(_IGNORED[1])}
     unknown = sorted(set(found) - set(known))
     if unknown:
         raise IntaglioError(
             f"weights: {len(unknown)} unknown names, such as {unknown[0]}: another network?"
         )
-    for name, value in found.items():
-        if value.shape != known[name].shape:
-            raise IntaglioError(
-                f"weights: {name} has shape {tuple(value.shape)}, not {tuple(known[name].shape)}"
-            )
     missing = [n for n in known if n not in found]
     # Heads may be missing, but only as a whole: those of a classification network are.
     heads = _last_layers(floats)
@@ -255,9 +297,10 @@ def load_state_dict(
     Weights become int16 masters. Batch norm keeps its running means; its gains and deviations are
     turned from L2 to its own norm by what goes into it for ``images`` (uint8 (N, 3, H, W), a few
     dozen). A classification network (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last
-    layer, fc6 and fc7 of VGG as convolutions; heads that ``state`` lacks keep their random start,
-    and so do the last layers where ``state`` has another number of classes. With ``normalized`` the
-    weights are for images normalised as torchvision does, which goes into the first convolution.
+    layer, fc6 and fc7 of VGG as convolutions, and of ``fcn_resnet50`` the backbone; heads that
+    ``state`` lacks keep their random start, and so do the last layers where ``state`` has another
+    number of classes. With ``normalized`` the weights are for images normalised as torchvision
+    does, which goes into the first convolution.
 
     One thread computes, so that the result does not depend on their number; floats of another kind
     of processor may still round otherwise.
@@ -277,15 +320,13 @@ def load_state_dict(
     from intaglio.nn.models import build_twin, check_size, predict
 
     check_size(model, images.shape[2], images.shape[3])
-    found = _rename(model, state)
-    _fold_pooling(found)
-    _drop_other_classes(model, found)
-    _move_biases(model, found, normalized=normalized)
     floats = build_twin(model)
-    fresh = _check(floats, found)
-    for name, value in found.items():
-        if not bool(torch.isfinite(value).all()):
-            raise IntaglioError(f"weights: {name} has numbers that are not finite")
+    found = _rename(model, state)
+    _drop_other_classes(model, found)
+    _check_values(floats, found)
+    _fold_pooling(found)
+    _move_biases(model, found, normalized=normalized)
+    fresh = _check_names(floats, found)
     floats.load_state_dict({n: v.to(torch.float32) for n, v in found.items()}, strict=False)
     _rescale(floats, images, found)
 
