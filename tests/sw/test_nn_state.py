@@ -306,5 +306,11 @@ def test_a_run_starts_from_weights(tmp_path):
         for run, weights in (("a", str(path)), ("b", str(path)), ("c", ""))
     }
     assert len(digests) == 2
+    again = TrainConfig(**options, weights=str(path))
+    path.unlink()  # what has begun goes on without
+    found = train(again, out=tmp_path / "a", progress=False, log=False)["digest"]
+    assert found in digests
     with pytest.raises(IntaglioError, match="no such file"):
         train(TrainConfig(**options, weights="none.pth"), out=tmp_path / "d", progress=False)
+    # What could not begin leaves its folder to the corrected command.
+    train(TrainConfig(**options), out=tmp_path / "d", progress=False, log=False)

@@ -104,6 +104,11 @@ def test_another_split_and_the_main_classes(tmp_path):
     assert metrics["main_miou"] == pytest.approx((present[0] + present[8]) / 2)
     with pytest.raises(IntaglioError, match="train.txt"):
         train(dataclasses.replace(config, split="train"), out=tmp_path / "other", **QUIET)
+    # A broken validation image is found before training, and there is no run then.
+    (root / "JPEGImages" / "b.jpg").write_bytes(b"none")
+    with pytest.raises(IntaglioError, match=r"b.jpg: broken image"):
+        train(config, out=tmp_path / "third", **QUIET)
+    assert list((tmp_path / "third").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -212,19 +212,17 @@ class _Fit:
 
 
 def _check_config(out: Path, config: TrainConfig) -> None:
-    """Write the configuration of a new run, or refuse one that differs from what ``out`` holds."""
+    """Refuse a configuration that differs from the one of the run that ``out`` holds."""
     path = out / "config.json"
-    wanted = dataclasses.asdict(config.resolved())
-    if path.exists():
-        found = dataclasses.asdict(_stored_config(path).resolved())
-        for name, value in wanted.items():
-            if found[name] != value:
-                raise IntaglioError(
-                    f"{out}: holds another run, with {name} = {found[name]!r} instead of "
-                    f"{value!r}; choose another folder or delete it"
-                )
-    else:
-        write_json(path, wanted)
+    if not path.exists():
+        return
+    found = dataclasses.asdict(_stored_config(path).resolved())
+    for name, value in dataclasses.asdict(config.resolved()).items():
+        if found[name] != value:
+            raise IntaglioError(
+                f"{out}: holds another run, with {name} = {found[name]!r} instead of "
+                f"{value!r}; choose another folder or delete it"
+            )
 
 
 def _stored_config(path: Path) -> TrainConfig:
@@ -241,6 +239,12 @@ def _prepare(out: Path, config: TrainConfig) -> None:
     _check_config(out, config)
     for unfinished in out.glob(".*.npz.*"):  # what a killed writer left; never read by anything
         unfinished.unlink(missing_ok=True)
+
+
+def _begun(out: Path, config: TrainConfig) -> bool:
+    """Return whether every network of the run has a checkpoint, so that no start is needed."""
+    files = [Integers.file, *([Floats.file] if config.twin else [])]
+    return all((out / file).exists() for file in files)
 
 
 def _load_weights(
@@ -332,7 +336,8 @@ def _train(
     first = workers.launched()[0] == 0
     if first:
         _prepare(out, config)
-    training.preload(progress=progress)
+    for dataset in datasets:  # a broken file of either is found before the first step
+        dataset.preload(progress=progress)
     model = build(
         config.model,
         classes=len(training.classes),
@@ -340,8 +345,12 @@ def _train(
         seed=config.seed,
         norm=config.recipe.norm,
     )
-    if config.weights and first:
-        _load_weights(model, config, training, out, progress=progress)
+    if first:
+        if config.weights and not _begun(out, config):
+            _load_weights(model, config, training, out, progress=progress)
+        # Only now is it a run: what failed before can be asked for otherwise in the same folder.
+        if not (out / "config.json").exists():
+            write_json(out / "config.json", dataclasses.asdict(config.resolved()))
     with workers.joined(device):
         if config.weights:  # from floats: one worker's arithmetic counts
             load_model(model, workers.first(lambda: model_arrays(model)))
