@@ -124,6 +124,14 @@ def test_a_compiler_that_fails_is_said(tmp_path) -> None:
     ]
 
 
+def test_unknown_kernels_are_refused(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("INTAGLIO_KERNELS", "plian")
+    monkeypatch.setattr("intaglio.nn.kernels._active", None)
+    status, out, err = call("train", "--steps", "1", "--out", tmp_path)
+    assert (status, out) == (1, "")
+    assert err == "intaglio: error: INTAGLIO_KERNELS must be native or plain, not 'plian'\n"
+
+
 def test_an_interrupt_is_130(monkeypatch, tmp_path) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -38,6 +38,17 @@ def labels(n, height, width, classes):
     return found
 
 
+@pytest.mark.parametrize("name", MINI)
+@pytest.mark.parametrize("chosen", ["native", "plain"])
+def test_training_on_no_images_is_refused(name, chosen):
+    if chosen == "native" and not native.available():
+        pytest.skip("no C compiler")
+    model = build(name, classes=4, width="1/4")
+    with kernels.use({"native": native, "plain": plain}[chosen]):
+        with pytest.raises(ValueError, match="at least one pixel of one image"):
+            model(images(0, 16, 16))
+
+
 # --- eval mode --------------------------------------------------------------------------------
 
 REQUANTIZE = dict(shift=9, low=-127, high=127)

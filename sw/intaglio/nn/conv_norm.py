@@ -54,6 +54,8 @@ class Accumulators:
         if self._finished:
             raise RuntimeError("accumulators are finished by one batch norm, once")
         channels, C = layer.weight.shape[0], self.weight.shape[0]
+        if 0 in (self.x.shape[0], *self.product.size):
+            raise ValueError("a batch norm needs at least one pixel of one image")
         if channels != C:
             raise ValueError(f"a batch norm of {channels} channels was given {C}")
         if residual is not None:

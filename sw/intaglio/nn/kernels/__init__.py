@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from intaglio.nn.kernels import plain
+from intaglio.spec.errors import IntaglioError
 
 __all__ = ["active", "plain", "use"]
 
@@ -22,8 +23,11 @@ def active() -> Any:
     """Return the module of kernels that is in use."""
     global _active
     if _active is None:
+        wanted = os.environ.get("INTAGLIO_KERNELS") or "native"
+        if wanted not in ("native", "plain"):
+            raise IntaglioError(f"INTAGLIO_KERNELS must be native or plain, not {wanted!r}")
         _active = plain
-        if os.environ.get("INTAGLIO_KERNELS", "native") != "plain":
+        if wanted == "native":
             # Imported late: the module builds its library.
             native = importlib.import_module("intaglio.nn.kernels.native")
             if native.available():

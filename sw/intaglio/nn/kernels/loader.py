@@ -88,6 +88,8 @@ def build(*options: str) -> Any:
                 files = [str(x) for x in _SOURCES if x.suffix == ".c"]
                 command = [compiler, *flags, "-shared", "-fPIC", *files, "-o", temporary]
                 subprocess.run(command, capture_output=True, text=True, check=True)
+                with open(temporary, "rb") as file:
+                    os.fsync(file)  # half a library would end every later process
                 os.replace(temporary, path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
@@ -96,7 +98,7 @@ def build(*options: str) -> Any:
         first = (error.stderr or "").strip().partition("\n")[0]
         reason = f"exit status {error.returncode}" + (f", {first}" if first else "")
         raise IntaglioError(f"{compiler}: {reason}") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
         raise IntaglioError(str(error)) from None
     for function in _RETURNS:
         getattr(library, function).restype = ctypes.c_int64

@@ -308,7 +308,7 @@ typedef struct {
     i64 scan, from, to;
 } part;
 
-static i64 parts_of(i64 scans, i64 C) { return least(groups_of(C, 64), groups_of(4, scans)); }
+static i64 parts_of(i64 scans, i64 C) { return least(groups_of(C, 64), groups_of(4, most(scans, 1))); }
 
 static part part_at(i64 task, i64 parts, i64 C)
 {
