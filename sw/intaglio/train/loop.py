@@ -45,6 +45,9 @@ from intaglio.train.trainees import Floats, Integers
 
 __all__ = ["Diverged", "evaluate_model", "load_run", "open_datasets", "train"]
 
+#: Most pixels of the images on which float weights are calibrated, beyond four images.
+_CALIBRATION_PIXELS = 2 << 20
+
 
 class Diverged(IntaglioError):
     """An exponent or a sum left its range."""
@@ -254,6 +257,8 @@ def _load_weights(
     state = read_state(config.weights)
     batches = _batches(config, dataset, 0, torch.device("cpu"))
     images = torch.cat([x for x, _ in itertools.islice(batches, 4)])
+    # What goes into every batch norm is kept, in float32: two gigabytes a megapixel at full width.
+    images = images[: max(4, _CALIBRATION_PIXELS // (images.shape[2] * images.shape[3]))]
     try:
         report = load_state_dict(model, state, images=images)
     except IntaglioError as error:
