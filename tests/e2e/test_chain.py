@@ -9,7 +9,10 @@ import pytest
 from chain import intaglio
 from PIL import Image
 
+from intaglio.data import CamVid
+from intaglio.data.camvid import CAMVID_CLASSES
 from intaglio.spec.config import CONFIGS
+from intaglio.spec.errors import IntaglioError
 from intaglio.spec.files import bytes_digest
 from intaglio.spec.program import load_program
 
@@ -179,6 +182,38 @@ def test_eval_draws_class_maps_and_overlays(run, tmp_path) -> None:
     assert "a.png: broken image" in text and not out.exists()
     (tmp_path / "empty").mkdir()
     assert "no images (.png" in intaglio("eval", run, "--input", tmp_path / "empty").error
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_eval_needs_no_folder_that_is_gone(copy, data, tmp_path, finished: bool) -> None:
+    expected = intaglio("eval", copy, "--json").data
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"data": "camvid:/gone/CamVid"}))
+    if not finished:
+        (copy / "metrics.json").unlink()
+    assert intaglio("eval", copy, "--data", data, "--json").data == expected
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "black.png")
+    result = intaglio("eval", copy, "--input", tmp_path / "black.png", "--json")
+    assert result.status == 0, result.err
+    entry = result.data["images"][0]
+    assert set(entry["pixels"]) <= set(CAMVID_CLASSES)
+    with Image.open(entry["classes"]) as picture:
+        assert picture.getpalette()[: 3 * 11] == CamVid.palette.reshape(-1).tolist()
+    assert "/gone/CamVid: no such folder" in intaglio("eval", copy).error
+
+
+def test_eval_names_classes_by_the_metrics_or_numbers(copy) -> None:
+    from intaglio.cli.runs import class_names, load_model
+    from intaglio.data import Ade20k
+
+    model = load_model(copy)
+    assert class_names(copy, model, Ade20k) == CAMVID_CLASSES
+    (copy / "metrics.json").unlink()
+    assert class_names(copy, model, CamVid) == CAMVID_CLASSES
+    assert class_names(copy, model, Ade20k) == tuple(str(k) for k in range(11))
+    (copy / "metrics.json").write_text("{")
+    with pytest.raises(IntaglioError, match="metrics.json: not readable as JSON"):
+        class_names(copy, model, CamVid)
 
 
 def test_verify_needs_no_run_folder(run, tmp_path) -> None:

@@ -186,13 +186,13 @@ def _network(target: Path) -> _Network:
     if target.is_dir():
         import torch
 
-        from intaglio.cli.runs import run_digest
-        from intaglio.data import open_dataset
+        from intaglio.cli.runs import class_names, run_digest
+        from intaglio.data import find_reader
         from intaglio.nn.models import predict
         from intaglio.train import load_run
 
         model, config = load_run(target)
-        dataset = open_dataset(config.data, "val")
+        reader = find_reader(config.data)  # not its folder, which may be gone
 
         def in_torch(codes: "np.ndarray") -> "np.ndarray":
             found: np.ndarray = predict(model, torch.from_numpy(codes[None])).numpy()[0]
@@ -202,8 +202,8 @@ def _network(target: Path) -> _Network:
             predict=in_torch,
             data=config.data,
             size=(config.height, config.width),
-            names=dataset.classes,
-            palette=dataset.palette,
+            names=class_names(target, model, reader),
+            palette=reader.palette,
             digest=run_digest(target),
         )
     from intaglio.cli.artifacts import open_frozen

@@ -5,7 +5,7 @@ from typing import Any
 
 from intaglio.spec.errors import IntaglioError
 
-__all__ = ["load_model", "load_twin", "run_digest"]
+__all__ = ["class_names", "load_model", "load_twin", "run_digest"]
 
 #: What of a checkpoint are weights and statistics, as opposed to the state of the optimiser.
 _WEIGHTS = ("parameter.", "exponent.", "buffer.")
@@ -24,6 +24,27 @@ def run_digest(run: Path) -> str:
 
     arrays = load_arrays(run / "checkpoint.npz")
     return array_digest({k: v for k, v in arrays.items() if k.startswith(_WEIGHTS)})
+
+
+def class_names(run: Path, model: Any, reader: Any) -> tuple[str, ...]:
+    """Return the names of the classes of ``model``, the network of ``run``: those of its metrics,
+    if there are any yet, else those that ``reader`` of its data set knows, else numbers.
+
+    Raises
+    ------
+    IntaglioError
+        Broken metrics.
+    """
+    from intaglio.train.checkpoint import read_json
+
+    count = len(model.get_parameter(model.CLASSIFIER))
+    path = run / "metrics.json"
+    metrics = read_json(path) if path.is_file() else {}
+    found = metrics.get("classes", ()) if isinstance(metrics, dict) else ()
+    for names in (found, getattr(reader, "classes", ())):
+        if len(names) == count:
+            return tuple(names)
+    return tuple(str(k) for k in range(count))
 
 
 def load_model(run: Path, *, expected: str = "") -> Any:

@@ -4,7 +4,6 @@ Not a dependency of anything but training and the tools: the networks themselves
 only.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from intaglio.data.ade20k import Ade20k
@@ -40,6 +39,7 @@ __all__ = [
     "colorize",
     "encode",
     "epoch_batches",
+    "find_reader",
     "fit_image",
     "open_dataset",
     "ordered_batches",
@@ -49,7 +49,25 @@ __all__ = [
 ]
 
 #: Readers that need a folder.
-_READERS: dict[str, Callable[..., Dataset]] = {"camvid": CamVid, "voc": Voc, "ade20k": Ade20k}
+_READERS: dict[str, type[CamVid] | type[Voc] | type[Ade20k]] = {
+    "camvid": CamVid,
+    "voc": Voc,
+    "ade20k": Ade20k,
+}
+
+
+def find_reader(spec: str) -> type[Dataset]:
+    """Return the class that reads the data set ``spec``, whose folder may be gone.
+
+    Its ``palette`` needs no folder. Raises :class:`IntaglioError`.
+    """
+    name, colon, directory = spec.partition(":")
+    if name == "shapes" and not colon:
+        return Shapes
+    if name in _READERS and directory:
+        return _READERS[name]
+    choices = ", ".join(["shapes", *(f"{reader}:DIR" for reader in _READERS)])
+    raise IntaglioError(f"unknown data set {spec!r}; choose from {choices}")
 
 
 def open_dataset(
@@ -62,10 +80,7 @@ def open_dataset(
     how a sample is brought to that size. Lists and folders are checked now, images when they are
     read. Raises :class:`IntaglioError`.
     """
-    name, colon, directory = spec.partition(":")
-    if name == "shapes" and not colon:
+    if find_reader(spec) is Shapes:
         return Shapes(split, height=height, width=width)
-    if name in _READERS and directory:
-        return _READERS[name](Path(directory).expanduser(), split, height=height, width=width)
-    choices = ", ".join(["shapes", *(f"{reader}:DIR" for reader in _READERS)])
-    raise IntaglioError(f"unknown data set {spec!r}; choose from {choices}")
+    name, _, directory = spec.partition(":")
+    return _READERS[name](Path(directory).expanduser(), split, height=height, width=width)
