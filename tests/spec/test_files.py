@@ -1,5 +1,6 @@
 """Atomic files and digests."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -40,6 +41,24 @@ def test_an_exception_keeps_the_old_content(exception: type[BaseException], tmp_
         raise exception
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as info:
+        with atomic_write(path) as file:
+            file.write(b"new")
+    assert info.value.filename == str(path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError) as info:  # its own name stays
+        with atomic_write(path) as file:
+            (tmp_path / "other").read_bytes()
+    assert info.value.filename == str(tmp_path / "other")
 
 
 def test_a_killed_writer_leaves_the_old_content(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ __all__ = ["array_digest", "atomic_write", "bytes_digest"]
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well.
 
-    On an exception the temporary file is removed and ``path`` keeps its old content. ``mode`` is
-    ``"w"`` (UTF-8 text) or ``"wb"``. Missing parent folders are created.
+    On an exception the temporary file is removed and ``path`` keeps its old content; an OSError
+    that names no file, such as that of a full disk, gets ``path``. ``mode`` is ``"w"`` (UTF-8 text)
+    or ``"wb"``. Missing parent folders are created.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
@@ -35,7 +36,9 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk names no file
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
