@@ -302,6 +302,25 @@ def test_read_image_converts(tmp_path):
         read_image(_write(tmp_path / "x.png", b"GIF89a"))
 
 
+@pytest.mark.parametrize("name, kind", [("a.png", "<u2"), ("a.tif", "<u2"), ("b.tif", ">u2")])
+def test_read_image_takes_the_upper_half_of_16_bits(tmp_path, name, kind):
+    gray = np.array([[0, 255, 256, 0x1234], [0x7FFF, 0x8000, 0xFF00, 0xFFFF]], np.uint16)
+    Image.fromarray(gray.astype(kind)).save(tmp_path / name)
+    found = read_image(tmp_path / name)
+    assert found.dtype == np.uint8 and np.array_equal(found, np.stack([gray >> 8] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    "kind, what", [(np.int32, "I (32-bit integers)"), (np.float32, "F (floating point)")]
+)
+def test_read_image_refuses_ranges_that_it_cannot_know(tmp_path, kind, what):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((4, 6), kind)).save(path)
+    with pytest.raises(IntaglioError) as info:
+        read_image(path)
+    assert one_line(info) == (f"{path}: an image has 8 or 16 bits per channel, this file is {what}")
+
+
 def _write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path

@@ -21,7 +21,7 @@ def _open(path: Path, what: str, mode: str | None) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             if mode is not None:
-                return np.array(picture.convert(mode))
+                return np.array(_eight_bits(path, picture).convert(mode))
             if picture.mode not in ("P", "L"):
                 raise IntaglioError(
                     f"{path}: a mask holds one class index per pixel (palette or 8-bit "
@@ -32,14 +32,28 @@ def _open(path: Path, what: str, mode: str | None) -> np.ndarray:
         raise IntaglioError(f"{path}: broken {what}: {_one_line(error)}") from error
 
 
+def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
+    """Return ``picture`` with 8 bits in each channel: Pillow's own conversion saturates."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.array(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise IntaglioError(
+            f"{path}: an image has 8 or 16 bits per channel, this file is {picture.mode} "
+            f"({'32-bit integers' if picture.mode == 'I' else 'floating point'})"
+        )
+    return picture
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Return the image in ``path`` as uint8 (H, W, 3), RGB; gray and palette images are converted.
+    """Return the image in ``path`` as uint8 (H, W, 3), RGB; gray and palette images are converted,
+    of 16 bits the upper 8 are taken.
 
-    Raises :class:`IntaglioError` when the file is missing, cut off or no image.
+    Raises :class:`IntaglioError` when the file is missing, cut off, no image, or one of 32-bit
+    integers or floats, of which nothing says what is white.
     """
     return _open(Path(path), "image", "RGB")
 
