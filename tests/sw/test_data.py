@@ -1,11 +1,13 @@
 """Readers on small folders made here: layouts, mask values, and every kind of broken input."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
+from intaglio.cli.pictures import read_input
 from intaglio.data import color_map, colorize, open_dataset, overlay, read_image
 from intaglio.spec.errors import IntaglioError
 
@@ -319,6 +321,36 @@ def test_read_image_refuses_ranges_that_it_cannot_know(tmp_path, kind, what):
     with pytest.raises(IntaglioError) as info:
         read_image(path)
     assert one_line(info) == (f"{path}: an image has 8 or 16 bits per channel, this file is {what}")
+
+
+@pytest.mark.parametrize(
+    "orientation, turn",
+    [
+        (1, lambda x: x),
+        (3, lambda x: np.rot90(x, 2)),
+        (6, lambda x: np.rot90(x, -1)),
+        (8, np.rot90),
+    ],
+)
+def test_photos_are_upright_and_images_with_masks_as_stored(tmp_path, orientation, turn):
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 16, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    assert np.array_equal(read_image(path), pixels)
+    turned = turn(pixels)
+    assert np.array_equal(read_image(path, upright=True), turned)
+    assert np.array_equal(read_input(path, *turned.shape[:2]), turned)
+
+
+def test_a_photo_with_an_odd_tag_is_turned(tmp_path):
+    """Its maker is a double, which Pillow reads but does not write."""
+    path = tmp_path / "photo.jpg"
+    tags = struct.pack("<HHHIIHHIII", 2, 0x112, 3, 1, 6, 0x10F, 12, 1, 8, 0)
+    exif = b"Exif\0\0" + struct.pack("<2sHI", b"II", 42, 8) + tags
+    Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(path, exif=exif)
+    assert read_image(path, upright=True).shape == (16, 8, 3)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -162,10 +162,10 @@ def _image_files(inputs: Sequence[Path]) -> list[Path]:
 
 def _draw(network: _Network, target: Path, files: Sequence[Path], folder: Path) -> Outcome:
     from intaglio.cli.pictures import read_input, write_pictures
-    from intaglio.data import encode, read_image
+    from intaglio.data import encode
 
     for path in files:  # a broken one is told before anything is written
-        read_image(path)
+        read_input(path, *network.size)
     results: list[dict[str, Any]] = []
     for path in files:
         image = read_input(path, *network.size)

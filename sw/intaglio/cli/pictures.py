@@ -13,10 +13,11 @@ __all__ = ["read_input", "write_pictures"]
 def read_input(path: Path, height: int, width: int) -> np.ndarray:
     """Return the image in ``path`` at the network's size, uint8 (height, width, 3).
 
-    It is scaled as far as it fits, keeping its proportions, and padded in the middle of the frame.
+    A photo is turned as its EXIF orientation says. It is scaled as far as it fits, keeping its
+    proportions, and padded in the middle of the frame.
     Raises IntaglioError when the file is missing or broken.
     """
-    return pad_image(fit_image(read_image(path), height, width), height, width)
+    return pad_image(fit_image(read_image(path, upright=True), height, width), height, width)
 
 
 def write_pictures(

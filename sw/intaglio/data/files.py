@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.metrics import VOID
@@ -15,13 +15,14 @@ __all__ = ["class_table", "read_image", "read_lines", "read_mask", "read_pair", 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
-def _open(path: Path, what: str, mode: str | None) -> np.ndarray:
+def _open(path: Path, what: str, mode: str | None, *, upright: bool = False) -> np.ndarray:
     if not path.is_file():
         raise IntaglioError(f"{path}: no such {what}")
     try:
         with Image.open(path) as picture:
             if mode is not None:
-                return np.array(_eight_bits(path, picture).convert(mode))
+                turned = _upright(picture) if upright else picture
+                return np.array(_eight_bits(path, turned).convert(mode))
             if picture.mode not in ("P", "L"):
                 raise IntaglioError(
                     f"{path}: a mask holds one class index per pixel (palette or 8-bit "
@@ -30,6 +31,13 @@ def _open(path: Path, what: str, mode: str | None) -> np.ndarray:
             return np.array(picture)
     except _BROKEN as error:
         raise IntaglioError(f"{path}: broken {what}: {_one_line(error)}") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Return ``picture`` turned as its EXIF orientation says."""
+    picture.getexif()  # Pillow keeps what it finds
+    picture.info.pop("exif", None)  # else all of it is written again, which odd tags break
+    return ImageOps.exif_transpose(picture)
 
 
 def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
@@ -48,14 +56,15 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, *, upright: bool = False) -> np.ndarray:
     """Return the image in ``path`` as uint8 (H, W, 3), RGB; gray and palette images are converted,
-    of 16 bits the upper 8 are taken.
+    of 16 bits the upper 8 are taken. ``upright``: a photo is turned as its EXIF orientation says,
+    which masks have none of.
 
     Raises :class:`IntaglioError` when the file is missing, cut off, no image, or one of 32-bit
     integers or floats, of which nothing says what is white.
     """
-    return _open(Path(path), "image", "RGB")
+    return _open(Path(path), "image", "RGB", upright=upright)
 
 
 def class_table(classes: int, *, first: int = 0, void: int = VOID) -> np.ndarray:
