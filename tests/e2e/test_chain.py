@@ -159,6 +159,7 @@ def test_eval_draws_class_maps_and_overlays(run, tmp_path) -> None:
     for name in ("b.png", "a.jpg"):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("no image")
+    (folder / "folder.png").mkdir()
     found = []
     for target in (run, run / "model.onnx"):
         out = tmp_path / f"pictures-{len(found)}"

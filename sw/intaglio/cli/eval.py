@@ -146,7 +146,8 @@ def _image_files(inputs: Sequence[Path]) -> list[Path]:
     for path in inputs:
         found = [path]
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+            found.sort()
             if not found:
                 raise IntaglioError(f"{path}: no images ({', '.join(SUFFIXES)})")
         files += found
