@@ -125,7 +125,7 @@ def test_the_resolved_configuration_is_the_same_run():
 def test_toml_has_every_value_with_its_meaning_and_is_read_back(tmp_path):
     config = TrainConfig(
         data='camvid:/a "b"\\c\u00e9\x7f', norm="l2", augment=False, seed=(1 << 63) - 1
-    )
+    ).resolved()
     path = tmp_path / "config.toml"
     text = to_toml(config)
     path.write_text(text, encoding="utf-8")
@@ -134,6 +134,19 @@ def test_toml_has_every_value_with_its_meaning_and_is_read_back(tmp_path):
     lines = text.splitlines()
     assert len(lines) == len(dataclasses.fields(TrainConfig))
     assert all(line.partition("# ")[2] for line in lines)
+
+
+def test_toml_leaves_open_what_follows_the_network(tmp_path):
+    config = TrainConfig(model="deeplab-mini", steps=400)
+    path = tmp_path / "config.toml"
+    text = to_toml(config)
+    path.write_text(text)
+    for value in ('rate = "1/10"', "warmup = 20", 'norm = "l1"'):
+        assert f"\n# {value} " in text
+    values = read_config(path)
+    assert TrainConfig.from_values(values, path) == config
+    deep = TrainConfig.from_values(values | {"model": "deeplabv3-resnet50"}, path).resolved()
+    assert (deep.norm, deep.rate) == ("l1-std", "1/20")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def train_command(
     from intaglio.train import to_toml, train
 
     if show_config:
-        text = to_toml(config.resolved())
+        text = to_toml(config)
         return Outcome(data=dataclasses.asdict(config.resolved()), summary=text.rstrip("\n"))
     from intaglio.nn import workers
 

@@ -182,10 +182,17 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """Return ``config`` as TOML, every value with the line that explains it."""
+    """Return ``config`` as TOML, every value with the line that explains it.
+
+    What :meth:`TrainConfig.resolved` fills in is a comment: read back, it is left open again, so
+    that it follows another network or another number of steps.
+    """
+    resolved = config.resolved()
     lines = []
     for item in dataclasses.fields(config):
         # Strings, integers and booleans look the same in JSON and TOML, but for DEL.
-        value = json.dumps(getattr(config, item.name)).replace("\x7f", "\\u007f")
-        lines.append(f"{f'{item.name} = {value}':32}# {item.metadata['text']}")
+        found = getattr(resolved, item.name)
+        value = json.dumps(found).replace("\x7f", "\\u007f")
+        mark = "" if found == getattr(config, item.name) else "# "
+        lines.append(f"{f'{mark}{item.name} = {value}':32}# {item.metadata['text']}")
     return "\n".join(lines) + "\n"
