@@ -172,6 +172,8 @@ def test_missing_things_name_the_command_that_makes_them(tmp_path) -> None:
         (("compile", tmp_path / "no.onnx", "--config", "mini-8x8"), "intaglio freeze"),
         (("run", tmp_path / "no.npz", "--input", "x.png"), "intaglio compile"),
         (("verify", tmp_path / "no.onnx"), "intaglio freeze"),
+        (("eval", tmp_path / "no.onnx"), "intaglio freeze"),
+        (("eval", tmp_path / "no"), f"'intaglio train --out {tmp_path}/no' makes it"),
     ):
         assert remedy in intaglio(*words).error
     assert list(tmp_path.iterdir()) == []

@@ -124,6 +124,8 @@ def open_frozen(target: Path) -> Frozen:
 
     run = None
     path = target
+    if not target.exists() and target.suffix != ".onnx":
+        require_run(target)
     if target.is_dir():
         run, path = target, target / "model.onnx"
         if not path.is_file():
