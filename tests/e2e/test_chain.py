@@ -186,7 +186,7 @@ def test_eval_draws_class_maps_and_overlays(run, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_eval_needs_no_folder_that_is_gone(copy, data, tmp_path, finished: bool) -> None:
+def test_eval_and_freeze_need_no_folder_that_is_gone(copy, data, tmp_path, finished: bool) -> None:
     expected = intaglio("eval", copy, "--json").data
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"data": "camvid:/gone/CamVid"}))
@@ -201,6 +201,8 @@ def test_eval_needs_no_folder_that_is_gone(copy, data, tmp_path, finished: bool)
     with Image.open(entry["classes"]) as picture:
         assert picture.getpalette()[: 3 * 11] == CamVid.palette.reshape(-1).tolist()
     assert "/gone/CamVid: no such folder" in intaglio("eval", copy).error
+    result = intaglio("freeze", copy, "--out", tmp_path / "again.onnx", "--json")
+    assert result.status == 0, result.err
 
 
 def test_eval_names_classes_by_the_metrics_or_numbers(copy) -> None:

@@ -11,6 +11,7 @@ from intaglio.compile import compile_graph
 from intaglio.nn import IntTensor, to_graph
 from intaglio.nn.loss import SoftmaxCrossEntropy
 from intaglio.nn.models import (
+    CLASSIFIERS,
     MODELS,
     build,
     build_twin,
@@ -37,6 +38,7 @@ SIZES = {
     "fcn-vgg16-bn": (39, 33),
     "fcn16s-vgg16-bn": (32, 50),
     "fcn32s-vgg16-bn": (41, 32),
+    "resnet50": (37, 50),
 }
 VECTORS = ("weight", "bias")
 RUNNING = ("running_mean", "running_deviation", "num_batches_tracked")
@@ -71,8 +73,9 @@ def test_a_step_without_floats_then_the_frozen_graph(name):
     model = build(name, classes=5, width="1/8", seed=3)
     check_size(model, height, width)
     x = images(2, height, width)
-    y = torch.from_numpy(RNG.integers(0, 5, (2, height, width), np.uint8))
-    y[:, 0] = 255
+    rows, columns = (1, 1) if name in CLASSIFIERS else (height, width)
+    y = torch.from_numpy(RNG.integers(0, 5, (2, rows, columns), np.uint8))
+    y[:, : rows // 8] = 255
     before = {n: p.codes.clone() for n, p in model.named_parameters()}
     optimizer = SGD(model.named_parameters(), seed=1)
     with NoFloats():
@@ -87,7 +90,7 @@ def test_a_step_without_floats_then_the_frozen_graph(name):
     weights = {n for n in before if n.endswith("weight")}
     assert len(still & weights) < 0.1 * len(weights), still
 
-    assert build_twin(model).eval()(x[:1]).shape == (1, 5, height, width)
+    assert build_twin(model).eval()(x[:1]).shape == (1, 5, rows, columns)
     graph = to_graph(model, height=height, width=width)
     codes = (x[:1].to(torch.int16) - 128).to(torch.int8)
     values = graph.evaluate(codes.numpy())
@@ -97,9 +100,9 @@ def test_a_step_without_floats_then_the_frozen_graph(name):
     assert (predict(model, codes).numpy() == values[graph.outputs[0]][:, 0]).all()
 
 
-@pytest.mark.parametrize("name", ["deeplabv3-resnet50", "fcn-vgg16"])
+@pytest.mark.parametrize("name", ["deeplabv3-resnet50", "fcn-vgg16", "resnet50"])
 def test_golden_machine_has_the_same_bytes(name):
-    height, width = {"deeplabv3-resnet50": (32, 32), "fcn-vgg16": (37, 33)}[name]
+    height, width = {"deeplabv3-resnet50": (32, 32)}.get(name, (37, 33))
     model = build(name, classes=3, width="1/8", seed=3)
     x = images(2, height, width)
     calibrate(model, x)
@@ -149,12 +152,12 @@ def backbone():
                 names += convolution(f"{at}.conv{i}") + norm(f"{at}.bn{i}")
             if block == 0:
                 names += convolution(f"{at}.downsample.0") + norm(f"{at}.downsample.1")
-    return [f"backbone.{name}" for name in names]
+    return names
 
 
 @pytest.mark.parametrize("name", ["deeplabv3-resnet50", "deeplabv3-resnet50-os8"])
 def test_deeplab_has_the_names_of_torchvision(name):
-    expected = backbone()
+    expected = [f"backbone.{name}" for name in backbone()]
     for branch in range(4):
         at = f"classifier.0.convs.{branch}"
         expected += convolution(f"{at}.0") + norm(f"{at}.1")
@@ -163,6 +166,24 @@ def test_deeplab_has_the_names_of_torchvision(name):
     expected += convolution("classifier.1") + norm("classifier.2")
     expected += ["classifier.4.weight", "classifier.4.bias"]
     assert sorted(build(name, classes=4, width="1/8").state_dict()) == sorted(expected)
+
+
+def test_resnet_has_the_names_of_torchvision():
+    expected = [*backbone(), "fc.weight", "fc.bias"]
+    model = build("resnet50", classes=1000, width="1/8")
+    assert sorted(model.state_dict()) == sorted(expected)
+    assert all(m.dilation == (1, 1) for m in model.modules() if hasattr(m, "dilation"))
+    assert "resnet50" not in MODELS  # the commands are of segmentation
+
+
+def test_more_classes_than_a_byte_names():
+    model = build("resnet50", classes=1000, width="1/8", seed=3).eval()
+    model.fc.weight.codes.zero_()
+    model.fc.bias.codes[777] = 1 << 12
+    found = predict(model, images(2, 32, 32))
+    assert found.dtype == torch.int64 and found.shape == (2, 1, 1) and (found == 777).all()
+    with pytest.raises(IntaglioError, match=r"classes must be in \[2, 1000\], not 1001"):
+        build("resnet50", classes=1001)
 
 
 def test_vgg_has_the_names_of_torchvision():
@@ -200,7 +221,7 @@ def test_output_strides():
 
 
 def test_sizes_that_are_refused():
-    assert set(SIZES) <= set(MODELS)
+    assert set(SIZES) <= {*MODELS, *CLASSIFIERS}
     deeplab, fcn = MODELS["deeplabv3-resnet50"], MODELS["fcn-vgg16"]
     check_size(deeplab, 33, 49)
     check_size(fcn, 32, 101)

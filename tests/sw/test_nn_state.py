@@ -94,6 +94,18 @@ def test_a_classification_network_without_its_last_layer():
         load_state_dict(model, state, images=IMAGES)
 
 
+def test_a_classification_network_with_its_last_layer():
+    model, twin = twin_state("resnet50")
+    state = {n: v.clone() for n, v in twin.state_dict().items()}
+    state["fc.weight"] = state["fc.weight"].normal_(std=0.1).flatten(1)  # as torchvision has it
+    report = load_state_dict(model, state, images=IMAGES)
+    assert report["fresh"] == [] and "fc.weight" not in report["saturated"]
+    weight = model.fc.weight.to_float()[:, :, 0, 0]
+    assert torch.allclose(weight, state["fc.weight"].to(torch.float64), atol=1e-4)
+    fewer = build("resnet50", classes=3, width="1/8")
+    assert load_state_dict(fewer, state, images=IMAGES)["fresh"] == ["fc.weight", "fc.bias"]
+
+
 def test_vgg_with_reshaped_fc6_and_normalised_images():
     model, twin = twin_state("fcn-vgg16")
     state = torchvision_vgg(twin)

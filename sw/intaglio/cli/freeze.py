@@ -27,8 +27,8 @@ def freeze_run(
 ) -> Outcome:
     """Freeze ``run`` at ``size`` (rows, columns), by default that of its frames, into ``out``."""
     from intaglio.cli.artifacts import metadata_of, require_run
-    from intaglio.cli.runs import run_digest
-    from intaglio.data import open_dataset
+    from intaglio.cli.runs import class_names, run_digest
+    from intaglio.data import find_reader
     from intaglio.freeze import write_onnx
     from intaglio.nn.inference import to_graph
     from intaglio.nn.models import check_size
@@ -39,7 +39,7 @@ def freeze_run(
     height, width = size or config.frame
     check_size(model, height, width)
     graph = to_graph(model, height=height, width=width)
-    dataset = open_dataset(config.data, "val", height=height, width=width)
+    reader = find_reader(config.data)  # not its folder, which may be gone
     digest = run_digest(run)
     out = out or run / "model.onnx"
     write_onnx(
@@ -50,8 +50,8 @@ def freeze_run(
             model=config.model,
             width=config.channels,
             data=config.data,
-            classes=dataset.classes,
-            palette=dataset.palette,
+            classes=class_names(run, model, reader),
+            palette=reader.palette,
         ),
     )
     macs = sum(graph.macs(node) for node in graph.nodes)

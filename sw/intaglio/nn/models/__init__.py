@@ -10,7 +10,11 @@ from torch import nn
 from intaglio.nn import layers, twin
 from intaglio.nn.int_tensor import IntTensor
 from intaglio.nn.models.deeplab_mini import DeepLabMini
-from intaglio.nn.models.deeplabv3_resnet50 import DeepLabV3ResNet50, DeepLabV3ResNet50Stride8
+from intaglio.nn.models.deeplabv3_resnet50 import (
+    DeepLabV3ResNet50,
+    DeepLabV3ResNet50Stride8,
+    ResNet50Classifier,
+)
 from intaglio.nn.models.fcn_mini import FcnMini
 from intaglio.nn.models.fcn_vgg16 import (
     Fcn16sVgg16,
@@ -24,6 +28,7 @@ from intaglio.nn.models.state import load_state_dict, read_state
 from intaglio.spec.errors import IntaglioError
 
 __all__ = [
+    "CLASSIFIERS",
     "MODELS",
     "build",
     "build_twin",
@@ -49,15 +54,19 @@ MODELS: dict[str, Any] = {
     "fcn16s-vgg16-bn": Fcn16sVgg16Bn,
     "fcn32s-vgg16-bn": Fcn32sVgg16Bn,
 }
-#: Most classes of a network: those of ADE20K.
+#: Networks of one class for a whole image, which the commands, all of segmentation, do not know.
+CLASSIFIERS: dict[str, Any] = {"resnet50": ResNet50Classifier}
+_NETWORKS = MODELS | CLASSIFIERS
+#: Most classes of a network, if it does not say otherwise: those of ADE20K.
 CLASSES_MOST = 150
 
 
 def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
-    if name not in MODELS:
-        raise IntaglioError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}")
-    if not 2 <= classes <= CLASSES_MOST:
-        raise IntaglioError(f"classes must be in [2, {CLASSES_MOST}], not {classes}")
+    if name not in _NETWORKS:
+        raise IntaglioError(f"model {name!r} is unknown; choose from {', '.join(_NETWORKS)}")
+    most = getattr(_NETWORKS[name], "CLASSES_MOST", CLASSES_MOST)
+    if not 2 <= classes <= most:
+        raise IntaglioError(f"classes must be in [2, {most}], not {classes}")
     try:
         factor = Fraction(width).limit_denominator(64)
     except (ValueError, ZeroDivisionError, OverflowError):
@@ -66,8 +75,8 @@ def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
         raise IntaglioError(
             f"the factor of the channels must be in [1/8, 8], such as 1/4, not {width}"
         )
-    widths = tuple(max(8, int(w * factor + 4) // 8 * 8) for w in MODELS[name].WIDTHS)
-    model = MODELS[name](namespace, classes=classes, widths=widths)
+    widths = tuple(max(8, int(w * factor + 4) // 8 * 8) for w in _NETWORKS[name].WIDTHS)
+    model = _NETWORKS[name](namespace, classes=classes, widths=widths)
     model.name, model.classes, model.width = name, classes, str(factor)
     return model
 
@@ -77,7 +86,7 @@ def own_norm(name: str) -> str:
 
     ``NORM`` of its class, else "l1".
     """
-    norm: str = getattr(MODELS[name], "NORM", "l1")
+    norm: str = getattr(_NETWORKS[name], "NORM", "l1")
     return norm
 
 
@@ -179,7 +188,8 @@ def calibrate(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the class map uint8 (N, H, W) of ``images``, uint8 pixels or int8 codes.
+    """Return the class map uint8 (N, H, W) of ``images``, uint8 pixels or int8 codes; of a network
+    in :data:`CLASSIFIERS` int64 (N, 1, 1).
 
     The model, integers or twin, is in eval mode. Images of a size that it does not take lie in the
     middle of a frame of code 0 (pixel 128), which is cut off the class map again.
@@ -190,5 +200,7 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         classes = model.argmax(model(whole))
     codes = classes.codes if isinstance(classes, IntTensor) else classes
+    if model.name in CLASSIFIERS:
+        return codes[:, 0].to(torch.int64)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return codes[:, 0, top : top + height, left : left + width].to(torch.uint8)

@@ -1,11 +1,17 @@
-"""DeepLabv3 on ResNet50 (arXiv 1706.05587), with the parameter names of torchvision."""
+"""ResNet50 (arXiv 1512.03385) and DeepLabv3 on it (1706.05587), with torchvision's names."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-__all__ = ["Bottleneck", "DeepLabV3ResNet50", "DeepLabV3ResNet50Stride8", "ResNet50"]
+__all__ = [
+    "Bottleneck",
+    "DeepLabV3ResNet50",
+    "DeepLabV3ResNet50Stride8",
+    "ResNet50",
+    "ResNet50Classifier",
+]
 
 #: Channels that leave a bottleneck, in multiples of its width.
 EXPANSION = 4
@@ -47,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """The feature extractor; ``output_stride`` 8 or 16 replaces later strides by dilation."""
+    """The feature extractor; with an ``output_stride`` below 32 dilation replaces later strides."""
 
     BLOCKS = (3, 4, 6, 3)
 
@@ -85,6 +91,32 @@ class ResNet50(nn.Module):
     def forward(self, x: Any) -> Any:  # (N, 3, H, W) -> (N, C, H / stride, W / stride)
         x = self.maxpool(self.bn1(self.conv1(x)))  # (N, 64, H/4, W/4)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class ResNet50Classifier(ResNet50):
+    """Input (N, 3, H, W), at least 32 x 32; logits (N, classes, 1, 1): one class for an image.
+
+    ``widths`` are the channels of the stem and the widths of the four stages. The names are those
+    of torchvision's ``resnet50``; its ``fc`` is a 1x1 convolution of the averages.
+    """
+
+    STRIDE = 1
+    SMALLEST = 32
+    #: A parameter whose first dimension is the number of classes, and how many there may be.
+    CLASSIFIER = "fc.weight"
+    CLASSES_MOST = 1000
+    WIDTHS = (64, 64, 128, 256, 512)
+    NORM = "l1-std"
+
+    def __init__(self, layers: Any, *, classes: int, widths: tuple[int, ...]) -> None:
+        super().__init__(layers, widths=widths, output_stride=32)
+        self.quantize = layers.QuantizeImage()
+        self.avgpool = layers.GlobalAvgPool()
+        self.fc = layers.Conv2d(EXPANSION * widths[-1], classes, 1, bias=True)
+        self.argmax = layers.ArgMax()
+
+    def forward(self, images: Any) -> Any:
+        return self.fc(self.avgpool(super().forward(self.quantize(images))))
 
 
 class _ImagePooling(nn.Sequential):

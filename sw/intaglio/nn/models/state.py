@@ -68,9 +68,11 @@ def _rename(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, to
         if value.layout != torch.strided or value.is_complex() or value.is_meta:
             raise IntaglioError(f"weights: {name} is no dense tensor of real numbers")
         found[name] = value.to(torch.float64)
+    if "fc.weight" in found and found["fc.weight"].dim() == 2:  # here a 1x1 convolution
+        found["fc.weight"] = found["fc.weight"][..., None, None]
     if hasattr(model, "backbone"):
         if not any(n.startswith("backbone.") for n in found):
-            # The classification network: everything but its last layer.
+            # The classification network, whose last layer has no place here.
             found = {f"backbone.{n}": v for n, v in found.items() if not n.startswith("fc.")}
         elif "classifier.0.weight" in found:  # torchvision's fcn_resnet50: its head is another one
             found = {n: v for n, v in found.items() if not n.startswith("classifier.")}
@@ -296,11 +298,12 @@ def load_state_dict(
 
     Weights become int16 masters. Batch norm keeps its running means; its gains and deviations are
     turned from L2 to its own norm by what goes into it for ``images`` (uint8 (N, 3, H, W), a few
-    dozen). A classification network (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last
-    layer, fc6 and fc7 of VGG as convolutions, and of ``fcn_resnet50`` the backbone; heads that
-    ``state`` lacks keep their random start, and so do the last layers where ``state`` has another
-    number of classes. With ``normalized`` the weights are for images normalised as torchvision
-    does, which goes into the first convolution.
+    dozen). ``resnet50`` loads whole into the classifier. For segmentation a classification network
+    (``resnet50``, ``vgg16``, ``vgg16_bn``) loads without its last layer, fc6 and fc7 of VGG as
+    convolutions, and of ``fcn_resnet50`` the backbone; heads that ``state`` lacks keep their random
+    start, and so do the last layers where ``state`` has another number of classes. With
+    ``normalized`` the weights are for images normalised as torchvision does, which goes into the
+    first convolution.
 
     One thread computes, so that the result does not depend on their number; floats of another kind
     of processor may still round otherwise.
