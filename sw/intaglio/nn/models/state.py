@@ -313,7 +313,9 @@ def load_state_dict(
     dict
         ``loaded`` (number of tensors), ``fresh`` (names that keep their start), ``saturated``
         (parameter -> codes that did not fit) and ``agreement``: the share of the pixels of
-        ``images`` with the same class as in float32.
+        ``images`` with the same class as in float32. Both pad images with pixel 128, as the
+        integers' code 0 is; what that changes against torchvision, which pads with its mean
+        colour, is not in it.
 
     Raises
     ------
