@@ -97,6 +97,7 @@ def test_wrong_milestones_are_refused(text, message):
     "values, text",
     [
         (dict(rate="fast"), "learning rate must be a decimal or a fraction such as 1/20"),
+        (dict(rate="1e-99999999"), "must be a decimal or a fraction such as 1/20, not '1e-99"),
         (dict(schedule="cosine"), "schedule must be one of poly, constant, steps, not cosine"),
         (dict(drop=0), r"drop must be in \[1, 8\], not 0"),
         (dict(steps=1.5), "steps must be an integer, not 1.5"),

@@ -5,6 +5,7 @@ unbounded), on numpy int64 and on torch int64. ``intaglio_hw.arith`` has functio
 for hardware values.
 """
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "ceil_log2",
     "closest_division",
     "exact_division",
+    "exact_fraction",
     "requantize",
     "round_shift",
     "saturate",
@@ -128,6 +130,20 @@ def _multipliers(divisor: int, most: int) -> Iterator[tuple[int, int, int]]:
             for multiplier in ((1 << shift) // scaled, -(-(1 << shift) // scaled)):
                 if 1 <= multiplier <= MULTIPLIER_MAX:
                     yield factor, multiplier, shift
+
+
+def exact_fraction(value: Any) -> Fraction:
+    """Return a number as it was written: "1/20", "0.05", "5e-2", an integer or a float.
+
+    Raises ValueError, also for an exponent of more than two digits: what 10**9999999 is takes
+    minutes.
+    """
+    if isinstance(value, str) and re.search(r"e[+-]?[0-9_]{3}", value, re.IGNORECASE):
+        raise ValueError(f"the exponent of {value} is too large")
+    try:
+        return Fraction(value)
+    except (ZeroDivisionError, OverflowError, TypeError):
+        raise ValueError(f"{value!r} is no number") from None
 
 
 def closest_division(divisor: int, most: int = 1) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from intaglio.spec.arith import exact_fraction
 from intaglio.spec.errors import IntaglioError
 
 __all__ = ["SCHEDULES", "Schedule", "nearest_power_of_two", "parse_milestones", "parse_rate"]
@@ -20,8 +21,8 @@ def parse_rate(text: str) -> Fraction:
         Not a number in (0, 16].
     """
     try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError, TypeError):
+        rate = exact_fraction(text)
+    except ValueError:
         raise IntaglioError(
             f"learning rate must be a decimal or a fraction such as 1/20, not {text!r}"
         ) from None

@@ -25,6 +25,7 @@ from intaglio.nn.models.fcn_vgg16 import (
     FcnVgg16Bn,
 )
 from intaglio.nn.models.state import load_state_dict, read_state
+from intaglio.spec.arith import exact_fraction
 from intaglio.spec.errors import IntaglioError
 
 __all__ = [
@@ -68,8 +69,8 @@ def _network(name: str, namespace: Any, classes: int, width: Any) -> nn.Module:
     if not 2 <= classes <= most:
         raise IntaglioError(f"classes must be in [2, {most}], not {classes}")
     try:
-        factor = Fraction(width).limit_denominator(64)
-    except (ValueError, ZeroDivisionError, OverflowError):
+        factor = exact_fraction(width).limit_denominator(64)
+    except ValueError:
         factor = Fraction(0)
     if not Fraction(1, 8) <= factor <= 8:
         raise IntaglioError(
