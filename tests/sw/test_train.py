@@ -234,6 +234,24 @@ def test_another_configuration_is_refused(finished):
         train(TrainConfig(**TINY | {"batch": 5}, steps=8, twin=True), out=out, **QUIET)
 
 
+def test_a_twin_may_come_later(finished, tmp_path):
+    _, together = finished
+    first = train(TrainConfig(**TINY, steps=8), out=tmp_path, **QUIET)
+    assert "float_miou" not in first
+    later = train(TrainConfig(**TINY, steps=8, twin=True), out=tmp_path, **QUIET)
+    assert {**later, "seconds": 0} == {**together, "seconds": 0}
+    assert load_run(tmp_path)[1].twin
+    with pytest.raises(IntaglioError, match="with twin = True instead of False"):
+        train(TrainConfig(**TINY, steps=8), out=tmp_path, **QUIET)
+
+
+def test_a_wrong_path_of_weights_is_told_before_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Shapes, "preload", lambda *_, **__: pytest.fail("read"))
+    config = TrainConfig(**TINY, weights=str(tmp_path / "missing.pth"))
+    with pytest.raises(IntaglioError, match=r"missing\.pth: no such file"):
+        train(config, out=tmp_path / "run", **QUIET)
+
+
 def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "truncated":

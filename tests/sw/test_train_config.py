@@ -112,6 +112,12 @@ def test_wrong_configurations_are_refused(values, text):
         TrainConfig(**values)
 
 
+@pytest.mark.parametrize("values", [dict(rate="0.05", channels="0.25"), dict(rate="5e-2")])
+def test_fractions_are_in_their_lowest_terms(values):
+    fractions = {"rate": "1/20", **({"channels": "1/4"} if "channels" in values else {})}
+    assert TrainConfig(**values) == TrainConfig(**fractions)
+
+
 def test_the_resolved_configuration_is_the_same_run():
     config = TrainConfig(model="fcn-mini", steps=400)
     resolved = config.resolved()

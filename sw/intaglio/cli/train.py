@@ -53,7 +53,11 @@ _OPTIONS = (
     click.option("--milestones", metavar="LIST", help="Where steps drops, such as 1/2,900."),
     click.option("--drop", type=int, help="By which power of two; 1."),
     click.option("--augment/--no-augment", default=None, help="Crop, flip and scale; yes."),
-    click.option("--twin/--no-twin", default=None, help="Train the float32 twin as well; no."),
+    click.option(
+        "--twin/--no-twin",
+        default=None,
+        help="Train the float32 twin as well, also of a finished run; no.",
+    ),
     click.option("--weights", metavar="FILE.pth", help="Float weights to start from."),
     click.option("--device", default="cpu", show_default=True, help="Of PyTorch, such as cuda."),
     click.option("--threads", type=click.IntRange(1), help="Threads of PyTorch."),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from intaglio.nn.models import MODELS, frame_size, own_norm
+from intaglio.spec.arith import exact_fraction
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.variants import Recipe
 from intaglio.train.schedule import Schedule, parse_milestones
@@ -31,6 +32,14 @@ RATES = {
 RATE_WITHOUT_MAGNITUDE = "1/256"
 
 
+def _in_lowest_terms(text: str) -> str:
+    """Return a number as a fraction, so that 0.1 is the run that 1/10 is; other text as it is."""
+    try:
+        return str(exact_fraction(text))
+    except ValueError:
+        return text
+
+
 def _value(default: Any, text: str) -> Any:
     """Return a field with the line that explains it in a configuration file."""
     return field(default=default, metadata={"text": text})
@@ -40,7 +49,8 @@ def _value(default: Any, text: str) -> Any:
 class TrainConfig:
     """What a run is. Two runs with equal configurations end in the same bytes.
 
-    Each field is explained by the line beside it, which :func:`to_toml` writes too. ``data`` is a
+    Each field is explained by the line beside it, which :func:`to_toml` writes too; ``rate`` and
+    ``channels`` become fractions in their lowest terms. ``data`` is a
     specification for :func:`intaglio.data.open_dataset`, ``weights`` a file for
     :func:`intaglio.nn.models.read_state`. The last five are a
     :class:`intaglio.spec.variants.Recipe`.
@@ -83,6 +93,8 @@ class TrainConfig:
                 raise IntaglioError(
                     f"{item.name} must be {kind[type(item.default)]}, not {value!r}"
                 )
+        for name in ("rate", "channels"):
+            object.__setattr__(self, name, _in_lowest_terms(getattr(self, name)))
         if self.model not in MODELS:
             raise IntaglioError(f"model {self.model!r} is unknown; choose from {', '.join(MODELS)}")
         for name, low, high in (

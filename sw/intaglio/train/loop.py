@@ -215,13 +215,16 @@ class _Fit:
 
 
 def _check_config(out: Path, config: TrainConfig) -> None:
-    """Refuse a configuration that differs from the one of the run that ``out`` holds."""
+    """Refuse a configuration that differs from the one of the run that ``out`` holds.
+
+    A run may get a twin later: its integers stay what they are.
+    """
     path = out / "config.json"
     if not path.exists():
         return
     found = dataclasses.asdict(_stored_config(path).resolved())
     for name, value in dataclasses.asdict(config.resolved()).items():
-        if found[name] != value:
+        if found[name] != value and (name, value) != ("twin", True):
             raise IntaglioError(
                 f"{out}: holds another run, with {name} = {found[name]!r} instead of "
                 f"{value!r}; choose another folder or delete it"
@@ -251,10 +254,17 @@ def _begun(out: Path, config: TrainConfig) -> bool:
 
 
 def _load_weights(
-    model: nn.Module, config: TrainConfig, dataset: Dataset, out: Path, *, progress: bool
+    model: nn.Module,
+    state: dict[str, torch.Tensor],
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    progress: bool,
 ) -> None:
-    """Start from the float weights of the configuration, calibrated on the first batches."""
-    state = read_state(config.weights)
+    """Start from ``state``, the float weights of the configuration, calibrated on the first
+    batches.
+    """
     batches = _batches(config, dataset, 0, torch.device("cpu"))
     images = torch.cat([x for x, _ in itertools.islice(batches, 4)])
     # What goes into every batch norm is kept, in float32: two gigabytes a megapixel at full width.
@@ -339,8 +349,11 @@ def _train(
     training, validation = datasets
     batches_per_epoch(len(training), config.batch)
     first = workers.launched()[0] == 0
+    state = None
     if first:
         _prepare(out, config)
+        if config.weights and not _begun(out, config):
+            state = read_state(config.weights)
     for dataset in datasets:  # a broken file of either is found before the first step
         dataset.preload(progress=progress)
     model = build(
@@ -351,11 +364,10 @@ def _train(
         norm=config.recipe.norm,
     )
     if first:
-        if config.weights and not _begun(out, config):
-            _load_weights(model, config, training, out, progress=progress)
+        if state is not None:
+            _load_weights(model, state, config, training, out, progress=progress)
         # Only now is it a run: what failed before can be asked for otherwise in the same folder.
-        if not (out / "config.json").exists():
-            write_json(out / "config.json", dataclasses.asdict(config.resolved()))
+        write_json(out / "config.json", dataclasses.asdict(config.resolved()))
     with workers.joined(device):
         if config.weights:  # from floats: one worker's arithmetic counts
             load_model(model, workers.first(lambda: model_arrays(model)))
