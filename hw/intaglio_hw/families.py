@@ -1,8 +1,8 @@
 """The families of chips as the open tools know them: how yosys is called, what a cell takes."""
 
 import fnmatch
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 __all__ = ["FAMILY_TOOLS", "KINDS", "FamilyTools", "Router", "count_cells"]
 
@@ -38,9 +38,8 @@ class FamilyTools:
         Arguments of yosys' ``read_verilog -lib`` that describe the cells.
     synthesis
         The synthesis command, without ``-top``.
-    flip_flops
-        Command that chooses the kinds of flip-flops before ``synthesis`` does, if that does not do
-        it well.
+    before
+        Label of ``synthesis`` -> commands that come before it, for what it does not do well.
     cells
         Kind of resource -> {pattern of a cell's name: how many of the kind it takes}.
     devices
@@ -55,18 +54,20 @@ class FamilyTools:
     synthesis: str
     cells: Mapping[str, Mapping[str, int]]
     devices: Mapping[str, Mapping[str, int]]
-    flip_flops: str = ""
+    before: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pads: str = ""
     router: Router | None = None
 
     def synthesize(self, top: str) -> list[str]:
         """Return the commands that synthesise the module ``top``."""
         command = f"{self.synthesis} -top {top}"
-        if not self.flip_flops:
+        if not self.before:
             return [command]
-        # The label is the same in all families of yosys' synth_lattice.
-        first, rest = f"{command} -run begin:map_ffs", f"{command} -run map_ffs:"
-        return [first, "opt_clean", self.flip_flops, rest]
+        steps, start = [], "begin"
+        for label, commands in self.before.items():
+            steps += [f"{command} -run {start}:{label}", *commands]
+            start = label
+        return [*steps, f"{command} -run {start}:"]
 
 
 _XILINX_CELLS = {
@@ -94,9 +95,14 @@ FAMILY_TOOLS = {
         # Clock enables and resets of fewer than eight flip-flops become logic in front of them: a
         # control signal of its own has a long way, and keeps others out of the slice (decision
         # 0025).
-        flip_flops="dfflegalize -mince 8 -minsrst 8 "
-        "-cell $_DFF_?_ 01 -cell $_DFF_?P?_ r -cell $_SDFF_?P?_ r -cell $_DFFE_??_ 01 "
-        "-cell $_DFFE_?P??_ r -cell $_SDFFE_?P??_ r -cell $_DLATCH_?_ x",
+        before={
+            "map_ffs": [
+                "opt_clean",
+                "dfflegalize -mince 8 -minsrst 8 "
+                "-cell $_DFF_?_ 01 -cell $_DFF_?P?_ r -cell $_SDFF_?P?_ r -cell $_DFFE_??_ 01 "
+                "-cell $_DFFE_?P??_ r -cell $_SDFFE_?P??_ r -cell $_DLATCH_?_ x",
+            ]
+        },
         # A carry cell is two LUTs with their carry.
         cells={
             "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},
