@@ -146,8 +146,30 @@ FAMILY_TOOLS = {
     ),
     "gowin": FamilyTools(
         libraries="-specify +/gowin/cells_sim.v +/gowin/cells_xtra_gw2a.v",
-        # Pads of its own would end up at every border that is kept.
-        synthesis="synth_gowin -family gw2a -noiopads",
+        # Pads of its own would end up at every border that is kept. Tables side by side, which a
+        # wider one is made of, keep the flip-flops behind them from others.
+        synthesis="synth_gowin -family gw2a -noiopads -nowidelut",
+        # nextpnr puts a flip-flop beside the table that feeds it, but not beside a carry cell: that
+        # takes the place of another one. All but long sums, without what counts events, are better
+        # off in tables, as prefix adders; yosys' script would begin with &dc2, which makes ripples
+        # of them. And two flip-flops side by side have the same enable and reset (decision 0029).
+        before={
+            "map_gates": [
+                "select -set tables t:$alu t:$*ff* %ci1:+[D] %ci1:+[Y] %d "
+                "t:$alu r:Y_WIDTH<=22 %i %u t:$alu r:A_WIDTH<=3 %i %u",
+                "techmap -map +/techmap.v @tables",
+            ],
+            "map_ffs": [
+                "opt_clean",
+                "dfflegalize -mince 8 -minsrst 8 "
+                "-cell $_DFF_?_ 0 -cell $_DFFE_?P_ 0 -cell $_SDFF_?P?_ r -cell $_SDFFE_?P?P_ r "
+                "-cell $_DFF_?P?_ r -cell $_DFFE_?P?P_ r -cell $_DLATCH_?_ x -cell $_DLATCH_?P?_ x",
+            ],
+            "map_luts": [
+                "scratchpad -set abc9.script "
+                "+&scorr;&sweep;&dch,-f,-r;&ps;&if,{C},{W},{D},{R},-v;&mfs"
+            ],
+        },
         pads="iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O",
         cells={
             "lut": {"LUT[1-4]": 1, "ALU": 1, "RAM16SDP1": 1, "RAM16SDP2": 2, "RAM16SDP4": 4},

@@ -59,13 +59,34 @@ def _drop_open_carries(design: Mapping) -> None:
                 del cell["connections"]["CIN"], cell["port_directions"]["CIN"]
 
 
+def _use_fast_inputs(design: Mapping) -> None:
+    """Give tables of one to three inputs the fastest inputs of the four that a table of Gowin has.
+
+    Synthesis takes their last input for the fastest one, which is I3: 0.37 ns, I2 takes 0.46, I1
+    0.57. nextpnr does not exchange inputs.
+    """
+    for module in design["modules"].values():
+        for cell in module["cells"].values():
+            if cell["type"] not in ("LUT1", "LUT2", "LUT3"):
+                continue
+            unused = 4 - int(cell["type"][-1])
+            for inputs in (cell["connections"], cell["port_directions"]):
+                moved = {f"I{n + unused}": inputs.pop(f"I{n}") for n in range(4 - unused)}
+                inputs.update(moved)
+            init = cell["parameters"]["INIT"]
+            cell["parameters"]["INIT"] = "".join(bit * (1 << unused) for bit in init)
+            cell["type"] = "LUT4"
+
+
 def prepare_netlist(netlist: bytes, family: str, device: str) -> bytes:
     """Return the netlist, JSON of yosys, as the family's router takes it best."""
-    if (family, device) != ("ecp5", "85k") and family != "nexus":
+    if (family, device) != ("ecp5", "85k") and family not in ("gowin", "nexus"):
         return netlist
     design = json.loads(netlist)
     if family == "nexus":
         _drop_open_carries(design)
+    elif family == "gowin":
+        _use_fast_inputs(design)
     else:
         fix_multipliers(design)
     return json.dumps(design).encode()

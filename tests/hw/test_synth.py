@@ -126,6 +126,31 @@ def test_open_carry_inputs_of_nexus_are_dropped():
         assert outputs == {a1}
 
 
+def test_small_tables_of_gowin_take_the_last_inputs():
+    """The function stays, whatever the inputs are that nothing drives."""
+    cells = {
+        f"table{size}": {
+            "type": f"LUT{size}",
+            "parameters": {"INIT": init},
+            "port_directions": {**{f"I{n}": "input" for n in range(size)}, "F": "output"},
+            "connections": {**{f"I{n}": [2 + n] for n in range(size)}, "F": [9]},
+        }
+        for size, init in ((1, "01"), (2, "0100"), (3, "10010110"), (4, "0110100110010111"))
+    }
+    text = json.dumps({"modules": {"harness": {"cells": cells}}}).encode()
+    found = json.loads(route.prepare_netlist(text, "gowin", "GW2A"))["modules"]["harness"]["cells"]
+    assert found["table4"] == cells["table4"]
+    for size in (1, 2, 3):
+        before, after = cells[f"table{size}"], found[f"table{size}"]
+        assert after["type"] == "LUT4"
+        for ports in ("connections", "port_directions"):
+            assert after[ports].keys() == {f"I{n}" for n in range(4 - size, 4)} | {"F"}
+        inputs = [after["connections"][f"I{n}"] for n in range(4 - size, 4)]
+        assert inputs == [[2 + n] for n in range(size)]
+        table, wider = before["parameters"]["INIT"][::-1], after["parameters"]["INIT"][::-1]
+        assert all(wider[index] == table[index >> 4 - size] for index in range(16))
+
+
 def test_boards_name_devices_that_exist():
     for board in BOARDS.values():
         devices = FAMILY_TOOLS[board.family].devices
