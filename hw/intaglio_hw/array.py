@@ -59,11 +59,13 @@ class ArrayUnit(wiring.Component):
     pass.
     """
 
-    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
-        self.config, self.family = config, family
+    def __init__(
+        self, *, config: AcceleratorConfig, family: str = "generic", lean: bool = False
+    ) -> None:
+        self.config, self.family, self.lean = config, family, lean
         super().__init__(
             {
-                "unit": Out(UnitSignature(isa.ARRAY)),
+                "unit": Out(UnitSignature(isa.ARRAY, held=lean)),
                 "ifm": Out(ReadPortSignature(depth=config.ifm_depth, width=8 * config.R)),
                 "wgt": Out(ReadPortSignature(depth=config.wgt_depth, width=8 * config.R)),
                 "acc": In(
@@ -78,7 +80,7 @@ class ArrayUnit(wiring.Component):
         config = self.config
         timing = ArrayTiming(config)
 
-        m.submodules.setup = setup = ArraySetup()
+        m.submodules.setup = setup = ArraySetup(held=self.lean)
         m.submodules.weights = weights = WeightFetch(config=config)
         m.submodules.walk = walk = PixelWalk(config=config)
         stop = Signal()
@@ -86,6 +88,8 @@ class ArrayUnit(wiring.Component):
         error = Signal()
         m.d.sync += stop.eq(self.unit.stop)
         wiring.connect(m, wiring.flipped(self.unit.instruction), setup.instruction)
+        if self.lean:
+            m.d.comb += self.unit.follow.eq(setup.follow)
         m.d.comb += [
             setup.stop.eq(self.unit.stop),
             setup.done.eq(done),
@@ -106,7 +110,11 @@ class ArrayUnit(wiring.Component):
             self.wgt.addr.eq(weights.addr),
         ]
 
-        lanes = [Lane(config=config, index=k, family=self.family) for k in range(config.K)]
+        # What the first lane has registered goes to all others at once if registers are few.
+        lanes = [
+            Lane(config=config, index=k, family=self.family, chained=k == 0 or not self.lean)
+            for k in range(config.K)
+        ]
         chain = ("weight", "pixel", "read", "write")
         # The vector unit reads all lanes at once, wherever they lie.
         drain_addr = _delay(m, self.acc.addr, 1, name="drain_addr")
@@ -115,7 +123,9 @@ class ArrayUnit(wiring.Component):
             m.submodules[f"lane{k}"] = lane
             if k:
                 m.d.comb += [
-                    getattr(lane, f"{name}_in").eq(getattr(lanes[k - 1], f"{name}_out"))
+                    getattr(lane, f"{name}_in").eq(
+                        getattr(lanes[0 if self.lean else k - 1], f"{name}_out")
+                    )
                     for name in chain
                 ]
             m.d.comb += [

@@ -13,7 +13,7 @@ from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.timing import ArrayTiming
 from intaglio_hw.arith import less
-from intaglio_hw.interfaces import IN_FLIGHT, address_width, instruction_layout
+from intaglio_hw.interfaces import IN_FLIGHT, address_width, follow_offer, instruction_layout
 
 __all__ = ["ArraySetup", "PixelWalk", "WeightFetch", "setup_layout", "slot_layout"]
 
@@ -83,19 +83,20 @@ class ArraySetup(wiring.Component):
 
     Members
     -------
-    instruction, stop, done
-        The unit's port; ``done`` comes from the end of the pipeline. At most IN_FLIGHT are accepted
-        and not done, none from the second cycle of ``stop`` on.
+    instruction, follow, stop, done
+        The unit's port, with its ``held``; ``done`` comes from the end of the pipeline. At most
+        IN_FLIGHT are accepted and not done, none from the second cycle of ``stop`` on.
     upcoming
         The accepted instruction. ``present`` from the cycle after the transfer until the cycle of
         ``take``, valid one cycle longer; the products are valid with ``ready``, ArrayTiming.SETUP
         cycles after ``present`` has risen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         super().__init__(
             {
                 "instruction": In(stream.Signature(instruction_layout(isa.ARRAY))),
+                **({"follow": Out(1)} if held else {}),
                 "stop": In(1),
                 "done": In(1),
                 "upcoming": Out(setup_layout()),
@@ -151,8 +152,7 @@ class ArraySetup(wiring.Component):
             m.d.comb += upcoming[name].eq(register)
 
         # Whatever is offered: a transfer is told by ``present``.
-        with m.If(~self.present):
-            m.d.sync += fields.eq(self.instruction.payload)
+        follow_offer(m, self, ~self.present, fields.eq(self.instruction.payload))
         step = Signal(ArrayTiming.SETUP)  # one-hot; goes on without an instruction
         m.d.sync += step.eq(Mux(accept, 1, step << 1))
         with m.If(accept):

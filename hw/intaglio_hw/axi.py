@@ -85,12 +85,15 @@ class RowWalker(wiring.Component):
     3. ``halt`` drops what is left; from the next cycle on ``o`` is withdrawn.
     4. Offsets are exact as long as no row before lies at or above 2**32; the taker stops at such a
        row.
+
+    With ``held`` nothing is latched: the fields stay while ``busy``, or until ``halt``.
     """
 
     #: Cycles from ``start`` to the first row.
     LATENCY = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
+        self._held = held
         super().__init__(
             {
                 "start": In(1),
@@ -109,9 +112,18 @@ class RowWalker(wiring.Component):
         m = Module()
         row = Signal(OFFSET_BITS, reset_less=True)
         plane = Signal(OFFSET_BITS, reset_less=True)
-        plane_step = Signal(32, reset_less=True)
-        row_step = Signal(32, reset_less=True)
-        rows = Signal(16, reset_less=True)
+        if self._held:
+            plane_step, row_step, rows = self.plane_step, self.row_step, self.rows
+            latched = []
+        else:
+            plane_step = Signal(32, reset_less=True)
+            row_step = Signal(32, reset_less=True)
+            rows = Signal(16, reset_less=True)
+            latched = [
+                plane_step.eq(self.plane_step),
+                row_step.eq(self.row_step),
+                rows.eq(self.rows),
+            ]
         rows_left = Signal(16, reset_less=True)
         planes_left = Signal(16, reset_less=True)
         last_row = Signal(reset_less=True)
@@ -171,9 +183,7 @@ class RowWalker(wiring.Component):
             m.d.sync += [
                 row.eq(self.address),
                 plane.eq(self.address),
-                plane_step.eq(self.plane_step),
-                row_step.eq(self.row_step),
-                rows.eq(self.rows),
+                *latched,
                 rows_left.eq(self.rows),
                 planes_left.eq(self.planes),
                 last_row.eq(single_row),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec import regs
 from intaglio.spec.config import AcceleratorConfig
+from intaglio_hw.counters import CounterBank, events_layout
 
 __all__ = ["AXI_LITE_ADDRESS_BITS", "CsrBank", "axi_lite_members", "events_layout"]
 
@@ -16,8 +17,6 @@ __all__ = ["AXI_LITE_ADDRESS_BITS", "CsrBank", "axi_lite_members", "events_layou
 AXI_LITE_ADDRESS_BITS = 12
 DATA_BITS = 32
 OKAY, SLVERR = 0, 2
-#: Bits of the largest number that a counter may count in a cycle.
-_EVENT_BITS = {"instructions": 3}
 
 
 def axi_lite_members(prefix: str) -> dict:
@@ -46,11 +45,6 @@ def axi_lite_members(prefix: str) -> dict:
     return {f"{prefix}_{name}": member for name, member in members.items()}
 
 
-def events_layout() -> data.StructLayout:
-    """Return the layout of what each counter counts in a cycle."""
-    return data.StructLayout({name: _EVENT_BITS.get(name, 1) for name, _ in regs.COUNTERS})
-
-
 class CsrBank(wiring.Component):
     """The register map as :class:`intaglio.spec.regs.Register` describes it.
 
@@ -76,8 +70,8 @@ class CsrBank(wiring.Component):
     #: Words that are put together in each step of a read.
     _READ_GROUPS = (2, 4)
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self._config = config
+    def __init__(self, *, config: AcceleratorConfig, lean: bool = False) -> None:
+        self._config, self._lean = config, lean
         members = axi_lite_members("s_axil") | {
             "interrupt": Out(1),
             "start": Out(1),
@@ -132,14 +126,22 @@ class CsrBank(wiring.Component):
         was_busy = Signal()
         anew = Signal(init=1)  # so that a reset need clear neither counters nor events
         m.d.sync += [was_busy.eq(self.busy), anew.eq(self.start)]
+        bank = CounterBank() if self._lean else None
+        if bank is not None:
+            m.submodules.counters = bank
+            m.d.comb += bank.clear.eq(anew)
+        layout = events_layout()
         for name, _ in regs.COUNTERS:
-            happened_before = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_before")
-            event = Signal(_EVENT_BITS.get(name, 1), name=f"{name}_event", reset_less=True)
-            counter = Signal(DATA_BITS, name=f"{name}_counter", reset_less=True)
+            happened_before = Signal(layout[name].width, name=f"{name}_before")
+            event = Signal(layout[name].width, name=f"{name}_event", reset_less=True)
             m.d.sync += [
                 happened_before.eq(self.events[name]),
                 event.eq(Mux(was_busy, happened_before, 0)),
             ]
+            if bank is not None:
+                m.d.comb += bank.events[name].eq(event)
+                continue
+            counter = Signal(DATA_BITS, name=f"{name}_counter", reset_less=True)
             with m.If(anew):
                 m.d.sync += counter.eq(0)
             with m.Else():
@@ -215,13 +217,13 @@ class CsrBank(wiring.Component):
         with m.If(write):
             m.d.sync += self.s_axil_bresp.eq(Mux(Cat(good).any(), OKAY, SLVERR))
 
-        self._read(m, values)
+        self._read(m, values, bank)
         return m
 
-    def _read(self, m: Module, values: dict) -> None:
+    def _read(self, m: Module, values: dict, bank: CounterBank | None) -> None:
         """Answer reads: the address; a bit for each register that is meant; then their OR, in steps
         that are taken in each cycle, except for the last one: what is read changes, the answer must
-        not while it waits.
+        not while it waits. Counters of a bank choose among themselves.
         """
         address = Signal(AXI_LITE_ADDRESS_BITS - 2)
         ready = Signal(init=1)
@@ -229,6 +231,8 @@ class CsrBank(wiring.Component):
             m.d.sync += address.eq(self.s_axil_araddr[2:])
         words = []
         for register in regs.REGISTERS:
+            if register.name not in values:
+                continue
             meant = Signal(name=f"{register.name}_read", reset_less=True)
             m.d.sync += meant.eq(address == register.address // 4)
             value = Value.cast(values[register.name])
@@ -238,9 +242,22 @@ class CsrBank(wiring.Component):
             sums = []
             for low in range(0, len(words), group):
                 total = Signal(DATA_BITS + 1, name=f"word{number}_{low}", reset_less=True)
-                m.d.sync += total.eq(functools.reduce(operator.or_, words[low : low + group]))
+                # Lean: what is read waits where it is.
+                domain = m.d.comb if self._lean else m.d.sync
+                domain += total.eq(functools.reduce(operator.or_, words[low : low + group]))
                 sums.append(total)
             words = sums
+        if bank is not None:
+            select_bits = len(bank.select)
+            base = regs.register(regs.COUNTERS[0][0]).address // 4
+            assert base % (1 << select_bits) == 0 and bank.LATENCY == len(self._READ_GROUPS)
+            m.d.sync += bank.select.eq(address[:select_bits])
+            is_counter = address[select_bits:] == base >> select_bits
+            for stage in range(1 + bank.LATENCY):
+                flag = Signal(name=f"counter_read_{stage}", reset_less=True)
+                m.d.sync += flag.eq(is_counter)
+                is_counter = flag
+            words.append(Cat(bank.count, Const(1, 1)) & is_counter.replicate(DATA_BITS + 1))
         answer = Signal(DATA_BITS + 1, reset_less=True)
         looking = Signal(len(self._READ_GROUPS) + 2)
         with m.If(looking[-1]):

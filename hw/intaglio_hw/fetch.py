@@ -6,7 +6,7 @@ from its tables.
 
 import itertools
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -22,6 +22,7 @@ __all__ = ["LENGTH_BITS", "Decoder", "Fetch", "any_group"]
 LENGTH_BITS = 32
 _UNIT_COUNT = len(isa.UNITS)
 _HEADER = {field.name: field for field in isa.HEADER}
+_HEADER_BITS = sum(field.width for field in isa.HEADER)
 
 
 def any_group(m: Module, value, *, name: str, group: int = 16) -> Signal:
@@ -213,12 +214,16 @@ class Decoder(wiring.Component):
 
     LATENCY cycles from the last beat to ``decoded``; an instruction takes ``64 / R + LATENCY``. The
     word stays for a cycle behind the transfer.
+
+    A lean one keeps the header alone. The other bits of ``word`` are there while they pass: those
+    of beat i in the last cycle with bit i of ``place`` before ``decoded``; ``place`` is zero from
+    then on, until the cycle behind the transfer. The checks keep what they have found.
     """
 
     LATENCY = 6
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self._config = config
+    def __init__(self, *, config: AcceleratorConfig, lean: bool = False) -> None:
+        self._config, self._lean = config, lean
         decoded = {
             "word": isa.INSTRUCTION_BITS,
             "unit": _UNIT_COUNT,
@@ -234,12 +239,26 @@ class Decoder(wiring.Component):
                 "clear": In(1),
                 "room": In(_UNIT_COUNT),
                 "decoded": Out(stream.Signature(data.StructLayout(decoded))),
+                **({"place": Out(isa.INSTRUCTION_BYTES // config.bus_bytes)} if lean else {}),
             }
         )
 
-    @staticmethod
-    def _out_of_range(m: Module, name: str, field: isa.Field, bits, nonzero: list):
-        """Return, two cycles late, if ``bits`` is outside the range of ``field``.
+    def _found(self, m: Module, condition, name: str, offset: int, width: int) -> Signal:
+        """Return a register for a condition on ``width`` bits of the word at ``offset``."""
+        flag = Signal(len(condition), name=name, reset_less=True)
+        if self._lean:
+            part = 8 * self._config.bus_bytes
+            assert offset // part == (offset + width - 1) // part
+            with m.If(self.place[offset // part]):
+                m.d.sync += flag.eq(condition)
+        else:
+            m.d.sync += flag.eq(condition)
+        return flag
+
+    def _out_of_range(
+        self, m: Module, name: str, field: isa.Field, offset: int, bits, nonzero: list
+    ):
+        """Return, two cycles late, if ``bits``, at ``offset``, is outside the range of ``field``.
 
         ``nonzero``: registers that tell which of its bytes are not zero. The first register follows
         functions of about eight bits, the second one puts them together.
@@ -250,13 +269,14 @@ class Decoder(wiring.Component):
         low, high = field.low > natural.low, field.high < natural.high
         terms = []
 
-        def register(condition, suffix: str) -> Signal:
-            flag = Signal(name=f"{name}_{suffix}", reset_less=True)
-            m.d.sync += flag.eq(condition)
-            return flag
+        def register(condition, suffix: str, first: int = 0, end: int = field.width) -> Signal:
+            width = max(end - first, 1)
+            return self._found(m, condition, f"{name}_{suffix}", offset + first, width)
 
         if low and high and field.low == ~field.high and not field.high & (field.high + 1):
-            terms.append(register(bits[top:].any() & ~bits[top:].all(), "top"))  # not all the sign
+            terms.append(
+                register(bits[top:].any() & ~bits[top:].all(), "top", top)
+            )  # not all the sign
             low = high = False
         if low:
             if field.low == 1 and not field.signed:
@@ -264,13 +284,13 @@ class Decoder(wiring.Component):
             else:
                 terms.append(register(value < field.low, "low"))
         byte = -(-top // 8)
-        above = [register(bits[top : 8 * byte].any(), "high"), *nonzero[byte:]]
+        above = [register(bits[top : 8 * byte].any(), "high", top, 8 * byte), *nonzero[byte:]]
         if high and not field.signed and not field.high & (field.high + 1):
             terms += above
         elif high and field.width > 16 and not field.high & (field.high - 1):
             whole = (top - 1) // 8
-            rest = register(bits[8 * whole : top - 1].any(), "rest")
-            equal = register(bits[top - 1], "equal")
+            rest = register(bits[8 * whole : top - 1].any(), "rest", 8 * whole, top - 1)
+            equal = register(bits[top - 1], "equal", top - 1, top)
             terms += above
             terms.append(equal & Cat(rest, nonzero[:whole]).any())
         elif high:
@@ -288,9 +308,13 @@ class Decoder(wiring.Component):
         assert self.LATENCY == 6  # the word, and five registers of the checks
 
         # Collecting: a part of the word follows the input while it is open, whatever is there.
-        word = Signal(isa.INSTRUCTION_BITS, reset_less=True)
+        if self._lean:
+            word = self._passing(m, open_ := Signal(beats, init=1, reset_less=True))
+        else:
+            word = Signal(isa.INSTRUCTION_BITS, reset_less=True)
         bus_errors = Signal(beats, reset_less=True)
-        open_ = Signal(beats, init=1, reset_less=True)
+        if not self._lean:
+            open_ = Signal(beats, init=1, reset_less=True)
         ready = Signal(init=1, reset_less=True)
         valid = Signal(reset_less=True)
         checking = Signal(self.LATENCY - 1, reset_less=True)
@@ -306,10 +330,9 @@ class Decoder(wiring.Component):
         ]
         for beat in range(beats):
             with m.If(open_[beat]):
-                m.d.sync += [
-                    word.word_select(beat, width).eq(self.beats.payload.data),
-                    bus_errors[beat].eq(self.beats.payload.error),
-                ]
+                if not self._lean:
+                    m.d.sync += word.word_select(beat, width).eq(self.beats.payload.data)
+                m.d.sync += bus_errors[beat].eq(self.beats.payload.error)
         with m.If(self.clear):
             m.d.sync += [open_.eq(1), ready.eq(1), checking.eq(0), valid.eq(0)]
         with m.Else():
@@ -323,8 +346,21 @@ class Decoder(wiring.Component):
         self._check(m, word, bus_errors)
         return m
 
-    def _check(self, m: Module, word: Signal, bus_errors: Signal) -> None:
-        """Check every instruction of the table, while the word stands still."""
+    def _passing(self, m: Module, open_: Signal) -> Value:
+        """Return the word: its header, and each of its other bits while that passes."""
+        width = 8 * self._config.bus_bytes
+        part = Signal(width, reset_less=True)
+        place = Signal(len(open_), reset_less=True)
+        header = Signal(_HEADER_BITS, reset_less=True)
+        m.d.sync += [part.eq(self.beats.payload.data), place.eq(open_)]
+        assert len(open_) > 1  # the header has a cycle more than the last part
+        with m.If(place[0]):
+            m.d.sync += header.eq(part[:_HEADER_BITS])
+        m.d.comb += self.place.eq(place)
+        return Cat(header, part[_HEADER_BITS:], part.replicate(len(open_) - 1))
+
+    def _check(self, m: Module, word: Value, bus_errors: Signal) -> None:
+        """Check every instruction of the table, while the word stands still or passes."""
         opcode = word[: _HEADER["opcode"].width]
 
         def register(value, name: str) -> Signal:
@@ -334,7 +370,7 @@ class Decoder(wiring.Component):
 
         # Every field but those of the header is a few whole bytes.
         nonzero = [
-            register(word.word_select(byte, 8).any(), f"nonzero{byte}")
+            self._found(m, word.word_select(byte, 8).any(), f"nonzero{byte}", 8 * byte, 8)
             for byte in range(isa.INSTRUCTION_BYTES)
         ]
         # The word in parts, cut where an instruction ends, and more often than that.
@@ -359,7 +395,7 @@ class Decoder(wiring.Component):
                 elif field.name != "opcode":
                     flags = nonzero[offset // 8 : (offset + field.width) // 8]
                     name = f"{item.name}_{field.name}"
-                    ranges.append(self._out_of_range(m, name, field, bits, flags))
+                    ranges.append(self._out_of_range(m, name, field, offset, bits, flags))
             ranges = [flag for flag in ranges if flag is not None]
             if ranges:
                 field_flags.append(match & register(Cat(ranges).any(), f"{item.name}_range"))

@@ -20,7 +20,10 @@ transfer.
 presented; that of the accumulators, which lie all over the chip, DRAIN_LATENCY cycles after it.
 """
 
-from amaranth.hdl import signed, unsigned
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Module, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -39,6 +42,7 @@ __all__ = [
     "UnitSignature",
     "WritePortSignature",
     "address_width",
+    "follow_offer",
     "instruction_layout",
 ]
 
@@ -73,17 +77,38 @@ class UnitSignature(wiring.Signature):
     """The port through which the sequencer drives a unit, as the unit sees it.
 
     Members: ``instruction`` (stream of :func:`instruction_layout`), ``done``, ``error``, ``stop``.
+
+    With ``held`` the unit copies nothing: the payload is a register, which took what was offered at
+    the end of each cycle with ``follow``, and holds it otherwise. So it is that of an instruction
+    from the cycle after its transfer on.
     """
 
-    def __init__(self, instruction: isa.Instruction) -> None:
+    def __init__(self, instruction: isa.Instruction, *, held: bool = False) -> None:
         super().__init__(
             {
                 "instruction": In(stream.Signature(instruction_layout(instruction))),
                 "done": Out(1),
                 "error": Out(ERROR_BITS),
                 "stop": In(1),
+                **({"follow": Out(1)} if held else {}),
             }
         )
+
+
+def follow_offer(
+    m: Module, port: wiring.PureInterface, follow: Value, *fields: Any, also: Sequence[Any] = ()
+) -> None:
+    """Let ``fields``, assignments from the payload of a unit's ``port``, follow what is offered
+    while ``follow`` is high, and stay afterwards: in registers, or in that behind a held port.
+    ``also``: other registers that are assigned then.
+    """
+    registers = [*fields, *also]
+    if hasattr(port, "follow"):
+        m.d.comb += [port.follow.eq(follow), *fields]
+        registers = [*also]
+    if registers:
+        with m.If(follow):
+            m.d.sync += registers
 
 
 class ReadPortSignature(wiring.Signature):

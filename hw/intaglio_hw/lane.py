@@ -118,7 +118,8 @@ def pixel_layout(config: AcceleratorConfig) -> data.StructLayout:
 class Lane(wiring.Component):
     """Lane ``index``: the products of a pixel with its weights, summed and accumulated.
 
-    What comes in at the ``*_in`` members goes out one cycle later at ``*_out``, to the next lane.
+    What comes in at the ``*_in`` members goes out one cycle later at ``*_out``, to the next lane;
+    without ``chained`` in the same cycle, and the cycles below are one less.
 
     Members
     -------
@@ -136,10 +137,17 @@ class Lane(wiring.Component):
         Read port for the vector unit: that of the accumulator, not delayed by the chain.
     """
 
-    def __init__(self, *, config: AcceleratorConfig, index: int, family: str = "generic") -> None:
+    def __init__(
+        self,
+        *,
+        config: AcceleratorConfig,
+        index: int,
+        family: str = "generic",
+        chained: bool = True,
+    ) -> None:
         if not 0 <= index < config.K:
             raise ValueError(f"index must be in [0, {config.K - 1}], not {index}")
-        self.config, self.index, self.family = config, index, family
+        self.config, self.index, self.family, self.chained = config, index, family, chained
         # In lane k the registers of the chain add one cycle to all inputs alike.
         self.READ_CYCLE = Multiplier.LATENCY + ArrayTiming(config).tree - Accumulator.SUM_CYCLE
         self.WRITE_CYCLE = self.READ_CYCLE + Accumulator.WRITE_CYCLE
@@ -168,7 +176,8 @@ class Lane(wiring.Component):
         pixel = Signal(self.pixel_in.shape(), reset_less=True)
         read = Signal(self.read_in.shape(), reset_less=True)
         write = Signal(self.write_in.shape())
-        m.d.sync += [
+        domain = m.d.sync if self.chained else m.d.comb
+        domain += [
             weight.eq(self.weight_in),
             pixel.eq(self.pixel_in),
             read.eq(self.read_in),

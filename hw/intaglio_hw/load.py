@@ -17,6 +17,7 @@ from intaglio_hw.interfaces import (
     AxiReadSignature,
     UnitSignature,
     WritePortSignature,
+    follow_offer,
     instruction_layout,
 )
 from intaglio_hw.load_rows import REST, STEP, hand_over, place_layout, row_layout, step_fields
@@ -65,8 +66,14 @@ class LoadUnit(wiring.Component):
     #: Cycles from the last beat of a burst to when it is no longer on its way.
     RELEASE = 2
 
-    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
-        self.config = config
+    def __init__(
+        self,
+        *,
+        config: AcceleratorConfig,
+        max_outstanding: int = OUTSTANDING,
+        lean: bool = False,
+    ) -> None:
+        self.config, self.lean = config, lean
         self.max_outstanding = max_outstanding
         width = 8 * config.R
         self._depths = {
@@ -77,7 +84,7 @@ class LoadUnit(wiring.Component):
         }
         super().__init__(
             {
-                "unit": Out(UnitSignature(isa.LOAD)),
+                "unit": Out(UnitSignature(isa.LOAD, held=lean)),
                 "memory_base": In(32),
                 "memory_bytes": In(32),
                 "memory": Out(AxiReadSignature(config)),
@@ -96,7 +103,7 @@ class LoadUnit(wiring.Component):
         pair_bits = (self.config.params_per_vector - 1).bit_length()
         row_bits = 16 + 1  # of a running vector address: one above the largest scratchpad
 
-        m.submodules.walker = walker = RowWalker()
+        m.submodules.walker = walker = RowWalker(held=self.lean)
         m.submodules.bursts = bursts = RowBursts(config=self.config)
         m.submodules.infos = infos = Queue(shape=row_layout(self.config), depth=16)
         m.submodules.next_row = next_row = TwinBuffer(shape=place_layout(self.config))
@@ -217,8 +224,8 @@ class LoadUnit(wiring.Component):
             starts.eq(preparing[CHOOSE] | again | (starts & abort & waits)),
             lists.eq((starts & ~abort) | (lists & ~asked_all & ~again)),
         ]
-        with m.If(idle):
-            m.d.sync += [ask.eq(self.unit.instruction.payload), reach.eq(0)]
+        offered = self.unit.instruction.payload
+        follow_offer(m, self.unit, idle, ask.eq(offered), also=[reach.eq(0)])
 
         handing = hand_over(m, self.config, bursts, infos, next_row, ask, one_vector)
 
@@ -417,10 +424,17 @@ class LoadUnit(wiring.Component):
             self.unit.error.eq(Mux(flushes[-1], errors[-1], Error.NONE)),
         ]
         m.d.comb += self.unit.done.eq(finish)
-        # Registers for each scratchpad: their blocks lie all over the chip.
+        # Registers for each scratchpad: their blocks lie all over the chip. Lean: for all of them.
+        written = Signal(8 * R, reset_less=True)
+        written_address = Signal(row_bits, reset_less=True)
+        if self.lean:
+            m.d.sync += [written.eq(vector), written_address.eq(vector_address)]
         for i, key in enumerate(self._depths):
             port = getattr(self, key.name.lower())
             m.d.sync += port.en.eq(writes[i])
+            if self.lean:
+                m.d.comb += [port.addr.eq(written_address[: len(port.addr)]), port.data.eq(written)]
+                continue
             with m.If(vector_selected[i]):
                 m.d.sync += [port.addr.eq(vector_address[: len(port.addr)]), port.data.eq(vector)]
 

@@ -1,5 +1,6 @@
 """The requantiser: the one way out of an accumulator, one vector of ``lanes`` values per cycle."""
 
+import re
 from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed, unsigned
@@ -8,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.arith import RESIDUAL_SHIFT_MAX, SHIFT_MAX, SUM_BITS
 from intaglio_hw.arith import less, round_shift
-from intaglio_hw.primitives import Multiplier
+from intaglio_hw.primitives import Multiplier, delay_line
 
 __all__ = ["Requantizer", "requantizer_layout"]
 
@@ -29,6 +30,9 @@ _AFTER_COARSE = _CODE_BITS + 15
 _AFTER_MIDDLE = _CODE_BITS + 3
 # Registers of what all lanes need; each serves every fourth lane.
 _COPIES = 4
+# Stages without an adder that can be one with the next where registers are few; their cycles are
+# spent on the codes.
+_JOINED = (3, 7, 11, 12)
 
 
 def requantizer_layout(lanes: int) -> data.StructLayout:
@@ -111,6 +115,8 @@ class Requantizer(wiring.Component):
         Values in a vector, L.
     family
         Whose multiplier blocks (:mod:`intaglio_hw.primitives`).
+    lean
+        Fewer registers and more logic between them.
 
     Members
     -------
@@ -122,10 +128,10 @@ class Requantizer(wiring.Component):
 
     LATENCY = 13
 
-    def __init__(self, *, lanes: int, family: str = "generic") -> None:
+    def __init__(self, *, lanes: int, family: str = "generic", lean: bool = False) -> None:
         if lanes < 1:
             raise ValueError(f"lanes must be at least 1, not {lanes}")
-        self.lanes, self.family = lanes, family
+        self.lanes, self.family, self.lean = lanes, family, lean
         super().__init__(
             {
                 "i": In(requantizer_layout(lanes)),
@@ -138,16 +144,25 @@ class Requantizer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        def register(value, shape, name):
-            """A register without reset."""
+        joined = _JOINED if self.lean else ()
+
+        def stage_of(name):
+            return int(re.search(r"\d+", name)[0])  # the first number; a lane's may follow
+
+        def register(value, shape, name, stage=None):
+            """A register without reset, of the stage that its name has before the lane."""
+            stage = stage_of(name) if stage is None else stage
             result = Signal(shape, name=name, reset_less=True)
-            m.d.sync += result.eq(value)
+            domain = m.d.comb if stage in joined else m.d.sync
+            domain += result.eq(value)
             return result
 
         def copies(value, bits, name):
             """Registers with the same value. Synthesis would merge them, were it not for the state
             at power-up or the polarity in which they differ.
             """
+            if stage_of(name) in joined:
+                return [value] * _COPIES
             result = []
             for n in range(_COPIES):
                 init = -(n & 1) & (1 << bits) - 1
@@ -157,8 +172,12 @@ class Requantizer(wiring.Component):
             return result
 
         def delay(value, shape, stages, name):
+            if self.lean and stages > 4:
+                stages -= sum(stage < stages for stage in joined)
+                line = delay_line(m, value, stages, name=name)
+                return line.as_signed() if shape.signed else line
             for stage in range(stages):
-                value = register(value, shape, f"{name}_{stage}")
+                value = register(value, shape, f"{name}_{stage}", stage)
             return value
 
         payload = self.i
@@ -323,5 +342,7 @@ class Requantizer(wiring.Component):
             above = inverted_11 | Mux(beyond_11, ~sign_11, above_11)
             below = Mux(beyond_11, sign_11, below_11)
             code_12 = register(Mux(above, high_11, Mux(below, low_11, code_11)), 8, f"code_12_{j}")
+            if joined:
+                code_12 = delay_line(m, code_12, len(joined), name=f"codes_{j}")
             m.d.comb += self.o[j].eq(code_12)
         return m

@@ -11,11 +11,12 @@ with a TokenCounter for each ordered pair of units. What an instruction means, a
 there are, stands in :mod:`intaglio.spec.isa`.
 """
 
+import collections
 import functools
 import itertools
 import operator
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -37,6 +38,8 @@ _NAMES = {unit: unit.name.lower() for unit in isa.UNITS}
 _UNIT_COUNT = len(isa.UNITS)
 #: Bits of the header: the opcode and the tokens.
 _HEADER_BITS = sum(field.width for field in isa.HEADER)
+#: Bits of an index that are not zero in a program that lies in the memory.
+_PROGRAM_BITS = ADDRESS_BITS - (isa.INSTRUCTION_BYTES - 1).bit_length()
 
 
 def _equal(m: Module, a: Signal, b: Signal, *, name: str, forget, group: int = 4) -> Signal:
@@ -136,8 +139,9 @@ class Sequencer(wiring.Component):
     PUSH = 1
     PLACE = 4
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self._config = config
+    def __init__(self, *, config: AcceleratorConfig, lean: bool = False) -> None:
+        self._config, self._lean = config, lean
+        self._index_bits = _PROGRAM_BITS if lean else INDEX_BITS
         members = {
             "start": In(1),
             "stop": In(1),
@@ -160,7 +164,7 @@ class Sequencer(wiring.Component):
             "trace_done": Out(_UNIT_COUNT),
         }
         for unit, name in _NAMES.items():
-            members[name] = In(UnitSignature(UNIT_INSTRUCTIONS[unit]))
+            members[name] = In(UnitSignature(UNIT_INSTRUCTIONS[unit], held=lean))
             members[f"missing_{name}"] = Out(_UNIT_COUNT)
             members[f"trace_start_index_{name}"] = Out(INDEX_BITS)
             members[f"trace_done_index_{name}"] = Out(INDEX_BITS)
@@ -170,7 +174,7 @@ class Sequencer(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.fetch = fetch = Fetch(config=config)
-        m.submodules.decoder = decoder = Decoder(config=config)
+        m.submodules.decoder = decoder = Decoder(config=config, lean=self._lean)
         wiring.connect(m, wiring.flipped(self.fetch), fetch.bus)
         wiring.connect(m, fetch.beats, decoder.beats)
         m.d.comb += fetch.release.eq(decoder.release)
@@ -281,14 +285,25 @@ class Sequencer(wiring.Component):
         stages, queues = {}, {}
         for unit, name in _NAMES.items():
             instruction = UNIT_INSTRUCTIONS[unit]
-            stages[unit] = stage = UnitStage(instruction=instruction)
+            stages[unit] = stage = UnitStage(
+                instruction=instruction, held=self._lean, index_bits=self._index_bits
+            )
             m.submodules[f"stage_{name}"] = stage
-            layout = _entry_layout(instruction)
-            queues[unit] = queue = HeadQueue(width=layout.size, depth=self._config.queue_depth)
+            layout = self._entry_layout(instruction)
+            queues[unit] = queue = HeadQueue(
+                width=layout.size,
+                depth=self._config.queue_depth,
+                held=list(self._parts(instruction).values()) if self._lean else (),
+            )
             m.submodules[f"queue_{name}"] = queue
             assert stage.LEAVE == 1 + queue.LATENCY
             wiring.connect(m, stage.unit, wiring.flipped(getattr(self, name)))
-            head = data.View(layout, queue.head)
+            if self._lean:
+                assert layout["fields"].offset == 0
+                head = data.View(layout, Cat(queue.held, queue.head))
+                m.d.comb += queue.follow.eq(stage.unit.follow)
+            else:
+                head = data.View(layout, queue.head)
             payload = stage.head.payload
             for field in instruction.fields:
                 m.d.comb += payload.fields[field.name].eq(head.fields[field.name])
@@ -342,7 +357,8 @@ class Sequencer(wiring.Component):
         decoded = decoder.decoded
         # A queue's room is known late, but dispatches are further apart.
         assert isa.INSTRUCTION_BYTES // self._config.bus_bytes + Decoder.LATENCY >= self.PUSH + 4
-        index = Signal(INDEX_BITS, reset_less=True)
+        count = Signal(self._index_bits, name="index", reset_less=True)
+        index = count if len(count) == INDEX_BITS else Cat(count, Const(0, INDEX_BITS - len(count)))
         push = Signal(_UNIT_COUNT)
         accepted = Signal()
         m.d.comb += [
@@ -352,13 +368,15 @@ class Sequencer(wiring.Component):
         ]
         m.d.sync += push.eq(Mux(accepted, decoded.payload.unit, 0))
         with m.If(clear):
-            m.d.sync += index.eq(0)
+            m.d.sync += count.eq(0)
         with m.Elif(push.any()):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += count.eq(count + 1)
         for unit, queue in queues.items():
             instruction = UNIT_INSTRUCTIONS[unit]
-            entry = data.View(_entry_layout(instruction), queue.entry)
+            entry = data.View(self._entry_layout(instruction), queue.entry)
             m.d.comb += [entry.index.eq(index), queue.push.eq(push[unit])]
+            if self._lean:
+                m.d.comb += queue.keep.eq(Cat(decoder.place[n] for n in self._parts(instruction)))
             for field, offset in instruction.offsets().values():
                 bits = decoded.payload.word[offset : offset + field.width]
                 if field.name in ("wait", "signal"):
@@ -452,7 +470,9 @@ class Sequencer(wiring.Component):
             masked.append(Mux(chooses, at, 0))
             before = before | valid
         pairs = [
-            _register(m, masked[low] | masked[low + 1], f"deadlock_pair{low}", reset_less=True)
+            masked[low] | masked[low + 1]
+            if self._lean
+            else _register(m, masked[low] | masked[low + 1], f"deadlock_pair{low}", reset_less=True)
             for low in range(0, _UNIT_COUNT, 2)
         ]
         chosen = _register(
@@ -507,9 +527,19 @@ class Sequencer(wiring.Component):
         )
         assert len(good) == 4
 
+    def _parts(self, instruction: isa.Instruction) -> dict[int, int]:
+        """Return the bits of the fields that come with each beat: its number -> how many."""
+        layout = narrow_layout(instruction)
+        return collections.Counter(
+            (offset + bit) // (8 * self._config.bus_bytes)
+            for field, offset in instruction.offsets().values()
+            if field in instruction.fields
+            for bit in range(layout[field.name].width)
+        )
 
-def _entry_layout(instruction: isa.Instruction) -> data.StructLayout:
-    """Return the layout of an entry of a unit's queue in its memory."""
-    return data.StructLayout(
-        {**queue_layout(instruction).members, "fields": narrow_layout(instruction)}
-    )
+    def _entry_layout(self, instruction: isa.Instruction) -> data.StructLayout:
+        """Return the layout of an entry of a unit's queue in its memory."""
+        members = {**queue_layout(instruction).members, "fields": narrow_layout(instruction)}
+        if self._lean:
+            members["index"] = unsigned(self._index_bits)
+        return data.StructLayout(members)

@@ -89,12 +89,14 @@ class UnitStage(wiring.Component):
 
     ``head`` (stream of :func:`queue_layout`) is the queue. Its transfer is in the cycle after the
     unit's: it keeps its payload until then, and whatever ``valid`` in the cycle after it. ``unit``
-    is the unit's :class:`UnitSignature` from the other side. ``satisfied``: the head's tokens were
-    all there in the cycle before; ``granted``: it has them.
+    is the unit's :class:`UnitSignature` from the other side, with its ``held``. ``satisfied``: the
+    head's tokens were all there in the cycle before; ``granted``: it has them.
 
     What follows is one cycle old: ``running``: something was started and is not done; ``missing``:
     the tokens that the head needs and does not have; ``start``, ``start_index``, ``done``,
     ``done_index``, ``error``: what happened.
+
+    ``index_bits``: of an index, those that may not be zero.
 
     LATENCY cycles from ``done`` of one unit to the start of another that waited for it. The next
     head is looked at LEAVE cycles after a start at the earliest.
@@ -105,11 +107,14 @@ class UnitStage(wiring.Component):
     #: Cycles of them from ``done`` to ``available``.
     TOKEN = 3
 
-    def __init__(self, *, instruction: isa.Instruction) -> None:
+    def __init__(
+        self, *, instruction: isa.Instruction, held: bool = False, index_bits: int = INDEX_BITS
+    ) -> None:
+        self._index_bits = index_bits
         super().__init__(
             {
                 "head": In(stream.Signature(queue_layout(instruction))),
-                "unit": In(UnitSignature(instruction)),
+                "unit": In(UnitSignature(instruction, held=held)),
                 "available": In(_UNIT_COUNT),
                 "take": Out(_UNIT_COUNT),
                 "give": Out(_UNIT_COUNT),
@@ -183,7 +188,7 @@ class UnitStage(wiring.Component):
 
         # Index and signals of those that run: the oldest one, and the next. Each follows the head
         # of the queue until it is there; that the oldest one does is formed one step ahead.
-        entry = data.StructLayout({"signal": _UNIT_COUNT, "index": INDEX_BITS})
+        entry = data.StructLayout({"signal": _UNIT_COUNT, "index": self._index_bits})
         oldest, next_, given = (
             Signal(entry, name=name, reset_less=True) for name in ("oldest", "next", "given")
         )

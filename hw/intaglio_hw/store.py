@@ -15,6 +15,7 @@ from intaglio_hw.interfaces import (
     AxiWriteSignature,
     ReadPortSignature,
     UnitSignature,
+    follow_offer,
     instruction_layout,
 )
 from intaglio_hw.streams import Queue, Tally
@@ -55,12 +56,18 @@ class StoreUnit(wiring.Component):
     #: Cycles from a response to when its burst is no longer on its way.
     RELEASE = 2
 
-    def __init__(self, *, config: AcceleratorConfig, max_outstanding: int = OUTSTANDING) -> None:
-        self.config = config
+    def __init__(
+        self,
+        *,
+        config: AcceleratorConfig,
+        max_outstanding: int = OUTSTANDING,
+        lean: bool = False,
+    ) -> None:
+        self.config, self.lean = config, lean
         self.max_outstanding = max_outstanding
         super().__init__(
             {
-                "unit": Out(UnitSignature(isa.STORE)),
+                "unit": Out(UnitSignature(isa.STORE, held=lean)),
                 "memory_base": In(32),
                 "memory_bytes": In(32),
                 "ofm": Out(ReadPortSignature(depth=config.ofm_depth, width=8 * config.R)),
@@ -76,7 +83,7 @@ class StoreUnit(wiring.Component):
         depth_bits = (self.config.ofm_depth - 1).bit_length()
         aw, w, b = self.memory.aw, self.memory.w, self.memory.b
 
-        m.submodules.walker = walker = RowWalker()
+        m.submodules.walker = walker = RowWalker(held=self.lean)
         m.submodules.bursts = bursts = RowBursts(config=self.config)
         abort = Signal()
         m.d.comb += [walker.halt.eq(abort), bursts.halt.eq(abort)]
@@ -233,8 +240,7 @@ class StoreUnit(wiring.Component):
             ),
             abort.eq(aborts[0] | (finishes & fails)),
         ]
-        with m.If(rests):
-            m.d.sync += now.eq(self.unit.instruction.payload)
+        follow_offer(m, self.unit, rests, now.eq(self.unit.instruction.payload))
         with m.If(checks[-1]):
             m.d.sync += error.eq(Mux(misaligned & ~stop, Error.MEMORY, Error.NONE))
         with m.If(lists & row_failed & ~fails):

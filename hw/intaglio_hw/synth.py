@@ -24,6 +24,7 @@ from intaglio_hw.csr import CsrBank
 from intaglio_hw.elaborate import TOP, component_rtlil
 from intaglio_hw.families import FAMILY_TOOLS, KINDS, count_cells
 from intaglio_hw.load import LoadUnit
+from intaglio_hw.primitives import is_lean
 from intaglio_hw.route import place_and_route
 from intaglio_hw.sequencer import Sequencer
 from intaglio_hw.store import StoreUnit
@@ -36,12 +37,12 @@ __all__ = ["PARTS", "Harness", "place_and_route", "synthesize"]
 #: Parts of the accelerator that can be synthesised alone: name there -> what makes them.
 PARTS: Mapping[str, Callable[[AcceleratorConfig, str], wiring.Component]] = {
     "arbiter": lambda config, family: AxiReadArbiter(config=config),
-    "array": lambda config, family: ArrayUnit(config=config, family=family),
-    "csr": lambda config, family: CsrBank(config=config),
-    "load": lambda config, family: LoadUnit(config=config),
-    "sequencer": lambda config, family: Sequencer(config=config),
-    "store": lambda config, family: StoreUnit(config=config),
-    "vector": lambda config, family: VectorUnit(config=config, family=family),
+    "array": lambda config, family: ArrayUnit(config=config, family=family, lean=is_lean(family)),
+    "csr": lambda config, family: CsrBank(config=config, lean=is_lean(family)),
+    "load": lambda config, family: LoadUnit(config=config, lean=is_lean(family)),
+    "sequencer": lambda config, family: Sequencer(config=config, lean=is_lean(family)),
+    "store": lambda config, family: StoreUnit(config=config, lean=is_lean(family)),
+    "vector": lambda config, family: VectorUnit(config=config, family=family, lean=is_lean(family)),
 }
 
 
@@ -52,10 +53,16 @@ class Harness(wiring.Component):
     chain of the outputs moves out of ``serial_out``; in each cycle with ``shift`` low the inputs
     take what the first chain holds and the second takes the outputs. Traces are left open: they are
     for simulation.
+
+    A lean one has fewer registers: the inputs are the first chain, the second takes the parities of
+    _FOLD outputs each.
     """
 
-    def __init__(self, *, component: wiring.Component, name: str) -> None:
-        self.component, self.name = component, name
+    #: Outputs that share a bit of the chain of a lean harness.
+    _FOLD = 8
+
+    def __init__(self, *, component: wiring.Component, name: str, lean: bool = False) -> None:
+        self.component, self.name, self.lean = component, name, lean
         super().__init__({"serial_in": In(1), "shift": In(1), "serial_out": Out(1)})
 
     def elaborate(self, platform):
@@ -66,9 +73,12 @@ class Harness(wiring.Component):
             if not str(path[0]).startswith("trace_"):
                 (inputs if member.flow == In else outputs).append(value)
         inputs, outputs = Cat(inputs), Cat(outputs)
+        if self.lean:
+            places = range(0, len(outputs), self._FOLD)
+            outputs = Cat(outputs[low : low + self._FOLD].xor() for low in places)
         chain_in, held = Signal(len(inputs)), Signal(len(inputs))
         chain_out = Signal(len(outputs))
-        m.d.comb += [inputs.eq(held), self.serial_out.eq(chain_out[-1])]
+        m.d.comb += [inputs.eq(chain_in if self.lean else held), self.serial_out.eq(chain_out[-1])]
         with m.If(self.shift):
             m.d.sync += [
                 chain_in.eq(Cat(self.serial_in, chain_in)),
@@ -92,7 +102,8 @@ def _circuit(config: AcceleratorConfig, family: str, part: str | None) -> tuple[
         name, component = part, PARTS[part](config, family)
     else:
         raise IntaglioError(f"part must be one of {', '.join(PARTS)}, not {part!r}")
-    return name, component_rtlil(Harness(component=component, name=name), name="harness")
+    harness = Harness(component=component, name=name, lean=is_lean(family))
+    return name, component_rtlil(harness, name="harness")
 
 
 def _check_device(family: str, device: str) -> None:

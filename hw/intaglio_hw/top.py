@@ -12,7 +12,7 @@ from intaglio_hw.csr import CsrBank, axi_lite_members
 from intaglio_hw.interfaces import ADDRESS_BITS
 from intaglio_hw.load import LoadUnit
 from intaglio_hw.memory import Scratchpad
-from intaglio_hw.primitives import check_family
+from intaglio_hw.primitives import check_family, is_lean
 from intaglio_hw.sequencer import INDEX_BITS, Sequencer
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.vector import VectorUnit
@@ -87,8 +87,11 @@ class Accelerator(wiring.Component):
     One clock; the reset is synchronous and active high.
     """
 
-    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
+    def __init__(
+        self, *, config: AcceleratorConfig, family: str = "generic", lean: bool | None = None
+    ) -> None:
         self.config, self.family = config, check_family(family)
+        self.lean = is_lean(family) if lean is None else lean
         members = axi_members("m_axi", data_bytes=config.bus_bytes) | axi_lite_members("s_axil")
         members["interrupt"] = Out(1)
         for event in ("start", "done"):
@@ -102,12 +105,12 @@ class Accelerator(wiring.Component):
         config = self.config
         vector_bits = 8 * config.R
 
-        m.submodules.csr = csr = CsrBank(config=config)
-        m.submodules.sequencer = sequencer = Sequencer(config=config)
-        m.submodules.load = load = LoadUnit(config=config)
-        m.submodules.array = array = ArrayUnit(config=config, family=self.family)
-        m.submodules.vector = vector = VectorUnit(config=config, family=self.family)
-        m.submodules.store = store = StoreUnit(config=config)
+        m.submodules.csr = csr = CsrBank(config=config, lean=self.lean)
+        m.submodules.sequencer = sequencer = Sequencer(config=config, lean=self.lean)
+        m.submodules.load = load = LoadUnit(config=config, lean=self.lean)
+        m.submodules.array = array = ArrayUnit(config=config, family=self.family, lean=self.lean)
+        m.submodules.vector = vector = VectorUnit(config=config, family=self.family, lean=self.lean)
+        m.submodules.store = store = StoreUnit(config=config, lean=self.lean)
         for name, unit in zip(_NAMES, (load, array, vector, store), strict=True):
             wiring.connect(m, getattr(sequencer, name), unit.unit)
 

@@ -6,7 +6,20 @@ leaves open.
 """
 
 from intaglio_hw.primitives.block_ram import BlockRam
-from intaglio_hw.primitives.family import FAMILIES, check_family
+from intaglio_hw.primitives.blocks import BYTE_BITS, BYTES, IN_BLOCKS
+from intaglio_hw.primitives.delay_line import DelayLine, delay_line
+from intaglio_hw.primitives.family import FAMILIES, check_family, is_lean
 from intaglio_hw.primitives.multiplier import Multiplier
 
-__all__ = ["FAMILIES", "BlockRam", "Multiplier", "check_family"]
+__all__ = [
+    "BYTES",
+    "BYTE_BITS",
+    "FAMILIES",
+    "IN_BLOCKS",
+    "BlockRam",
+    "DelayLine",
+    "Multiplier",
+    "check_family",
+    "delay_line",
+    "is_lean",
+]

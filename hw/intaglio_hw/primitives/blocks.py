@@ -10,15 +10,28 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 
-__all__ = ["ADDRESS_BITS", "BLOCK_BITS", "Block", "blocks", "fits_blocks"]
+__all__ = [
+    "ADDRESS_BITS",
+    "BLOCK_BITS",
+    "BYTES",
+    "BYTE_BITS",
+    "IN_BLOCKS",
+    "Block",
+    "blocks",
+    "fits_blocks",
+]
 
 #: Rows of a block -> bits of a row. The ninth bit of a byte is not used in narrow blocks.
 _SHAPES = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
 #: Bits of a block's addresses, and of its widest row.
 ADDRESS_BITS = 14
 BLOCK_BITS = 36
-#: Bits under one byte enable.
-_BYTE = 9
+#: Bits under one byte enable, and how many of them a row has.
+_BYTE = BYTE_BITS = 9
+BYTES = BLOCK_BITS // BYTE_BITS
+#: Attributes of a memory that synthesis shall put into block RAM, however small it is. What is read
+#: of a row in the cycle in which it is written is of no use.
+IN_BLOCKS = {"ram_style": "block", "no_rw_check": 1}
 #: A memory of up to this many rows is better off in the logic's RAM.
 _SMALL_ROWS = 64
 

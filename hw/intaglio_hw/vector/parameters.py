@@ -46,8 +46,8 @@ class ParameterLoader(wiring.Component):
     #: Cycles from ``start`` or ``more`` to the first change of ``pairs``.
     CHANGE = 6
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, *, config: AcceleratorConfig, lean: bool = False) -> None:
+        self.config, self.lean = config, lean
         super().__init__(
             {
                 "start": In(1),
@@ -74,7 +74,9 @@ class ParameterLoader(wiring.Component):
         index = Signal(ADDRESS_BITS, reset_less=True)
         left = Signal(range(L + 1))
         reading = Signal()
-        m.d.comb += self.prm.addr.eq(index[select_bits:][: len(self.prm.addr)])
+        # Lean: the address waits for two cycles instead of the pair.
+        asked = delay(m, index, 2, name="asked") if self.lean else index
+        m.d.comb += self.prm.addr.eq(asked[select_bits:][: len(self.prm.addr)])
         with m.If(reading):
             m.d.sync += [left.eq(left - 1), reading.eq(left != 1)]
             with m.If(~self.fixed):
@@ -101,15 +103,16 @@ class ParameterLoader(wiring.Component):
             ending.eq(Mux(restart, 0, Cat(reading & (left == 1), ending))),
         ]
         pair = Signal(PAIR, reset_less=True)
+        domain = m.d.comb if self.lean else m.d.sync
         row = [self.prm.data[64 * n : 64 * n + 64] for n in range(packed)]
         if select_bits:
-            which = delay(m, index[:select_bits], READ_LATENCY, name="which")
-            m.d.sync += pair.eq(Array(row)[which])
+            which = delay(m, asked[:select_bits], READ_LATENCY, name="which")
+            domain += pair.eq(Array(row)[which])
         else:
-            m.d.sync += pair.eq(row[0])
+            domain += pair.eq(row[0])
         with m.If(self.neutral):
-            m.d.sync += pair.eq(Const(1, 64))
-        travelling = delay(m, pair.as_value(), 1, name="travelling")
+            domain += pair.eq(Const(1, 64))
+        travelling = delay(m, pair.as_value(), 0 if self.lean else 1, name="travelling")
         with m.If(arriving[-1]):
             m.d.sync += self.pairs.eq(Cat(self.pairs.as_value()[64:], travelling))
         m.d.comb += self.soon.eq(self.ready | ending[-1])

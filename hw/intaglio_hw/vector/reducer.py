@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from intaglio_hw.arith import less
-from intaglio_hw.primitives import Multiplier
+from intaglio_hw.primitives import Multiplier, delay_line
 from intaglio_hw.vector.beats import WEIGHT_BITS, delay
 
 __all__ = ["Reducer"]
@@ -49,8 +49,8 @@ class Reducer(wiring.Component):
 
     LATENCY = 7
 
-    def __init__(self, *, lanes: int, family: str = "generic") -> None:
-        self.lanes, self.family = lanes, family
+    def __init__(self, *, lanes: int, family: str = "generic", lean: bool = False) -> None:
+        self.lanes, self.family, self.lean = lanes, family, lean
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(signed(8), lanes)),
@@ -98,7 +98,10 @@ class Reducer(wiring.Component):
                 block.enable.eq(1),
                 block.load.eq(1),
             ]
-            code_5 = delay(m, self.codes[j], 5, name=f"code_{j}")
+            if self.lean:
+                code_5 = delay_line(m, self.codes[j], 5, name=f"code_{j}").as_signed()
+            else:
+                code_5 = delay(m, self.codes[j], 5, name=f"code_{j}")
             # Stage 3: the way from the multiplier.
             product_3 = delay(m, block.product, 1, name=f"product_3_{j}")
             # Stage 4: the columns. Sum and difference side by side; each fits, so that it does not

@@ -20,9 +20,10 @@ from intaglio_hw.interfaces import (
     UnitSignature,
     WritePortSignature,
     address_width,
+    follow_offer,
     instruction_layout,
 )
-from intaglio_hw.primitives import Multiplier
+from intaglio_hw.primitives import Multiplier, delay_line
 from intaglio_hw.requantizer import Requantizer
 from intaglio_hw.stages import narrow_layout
 from intaglio_hw.vector.addresses import AddressPipeline
@@ -189,8 +190,10 @@ class VectorUnit(wiring.Component):
         An instruction is accepted and not done.
     """
 
-    def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
-        self.config, self.family = config, family
+    def __init__(
+        self, *, config: AcceleratorConfig, family: str = "generic", lean: bool = False
+    ) -> None:
+        self.config, self.family, self.lean = config, family, lean
         R, K = config.R, config.K
         #: Cycles from a beat to the value that the requantiser takes, V: to the lanes of VEC, one
         #: for the multipliers' inputs, the reduction, one for the choice of the value.
@@ -199,7 +202,7 @@ class VectorUnit(wiring.Component):
         self.latency = self.value_latency + Requantizer.LATENCY + OutputWriter.LATENCY + 1
         super().__init__(
             {
-                "unit": Out(UnitSignature(isa.VECTOR)),
+                "unit": Out(UnitSignature(isa.VECTOR, held=lean)),
                 "acc": Out(ReadPortSignature(depth=2 * config.acc_depth, width=32 * K)),
                 "vec": Out(ReadPortSignature(depth=config.vec_depth, width=8 * R)),
                 "prm": Out(
@@ -220,10 +223,12 @@ class VectorUnit(wiring.Component):
         m.submodules.setup = setup = _Setup(config=config, family=self.family)
         m.submodules.walker = walker = Walker(config=config)
         m.submodules.addresses = addresses = AddressPipeline(config=config, family=self.family)
-        m.submodules.parameters = parameters = ParameterLoader(config=config)
-        m.submodules.reducer = reducer = Reducer(lanes=L, family=self.family)
+        m.submodules.parameters = parameters = ParameterLoader(config=config, lean=self.lean)
+        m.submodules.reducer = reducer = Reducer(lanes=L, family=self.family, lean=self.lean)
         m.submodules.argmax = argmax = ArgmaxScanner(lanes=R)
-        m.submodules.requantizer = requantizer = Requantizer(lanes=L, family=self.family)
+        m.submodules.requantizer = requantizer = Requantizer(
+            lanes=L, family=self.family, lean=self.lean
+        )
         m.submodules.writer = writer = OutputWriter(config=config)
 
         # The instruction, from its acceptance until its last beat has come to cycle V.
@@ -310,9 +315,9 @@ class VectorUnit(wiring.Component):
             idle.eq(becomes_idle),
             ready.eq(becomes_idle & ~self.unit.stop),
         ]
-        with m.If(idle):
-            payload = self.unit.instruction.payload
-            m.d.sync += [kept[field.name].eq(payload[field.name]) for field in isa.VECTOR.fields]
+        payload = self.unit.instruction.payload
+        taken_fields = (kept[field.name].eq(payload[field.name]) for field in isa.VECTOR.fields)
+        follow_offer(m, self.unit, idle, *taken_fields)
         with m.If(stop):
             m.d.sync += before.eq(0)
         with m.Elif(phase[-1]):
@@ -354,7 +359,10 @@ class VectorUnit(wiring.Component):
         # Each stage keeps what is still needed behind it.
         layout = beat_layout(config)
         everything = tuple(name for name, _ in layout)
-        to_write = ("write", "last", "error", "ofm", "ofm_lane")
+        to_write: tuple[str, ...] = ("write", "last", "error", "ofm", "ofm_lane")
+        if self.lean:  # what is wanted at the end goes there by itself
+            everything = tuple(name for name in everything if name not in to_write[2:])
+            to_write = to_write[:2]
         for stage in range(chosen, value + 1):
             members = everything if stage <= summed_from else to_write
             if summed_from < stage < value:
@@ -399,7 +407,12 @@ class VectorUnit(wiring.Component):
             code = self.vec.data[8 * j : 8 * j + 8]
             m.d.sync += row[j].eq(Mux(beats[checked].unused[j], CODE_MIN, code.as_signed()))
         for stage in range(chosen + 1, value):
-            m.d.sync += codes[stage].eq(codes[stage - 1])
+            if not self.lean or stage == reduced_from:
+                m.d.sync += codes[stage].eq(codes[stage - 1])
+        if self.lean:
+            passing, cycles = codes[reduced_from].as_value(), value - 1 - reduced_from
+            late = delay_line(m, passing, cycles, name="residual_codes")
+            m.d.comb += codes[value - 1].eq(late)
 
         # Up to cycle V - 1: reduction, arg max, and the accumulators beside them.
         index = delay(m, argmax.index, reduced - chosen - argmax.latency, name="index")
@@ -470,17 +483,30 @@ class VectorUnit(wiring.Component):
         done_stages = self.latency - value
         final = beats[value]
         error = Mux(final.last, final.error, Error.NONE)
-        m.d.comb += [
-            writer.codes.eq(requantizer.o),
-            writer.valid.eq(requantizer.o_valid),
-            writer.addr.eq(delay(m, final.ofm, stages, name="ofm_addr")),
-            writer.lane.eq(delay(m, final.ofm_lane, stages, name="ofm_lane")),
-            writer.single.eq(delay(m, is_argmax, stages, name="single")),
-            self.unit.done.eq(delay(m, final.last, done_stages, name="done", reset_less=False)),
-            self.unit.error.eq(
-                delay(m, error[:ERROR_BITS], done_stages, name="error", reset_less=False)
-            ),
-        ]
+        if self.lean:
+            beat = beats[checked]
+            place = Cat(beat.ofm, beat.ofm_lane, is_argmax)
+            place = delay_line(m, place, value - checked + stages, name="place")
+            late = delay_line(m, beat.error, self.latency - checked, name="error")
+            m.d.comb += [
+                writer.codes.eq(requantizer.o),
+                writer.valid.eq(requantizer.o_valid),
+                Cat(writer.addr, writer.lane, writer.single).eq(place),
+                self.unit.done.eq(delay(m, final.last, done_stages, name="done", reset_less=False)),
+                self.unit.error.eq(Mux(self.unit.done, late, Error.NONE)),
+            ]
+        else:
+            m.d.comb += [
+                writer.codes.eq(requantizer.o),
+                writer.valid.eq(requantizer.o_valid),
+                writer.addr.eq(delay(m, final.ofm, stages, name="ofm_addr")),
+                writer.lane.eq(delay(m, final.ofm_lane, stages, name="ofm_lane")),
+                writer.single.eq(delay(m, is_argmax, stages, name="single")),
+                self.unit.done.eq(delay(m, final.last, done_stages, name="done", reset_less=False)),
+                self.unit.error.eq(
+                    delay(m, error[:ERROR_BITS], done_stages, name="error", reset_less=False)
+                ),
+            ]
         connect(m, writer.ofm, flipped(self.ofm))
 
         pending = Signal(2)
