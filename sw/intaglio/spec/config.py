@@ -200,14 +200,15 @@ CONFIGS = _configs(
         prm_depth=512,
         acc_depth=512,
     ),
-    # For chips of about twenty thousand LUTs.
+    # For chips of about twenty thousand LUTs with fewer flip-flops: most of the block RAM has the
+    # queues of instructions.
     AcceleratorConfig(
         name="small-8x4",
         K=4,
-        drain_lanes=2,
-        ifm_depth=2048,
-        wgt_depth=2048,
-        vec_depth=1024,
+        drain_lanes=1,
+        ifm_depth=512,
+        wgt_depth=512,
+        vec_depth=512,
         ofm_depth=512,
         prm_depth=256,
         acc_depth=256,
@@ -221,7 +222,7 @@ CONFIGS = _configs(
         ofm_depth=512,
         prm_depth=128,
     ),
-    # The same as small-8x4 for chips with few multiplier blocks.
+    # As many multiplications as small-8x4 for chips with few multiplier blocks.
     AcceleratorConfig(
         name="logic-8x4",
         K=4,
