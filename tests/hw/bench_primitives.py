@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import cocotb
 from cocotb.triggers import RisingEdge
@@ -94,17 +95,101 @@ class RamPair(Pair):
             self.compare()
 
 
+class BytesPair(Pair):
+    """Random bytes; ``moving``: how often the second factor is loaded."""
+
+    def __init__(self, *arguments, moving: float) -> None:
+        super().__init__(*arguments)
+        self.moving, self.cycles = moving, 0
+
+    def drive(self) -> None:
+        (lanes,) = self.sizes
+        for name in "ab":
+            codes = [edge_value(self.rng, 8) << 8 * lane for lane in range(lanes)]
+            self.port(name).value = sum(codes)
+        self.port("load").value = int(self.rng.random() < self.moving or self.cycles == 0)
+
+    def check(self) -> None:
+        if self.cycles > 2:
+            self.compare()
+        self.cycles += 1
+
+
+class WordsPair(Pair):
+    """Random factors; ``moving``: how often all registers move."""
+
+    def __init__(self, *arguments, moving: float) -> None:
+        super().__init__(*arguments)
+        self.moving, self.filled = moving, 0
+
+    def drive(self) -> None:
+        for name in "ab":
+            self.port(name).value = edge_value(self.rng, 16)
+        self.enable = self.rng.random() < self.moving
+        self.port("enable").value = int(self.enable)
+
+    def check(self) -> None:
+        self.filled += self.enable
+        if self.filled > 2:
+            self.compare()
+
+
+class SinglePair(Pair):
+    """Random writes and reads of a few rows, which are written first."""
+
+    def __init__(self, *arguments, near: float) -> None:
+        super().__init__(*arguments)
+        self.near, self.last, self.reads = near, 0, [False]
+        self.rows = [0, 1, (1 << 14) - 1, *(self.rng.randrange(1 << 14) for _ in "x" * 9)]
+        self.first = list(self.rows)
+
+    def drive(self) -> None:
+        (width,) = self.sizes
+        rng = self.rng
+        row = self.last if rng.random() < self.near else rng.choice(self.rows)
+        enable = edge_value(rng, width // 8)
+        first = bool(self.first)
+        if first:
+            row, enable = self.first.pop(), (1 << width // 8) - 1
+        self.port("addr").value = self.last = row
+        self.port("write_data").value = edge_value(rng, width)
+        write = first or rng.random() < 0.5
+        self.port("write_mask").value = enable
+        self.port("write").value = int(write)
+        self.reads.append(not write)
+
+    def check(self) -> None:
+        if self.reads.pop(0):
+            self.compare()
+
+
+class LatePair(Pair):
+    """Random words."""
+
+    def drive(self) -> None:
+        (width,) = self.sizes
+        self.port("select").value = self.rng.getrandbits(1)
+        for name in ("late", "early"):
+            self.port(name).value = edge_value(self.rng, width)
+
+    def check(self) -> None:
+        self.compare()
+
+
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 @cocotb.parametrize(moving_and_near=[(1.0, 0.0), (0.6, 0.8)])
 async def blocks_agree(dut, moving_and_near):
     moving, near = moving_and_near
     rng = bench_rng(f"primitives {moving} {near}")
-    pairs = [
-        MultiplierPair(dut, index, sizes, rng, moving=moving)
-        if kind == "multiplier"
-        else RamPair(dut, index, sizes, rng, near=near)
-        for index, (kind, sizes) in enumerate(PAIRS)
-    ]
+    make = {
+        "multiplier": partial(MultiplierPair, moving=moving),
+        "ram": partial(RamPair, near=near),
+        "bytes": partial(BytesPair, moving=moving),
+        "words": partial(WordsPair, moving=moving),
+        "single": partial(SinglePair, near=near),
+        "late": LatePair,
+    }
+    pairs = [make[kind](dut, index, sizes, rng) for index, (kind, sizes) in enumerate(PAIRS)]
     await start_clock(dut)
     edge = RisingEdge(dut.clk)
     for _ in range(CYCLES):
@@ -114,6 +199,6 @@ async def blocks_agree(dut, moving_and_near):
         for pair in pairs:
             pair.check()
     for pair in pairs:
-        assert pair.checked > CYCLES // 2, pair.sizes
-        bits = pair.sizes[1] if isinstance(pair, RamPair) else sum(pair.sizes)
+        assert pair.checked > CYCLES // (4 if isinstance(pair, SinglePair) else 2), pair.sizes
+        bits = len(pair.port("block"))
         assert len(pair.different) > min(100, 2**bits // 2), pair.sizes

@@ -18,6 +18,9 @@ from amaranth.lib.wiring import Flow, Out
 from intaglio_hw.elaborate import component_rtlil
 from intaglio_hw.families import FAMILY_TOOLS, count_cells
 from intaglio_hw.primitives import FAMILIES, BlockRam, Multiplier
+from intaglio_hw.primitives.late_mux import LateMux
+from intaglio_hw.primitives.products import ByteProducts, WordProduct
+from intaglio_hw.primitives.single_port import SinglePortRam
 from intaglio_sim.netlist import CELLS as ECP5_CELLS
 from intaglio_sim.runner import run_verilog, to_verilog
 
@@ -25,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 #: Family -> files here with the behaviour of cells, and {file of yosys: cells taken from it}.
 CELLS = {
     "ecp5": ([ECP5_CELLS], {}),
-    "ice40": ([], {"ice40/cells_sim.v": ["SB_MAC16"]}),
+    "ice40": ([], {"ice40/cells_sim.v": ["SB_LUT4", "SB_MAC16", "SB_SPRAM256KA"]}),
     "gowin": (["cells_blocks.v", "cells_multipliers.v"], {}),
     "nexus": (
         ["cells_blocks.v"],
@@ -56,6 +59,8 @@ RAMS = [
     (16384, 2, 2),
     (128, 80, 16),
 ]
+#: Signs of the factors of words.
+SIGNS = ((1, 1), (0, 1), (0, 0))
 #: Memories whose shape SB_RAM40_4K has.
 ICE40_RAMS = [(256, 32, 32), (256, 16, 8), (512, 24, 8), (2048, 4, 4)]
 
@@ -155,6 +160,22 @@ def test_every_version_is_equal_to_the_portable_one(family, tmp_path):
     make = {"multiplier": multiplier, "ram": ram}
     pairs = [(make[kind]("generic", *sizes), make[kind](family, *sizes)) for kind, sizes in kinds]
     run_pairs(pairs, kinds, cells(family, tmp_path), f"primitives-{family}", tmp_path)
+
+
+@pytest.mark.rtl
+def test_the_blocks_of_the_sequential_machine_are_equal_to_the_portable_ones(tmp_path):
+    kinds = [("bytes", [8])] + [("words", [*signs]) for signs in SIGNS]
+    kinds += [("single", [64]), ("late", [16])]
+    make = {
+        "bytes": lambda family, lanes: ByteProducts(lanes=lanes, family=family),
+        "words": lambda family, a, b: WordProduct(
+            a_signed=bool(a), b_signed=bool(b), family=family
+        ),
+        "late": lambda family, width: LateMux(width=width, family=family),
+        "single": lambda family, width: SinglePortRam(width=width, family=family),
+    }
+    pairs = [(make[kind]("generic", *sizes), make[kind]("ice40", *sizes)) for kind, sizes in kinds]
+    run_pairs(pairs, kinds, cells("ice40", tmp_path), "primitives-sequential", tmp_path)
 
 
 @pytest.mark.parametrize("family", CELLS)
