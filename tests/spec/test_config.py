@@ -37,6 +37,17 @@ def test_digest_is_about_the_machine_not_its_name() -> None:
         dataclasses.replace(config, **change) for change in ({"K": 16}, {"multiplier": "logic"})
     ]
     assert len({other.digest() for other in others} | {config.digest()}) == 3
+    least = CONFIGS["least-8x1"]
+    assert dataclasses.replace(least, organization="sequential").digest() != least.digest()
+
+
+def test_digests_of_programs_that_are_kept() -> None:
+    """A field that came later leaves them as they were."""
+    assert CONFIGS["mini-8x8"].digest().startswith("5e17c114")
+    assert CONFIGS["least-8x1"].digest().startswith("3acdda49")
+
+
+def test_names_are_of_different_machines() -> None:
     assert len({named.digest() for named in CONFIGS.values()}) == len(CONFIGS)
 
 
@@ -58,6 +69,17 @@ def test_digest_is_about_the_machine_not_its_name() -> None:
         ({"burst_beats": 3}, "burst_beats must be a power of two from 1 to 256, not 3"),
         ({"R": 32, "burst_beats": 256}, "burst_beats must be at most 4096 / R = 128, not 256"),
         ({"multiplier": "lut"}, "multiplier must be 'dsp' or 'logic', not 'lut'"),
+        ({"organization": "none"}, "organization must be 'pipelined' or 'sequential', not 'none'"),
+        ({"organization": "sequential"}, "K must be 1 in a sequential machine, not 8"),
+        (
+            {"organization": "sequential", "K": 1, "drain_lanes": 1, "ifm_depth": 16384},
+            "ifm_depth to prm_depth must be at most 16128 together in a sequential machine, not "
+            "23808",
+        ),
+        (
+            {"organization": "sequential", "K": 1, "drain_lanes": 1, "acc_depth": 512},
+            "acc_depth must be at most 256 in a sequential machine, not 512",
+        ),
         ({"name": "../x"}, "name must be letters, digits and dashes, not '../x'"),
         ({"name": ""}, "name must be letters, digits and dashes, not ''"),
     ],

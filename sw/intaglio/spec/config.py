@@ -13,6 +13,13 @@ from intaglio.spec.files import bytes_digest
 __all__ = ["CONFIGS", "AcceleratorConfig", "load_config"]
 
 
+#: Vectors of all scratchpads of a sequential machine together: of the memory that holds them, 256
+#: are the engine's.
+_SEQUENTIAL_VECTORS = (1 << 14) - 256
+#: Pixels in its accumulator banks.
+_SEQUENTIAL_PIXELS = 256
+
+
 def _is_power_of_two(x: int) -> bool:
     return x > 0 and x & (x - 1) == 0
 
@@ -47,6 +54,10 @@ class AcceleratorConfig:
         Longest burst on the memory bus, in beats of ``R`` bytes.
     multiplier
         ``"dsp"`` or ``"logic"``: what the array's multipliers are made of.
+    organization
+        ``"pipelined"``: units that run side by side; ``"sequential"``: one engine that runs one
+        instruction after the other, for the smallest chips. That has R = 8, K = 1 and one drain
+        lane; it does the same more slowly.
 
     Depths are powers of two from 16 to 65536; ``prm_depth`` is at least ``K``.
 
@@ -69,6 +80,7 @@ class AcceleratorConfig:
     queue_depth: int = 8
     burst_beats: int = 64
     multiplier: str = "dsp"
+    organization: str = "pipelined"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -110,6 +122,32 @@ class AcceleratorConfig:
             )
         if self.multiplier not in ("dsp", "logic"):
             raise ValueError(f"multiplier must be 'dsp' or 'logic', not {self.multiplier!r}")
+        if self.organization not in ("pipelined", "sequential"):
+            raise ValueError(
+                f"organization must be 'pipelined' or 'sequential', not {self.organization!r}"
+            )
+        if self.organization == "sequential":
+            self._check_sequential()
+
+    def _check_sequential(self) -> None:
+        for name, value in (("R", 8), ("K", 1)):
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} must be {value} in a sequential machine, not {getattr(self, name)}"
+                )
+        vectors = sum(
+            getattr(self, f"{name}_depth") for name in ("ifm", "wgt", "vec", "ofm", "prm")
+        )
+        if vectors > _SEQUENTIAL_VECTORS:
+            raise ValueError(
+                f"ifm_depth to prm_depth must be at most {_SEQUENTIAL_VECTORS} together in a "
+                f"sequential machine, not {vectors}"
+            )
+        if self.acc_depth > _SEQUENTIAL_PIXELS:
+            raise ValueError(
+                f"acc_depth must be at most {_SEQUENTIAL_PIXELS} in a sequential machine, not "
+                f"{self.acc_depth}"
+            )
 
     @property
     def bus_bytes(self) -> int:
@@ -139,6 +177,8 @@ class AcceleratorConfig:
         """Return the SHA-256 of everything but the name: equal machines have equal digests."""
         fields = dataclasses.asdict(self)
         del fields["name"]
+        if self.organization == "pipelined":
+            del fields["organization"]  # older than this field
         return bytes_digest(json.dumps(fields, sort_keys=True).encode())
 
 
@@ -249,6 +289,21 @@ CONFIGS = _configs(
         acc_depth=256,
         queue_depth=2,
         burst_beats=16,
+    ),
+    # For the iCE40 UP5K: the scratchpads are its single-port RAM.
+    AcceleratorConfig(
+        name="sequential-8x1",
+        K=1,
+        drain_lanes=1,
+        ifm_depth=4096,
+        wgt_depth=4096,
+        vec_depth=4096,
+        ofm_depth=2048,
+        prm_depth=1024,
+        acc_depth=256,
+        queue_depth=2,
+        burst_beats=16,
+        organization="sequential",
     ),
     # 256 multipliers, for larger parts than the ECP5-85F.
     AcceleratorConfig(
