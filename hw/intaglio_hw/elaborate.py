@@ -46,9 +46,9 @@ def component_rtlil(component, *, name: str) -> str:
 
 def rtlil(config: AcceleratorConfig) -> str:
     """Return the accelerator as RTLIL, top module TOP; the same text for equal configurations."""
-    from intaglio_hw.top import Accelerator
+    from intaglio_hw.accelerator import make_accelerator
 
-    return component_rtlil(Accelerator(config=config), name=TOP)
+    return component_rtlil(make_accelerator(config=config), name=TOP)
 
 
 def verilog(config: AcceleratorConfig) -> str:

@@ -18,6 +18,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.files import atomic_write
+from intaglio_hw.accelerator import make_accelerator
 from intaglio_hw.array import ArrayUnit
 from intaglio_hw.axi import AxiReadArbiter
 from intaglio_hw.csr import CsrBank
@@ -27,12 +28,18 @@ from intaglio_hw.load import LoadUnit
 from intaglio_hw.primitives import is_lean
 from intaglio_hw.route import place_and_route
 from intaglio_hw.sequencer import Sequencer
+from intaglio_hw.sequential.array import ArrayPass
+from intaglio_hw.sequential.dma import Dma
+from intaglio_hw.sequential.drain import DrainPass
+from intaglio_hw.sequential.registers import RegisterPort
+from intaglio_hw.sequential.scratchpad import WordMemory
+from intaglio_hw.sequential.timer import Timer
+from intaglio_hw.sequential.top import make_engine
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.tools import Progress, run_yosys
-from intaglio_hw.top import Accelerator
 from intaglio_hw.vector import VectorUnit
 
-__all__ = ["PARTS", "Harness", "place_and_route", "synthesize"]
+__all__ = ["PARTS", "SEQUENTIAL_PARTS", "Harness", "place_and_route", "synthesize"]
 
 #: Parts of the accelerator that can be synthesised alone: name there -> what makes them.
 PARTS: Mapping[str, Callable[[AcceleratorConfig, str], wiring.Component]] = {
@@ -43,6 +50,16 @@ PARTS: Mapping[str, Callable[[AcceleratorConfig, str], wiring.Component]] = {
     "sequencer": lambda config, family: Sequencer(config=config, lean=is_lean(family)),
     "store": lambda config, family: StoreUnit(config=config, lean=is_lean(family)),
     "vector": lambda config, family: VectorUnit(config=config, family=family, lean=is_lean(family)),
+}
+#: Those of the sequential accelerator.
+SEQUENTIAL_PARTS: Mapping[str, Callable[[AcceleratorConfig, str], wiring.Component]] = {
+    "array": lambda config, family: ArrayPass(config=config, family=family),
+    "dma": lambda config, family: Dma(config=config),
+    "drain": lambda config, family: DrainPass(),
+    "engine": make_engine,
+    "memory": lambda config, family: WordMemory(family=family),
+    "registers": lambda config, family: RegisterPort(),
+    "timer": lambda config, family: Timer(),
 }
 
 
@@ -96,12 +113,13 @@ def _components(modules: list[str]) -> list[str]:
 
 def _circuit(config: AcceleratorConfig, family: str, part: str | None) -> tuple[str, str]:
     """Return the name of what is inside the harness, and the RTLIL of both."""
+    parts = SEQUENTIAL_PARTS if config.organization == "sequential" else PARTS
     if part is None:
-        name, component = TOP, Accelerator(config=config, family=family)
-    elif part in PARTS:
-        name, component = part, PARTS[part](config, family)
+        name, component = TOP, make_accelerator(config=config, family=family)
+    elif part in parts:
+        name, component = part, parts[part](config, family)
     else:
-        raise IntaglioError(f"part must be one of {', '.join(PARTS)}, not {part!r}")
+        raise IntaglioError(f"part must be one of {', '.join(parts)}, not {part!r}")
     harness = Harness(component=component, name=name, lean=is_lean(family))
     return name, component_rtlil(harness, name="harness")
 
@@ -131,7 +149,7 @@ def synthesize(
     family, device
         A key of FAMILY_TOOLS, and one of its devices.
     part
-        One of PARTS: that alone, not the whole accelerator.
+        One of PARTS, or of SEQUENTIAL_PARTS: that alone, not the whole accelerator.
     netlist
         Where to put the netlist of the :class:`Harness` as JSON, for :func:`place_and_route`.
     progress

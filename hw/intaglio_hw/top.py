@@ -2,63 +2,22 @@
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio_hw.array import ArrayUnit
 from intaglio_hw.axi import AxiReadArbiter
 from intaglio_hw.csr import CsrBank, axi_lite_members
-from intaglio_hw.interfaces import ADDRESS_BITS
 from intaglio_hw.load import LoadUnit
 from intaglio_hw.memory import Scratchpad
+from intaglio_hw.ports import UNIT_NAMES, accelerator_members, connect_memory
 from intaglio_hw.primitives import check_family, is_lean
-from intaglio_hw.sequencer import INDEX_BITS, Sequencer
+from intaglio_hw.sequencer import Sequencer
 from intaglio_hw.store import StoreUnit
 from intaglio_hw.vector import VectorUnit
 
-__all__ = ["Accelerator", "axi_members"]
-
-_NAMES = [unit.name.lower() for unit in isa.UNITS]
-#: AXI4: incrementing bursts; normal memory that may be buffered; data, unprivileged, secure.
-_BURST_INCR, _CACHE, _PROT = 0b01, 0b0011, 0b000
-
-
-def axi_members(prefix: str, *, data_bytes: int) -> dict:
-    """Return the members of an AXI4 manager, named ``<prefix>_awaddr`` and so on; IDs are zero."""
-    members: dict = {}
-    for channel in ("aw", "ar"):
-        members |= {
-            f"{channel}id": Out(1),
-            f"{channel}addr": Out(ADDRESS_BITS),
-            f"{channel}len": Out(8),
-            f"{channel}size": Out(3),
-            f"{channel}burst": Out(2),
-            f"{channel}lock": Out(1),
-            f"{channel}cache": Out(4),
-            f"{channel}prot": Out(3),
-            f"{channel}qos": Out(4),
-            f"{channel}valid": Out(1),
-            f"{channel}ready": In(1),
-        }
-    members |= {
-        "wdata": Out(8 * data_bytes),
-        "wstrb": Out(data_bytes),
-        "wlast": Out(1),
-        "wvalid": Out(1),
-        "wready": In(1),
-        "bid": In(1),
-        "bresp": In(2),
-        "bvalid": In(1),
-        "bready": Out(1),
-        "rid": In(1),
-        "rdata": In(8 * data_bytes),
-        "rresp": In(2),
-        "rlast": In(1),
-        "rvalid": In(1),
-        "rready": Out(1),
-    }
-    return {f"{prefix}_{name}": member for name, member in members.items()}
+__all__ = ["Accelerator"]
 
 
 class Accelerator(wiring.Component):
@@ -92,13 +51,7 @@ class Accelerator(wiring.Component):
     ) -> None:
         self.config, self.family = config, check_family(family)
         self.lean = is_lean(family) if lean is None else lean
-        members = axi_members("m_axi", data_bytes=config.bus_bytes) | axi_lite_members("s_axil")
-        members["interrupt"] = Out(1)
-        for event in ("start", "done"):
-            members[f"trace_{event}"] = Out(len(_NAMES))
-            for name in _NAMES:
-                members[f"trace_{event}_index_{name}"] = Out(INDEX_BITS)
-        super().__init__(members)
+        super().__init__(accelerator_members(config))
 
     def elaborate(self, platform):
         m = Module()
@@ -111,7 +64,7 @@ class Accelerator(wiring.Component):
         m.submodules.array = array = ArrayUnit(config=config, family=self.family, lean=self.lean)
         m.submodules.vector = vector = VectorUnit(config=config, family=self.family, lean=self.lean)
         m.submodules.store = store = StoreUnit(config=config, lean=self.lean)
-        for name, unit in zip(_NAMES, (load, array, vector, store), strict=True):
+        for name, unit in zip(UNIT_NAMES, (load, array, vector, store), strict=True):
             wiring.connect(m, getattr(sequencer, name), unit.unit)
 
         # Scratchpads: who writes, who reads.
@@ -155,12 +108,12 @@ class Accelerator(wiring.Component):
         # Counters.
         LOAD, ARRAY, VECTOR, STORE = isa.UNITS
         # What the units wait for, from registers: nothing of it happens near a program's ends.
-        waiting, running = Signal(len(_NAMES)), Signal(len(_NAMES))
-        missing = [Signal(len(_NAMES), name=f"missing_{name}") for name in _NAMES]
+        waiting, running = Signal(len(UNIT_NAMES)), Signal(len(UNIT_NAMES))
+        missing = [Signal(len(UNIT_NAMES), name=f"missing_{name}") for name in UNIT_NAMES]
         m.d.sync += [waiting.eq(sequencer.waiting), running.eq(sequencer.running)]
         m.d.sync += [
             signal.eq(getattr(sequencer, f"missing_{name}"))
-            for signal, name in zip(missing, _NAMES, strict=True)
+            for signal, name in zip(missing, UNIT_NAMES, strict=True)
         ]
         from_load = [signal[LOAD] for signal in missing]
         events = {
@@ -190,43 +143,10 @@ class Accelerator(wiring.Component):
         m.submodules.arbiter = arbiter = AxiReadArbiter(config=config)
         wiring.connect(m, sequencer.fetch, arbiter.fetch)
         wiring.connect(m, load.memory, arbiter.load)
-        read, write = arbiter.memory, store.memory
-        for channel, address in (("ar", read.ar), ("aw", write.aw)):
-            constants = {
-                "id": 0,
-                "size": config.bus_bytes.bit_length() - 1,
-                "burst": _BURST_INCR,
-                "lock": 0,
-                "cache": _CACHE,
-                "prot": _PROT,
-                "qos": 0,
-            }
-            for name, value in constants.items():
-                m.d.comb += getattr(self, f"m_axi_{channel}{name}").eq(value)
-            m.d.comb += [
-                getattr(self, f"m_axi_{channel}addr").eq(address.payload.addr),
-                getattr(self, f"m_axi_{channel}len").eq(address.payload.len),
-                getattr(self, f"m_axi_{channel}valid").eq(address.valid),
-                address.ready.eq(getattr(self, f"m_axi_{channel}ready")),
-            ]
-        m.d.comb += [
-            read.r.payload.data.eq(self.m_axi_rdata),
-            read.r.payload.resp.eq(self.m_axi_rresp),
-            read.r.payload.last.eq(self.m_axi_rlast),
-            read.r.valid.eq(self.m_axi_rvalid),
-            self.m_axi_rready.eq(read.r.ready),
-            self.m_axi_wdata.eq(write.w.payload.data),
-            self.m_axi_wstrb.eq(~0),
-            self.m_axi_wlast.eq(write.w.payload.last),
-            self.m_axi_wvalid.eq(write.w.valid),
-            write.w.ready.eq(self.m_axi_wready),
-            write.b.payload.resp.eq(self.m_axi_bresp),
-            write.b.valid.eq(self.m_axi_bvalid),
-            self.m_axi_bready.eq(write.b.ready),
-        ]
+        connect_memory(m, self, read=arbiter.memory, write=store.memory)
 
         # Traces.
         for event in ("start", "done"):
-            names = [f"trace_{event}", *(f"trace_{event}_index_{name}" for name in _NAMES)]
+            names = [f"trace_{event}", *(f"trace_{event}_index_{name}" for name in UNIT_NAMES)]
             m.d.comb += [getattr(self, name).eq(getattr(sequencer, name)) for name in names]
         return m

@@ -58,17 +58,17 @@ def netlist_sources(
     IntaglioError
         yosys is not installed, or failed.
     """
+    from intaglio_hw.accelerator import make_accelerator
     from intaglio_hw.elaborate import TOP, component_rtlil
     from intaglio_hw.families import FAMILY_TOOLS
     from intaglio_hw.tools import run_yosys
-    from intaglio_hw.top import Accelerator
 
     try:
         yosys = version("pyosys")
     except PackageNotFoundError as error:
         raise IntaglioError("pyosys is not installed: pip install 'intaglio[fpga]'") from error
     tools = FAMILY_TOOLS[FAMILY]
-    text = component_rtlil(Accelerator(config=config, family=FAMILY), name=TOP)
+    text = component_rtlil(make_accelerator(config=config, family=FAMILY), name=TOP)
     key = hashlib.sha256(f"{text} {yosys} {tools.synthesis}".encode()).hexdigest()[:24]
     folder = toolchain.cache_dir() / "rtl" / f"netlist-{FAMILY}-{key}"
     sources = [folder / "accelerator.v", folder / "cells.v", CELLS]

@@ -5,13 +5,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.config import AcceleratorConfig
+from intaglio_hw.accelerator import make_accelerator
 from intaglio_hw.axi import AxiReadArbiter
 from intaglio_hw.csr import axi_lite_members
 from intaglio_hw.elaborate import TOP
 from intaglio_hw.soc.bridge import UartBridge
 from intaglio_hw.soc.memory import AxiWriteArbiter, BlockMemory
 from intaglio_hw.soc.uart import UartReceiver, UartTransmitter
-from intaglio_hw.top import Accelerator
 
 __all__ = ["SerialSystem"]
 
@@ -65,7 +65,7 @@ class SerialSystem(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, family = self.config, self.family
-        m.submodules[TOP] = accelerator = Accelerator(config=config, family=family)
+        m.submodules[TOP] = accelerator = make_accelerator(config=config, family=family)
         m.submodules.receiver = receiver = UartReceiver(divisor=self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
         m.submodules.bridge = bridge = UartBridge(
@@ -99,7 +99,7 @@ class SerialSystem(wiring.Component):
         self._connect(m, accelerator, reads.load, writes.second)
         return m
 
-    def _connect(self, m: Module, accelerator: Accelerator, read, write) -> None:
+    def _connect(self, m: Module, accelerator: wiring.Component, read, write) -> None:
         """Connect the accelerator's AXI4 manager: whole beats, incrementing bursts, ID 0."""
 
         def port(name: str):

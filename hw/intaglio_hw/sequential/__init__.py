@@ -1,0 +1,1 @@
+"""The sequential accelerator: one small engine and an array datapath, for the smallest chips."""
