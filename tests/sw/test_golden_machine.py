@@ -9,6 +9,7 @@ from intaglio.spec import isa, ops
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.isa import Error, Unit
 from intaglio_sim.golden.machine import GoldenMachine, MachineError, Result
+from intaglio_sim.random_instruction import fields_of, random_array, random_vector
 
 CONFIG_NAMES = ("tiny-8x8", "narrow-8x4", "wide-16x8", "wide-8x16")
 MEMORY_BYTES = 8192
@@ -29,11 +30,6 @@ SMALL = AcceleratorConfig(
 
 def bits(*units: Unit) -> int:
     return sum(1 << unit for unit in units)
-
-
-def fields_of(name: str, **given: int) -> dict[str, int]:
-    """Return all fields of an instruction, as the decoder would."""
-    return isa.decode(isa.encode(name, given))[1]
 
 
 def filled_machine(config: AcceleratorConfig, seed: int) -> GoldenMachine:
@@ -191,33 +187,6 @@ def array_slowly(machine: GoldenMachine, state: dict[str, np.ndarray], f: dict[s
                 state["acc"][f["acc_bank"], pixel, k] = total - ((total >> 31) << 32)
 
 
-def random_array(rng: random.Random, config: AcceleratorConfig) -> dict[str, int]:
-    rows, cols = rng.randint(1, 6), rng.randint(1, 6)
-    blocks = rng.randint(1, 3)
-    return fields_of(
-        "array",
-        ifm_base=rng.randint(0, 99),
-        ifm_rows=rows,
-        ifm_cols=cols,
-        ifm_plane=rng.choice([rows * cols, rng.randint(0, 60)]),
-        blocks=blocks,
-        kernel_h=rng.randint(1, 3),
-        kernel_w=rng.randint(1, 3),
-        stride_h=rng.randint(0, 2),
-        stride_w=rng.randint(1, 3),
-        dilation_h=rng.randint(0, 3),
-        dilation_w=rng.randint(1, 2),
-        offset_h=rng.randint(-3, 2),
-        offset_w=rng.randint(-3, 2),
-        out_rows=rng.randint(1, 4),
-        out_cols=rng.randint(1, 4),
-        wgt_base=rng.randint(0, 9),
-        acc_bank=rng.randrange(2),
-        accumulate=rng.randrange(2),
-        pad_code=rng.randint(-128, 127),
-    )
-
-
 @pytest.mark.parametrize("config_name", CONFIG_NAMES)
 @pytest.mark.parametrize("seed", range(6))
 def test_array(config_name: str, seed: int) -> None:
@@ -344,57 +313,6 @@ def vector_slowly(machine: GoldenMachine, state: dict[str, np.ndarray], f: dict[
                         + q * f["ofm_col_step"]
                     )
                     state["ofm"][place, a % R] = y
-
-
-def random_vector(rng: random.Random, config: AcceleratorConfig, name: str) -> dict[str, int]:
-    L, R = config.drain_lanes, config.R
-    function = isa.Function[name]
-    rows, cols = rng.randint(1, 5), rng.randint(1, 5)
-    out_rows, out_cols = rng.randint(1, 4), rng.randint(1, 4)
-    chunks = rng.randint(1, config.K // L if name == "DRAIN" else 3 * R // L)
-    given = dict(
-        function=function,
-        residual=rng.randrange(2) if name in ("DRAIN", "SUM") else 0,
-        uniform=rng.randrange(2),
-        lane=rng.randrange(R // L) * L,
-        chunks=chunks,
-        src_base=rng.randint(0, 20),
-        src_rows=rows,
-        src_cols=cols,
-        src_plane=rows * cols,
-        kernel_h=rng.randint(1, 3),
-        kernel_w=rng.randint(1, 3),
-        stride_h=rng.randint(0, 2),
-        stride_w=rng.randint(1, 2),
-        offset_h=rng.randint(-2, 2),
-        offset_w=rng.randint(-2, 2),
-        pad_code=rng.choice([-128, 0, 5]),
-        acc_bank=rng.randrange(2),
-        out_rows=out_rows,
-        out_cols=out_cols,
-        res_base=rng.randint(0, 20),
-        res_plane=out_rows * out_cols,
-        res_shift=rng.choice([0, 3, 39]),
-        prm_base=rng.randint(0, 9),
-        shift=rng.choice([0, 1, 24, 36, 47]),
-        low=rng.choice([-128, -20, 0]),
-        high=rng.choice([127, 30]),
-        ofm_base=rng.randint(0, 5),
-        ofm_plane=rng.choice([16, 20]),
-        ofm_row_step=rng.choice([0, 4, 4]),
-        ofm_col_step=1,
-        den_h=rng.randint(1, 20),
-        den_w=rng.randint(1, 20),
-        channels=rng.randint(1, 3 * R),
-    )
-    given["step_h"] = min(rng.randint(0, 2), given["den_h"])
-    given["step_w"] = min(rng.randint(0, 2), given["den_w"])
-    given["frac_h"] = rng.randrange(given["den_h"])
-    given["frac_w"] = rng.randrange(given["den_w"])
-    if name == "ARGMAX":
-        given |= dict(offset_h=0, offset_w=0, stride_h=1, stride_w=1)
-        given |= dict(out_rows=min(out_rows, rows), out_cols=min(out_cols, cols))
-    return fields_of("vector", **given)
 
 
 @pytest.mark.parametrize("config_name", CONFIG_NAMES)
