@@ -81,8 +81,19 @@ ODD_CONFIGS = {
 }
 #: The least room for outputs, so that the vector unit waits for the store unit.
 SMALL_OUTPUT = _odd(name="odd-8x8", ofm_depth=16, drain_lanes=8)
+#: One instruction after the other; by name alone, as it is slow.
+SEQUENTIAL = _odd(
+    name="odd-sequential",
+    K=1,
+    drain_lanes=1,
+    queue_depth=2,
+    burst_beats=8,
+    organization="sequential",
+)
 #: All machines that cases name.
-FUZZ_CONFIGS = {**CONFIGS, **ODD_CONFIGS, SMALL_OUTPUT.name: SMALL_OUTPUT}
+FUZZ_CONFIGS = {
+    **CONFIGS, **ODD_CONFIGS, SMALL_OUTPUT.name: SMALL_OUTPUT, SEQUENTIAL.name: SEQUENTIAL,
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- cases
@@ -196,7 +207,10 @@ def draw_case(seed: int, *, simulator: str, configs: Sequence[str] | None = None
     """
     rng = random.Random(f"case {seed} {simulator}")
     slow = simulator == "icarus"
-    names = list(configs) if configs else [*CONFIGS, *(ODD_CONFIGS if slow else ())]
+    names = list(configs or ())
+    if not names:
+        names = [name for name, item in CONFIGS.items() if item.organization == "pipelined"]
+        names += ODD_CONFIGS if slow else ()
     rows = _expected_rows()
     row = rows[seed % len(rows)]
     op, _, _, edge, lanes = row

@@ -6,7 +6,7 @@ import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiResp
-from machine import BYTES, Machine
+from machine import BYTES, PATIENCE, Machine
 from programs import (
     END,
     LOAD,
@@ -43,7 +43,7 @@ async def machine(dut) -> Machine:
 # ------------------------------------------------------------------------------------- registers
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=1 * PATIENCE, timeout_unit="ms")
 async def identifies_itself(dut):
     m = await machine(dut)
     assert (await m.get("identity")).to_bytes(4, "little") == b"INTA"
@@ -52,7 +52,7 @@ async def identifies_itself(dut):
     assert await m.get("config") == int(CONFIG.digest()[-8:], 16)
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=1 * PATIENCE, timeout_unit="ms")
 async def follows_the_register_map(dut):
     m = await machine(dut)
     fixed = ("identity", "version", "lanes", "config")
@@ -87,7 +87,7 @@ async def follows_the_register_map(dut):
         assert await m.write32(address, 0) == SLVERR, hex(address)
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=1 * PATIENCE, timeout_unit="ms")
 async def guards_registers_while_busy(dut):
     m = await machine(dut)
     program = copy(CONFIG, 4096, 8192, 8)
@@ -111,12 +111,12 @@ async def guards_registers_while_busy(dut):
     assert await m.get("instructions") == 3
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=1 * PATIENCE, timeout_unit="ms")
 async def interrupts_when_enabled(dut):
     m = await machine(dut)
     await m.start(copy(CONFIG, 4096, 8192, 4))
     await m.put("interrupt_enable", 0b10)  # only failures
-    for _ in range(2000):
+    for _ in range(2000 * PATIENCE):
         await RisingEdge(dut.clk)
         assert not int(dut.interrupt.value)
     assert await m.get("status") == 0b010
@@ -134,7 +134,7 @@ async def interrupts_when_enabled(dut):
 # ------------------------------------------------------------------------------------- programs
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=5 * PATIENCE, timeout_unit="ms")
 @cocotb.parametrize(**STALLS)
 async def copies(dut, address, data, response):
     m = await machine(dut)
@@ -157,7 +157,7 @@ async def copies(dut, address, data, response):
     assert await m.get("instructions") == 3
 
 
-@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.test(timeout_time=20 * PATIENCE, timeout_unit="ms")
 @cocotb.parametrize(padding=[0, 1], rate=[1.0, 0.4])
 async def convolves(dut, padding, rate):
     m = await machine(dut)
@@ -240,11 +240,11 @@ def error_cases() -> list[Case]:
              Error.BUFFER),
         Case("array bank", [array(out_rows=1, out_cols=beyond_bank), END], Error.BUFFER),
         Case("array IFM", [array(ifm_base=CONFIG.ifm_depth - 1, out_cols=2), END], Error.BUFFER),
-        Case("array WGT", [array(wgt_base=CONFIG.wgt_depth - 1), END], Error.BUFFER),
+        Case("array WGT", [array(wgt_base=CONFIG.wgt_depth - 1, kernel_w=2), END], Error.BUFFER),
         Case("drain bank", [drain(out_cols=beyond_bank, ofm_row_step=0, ofm_col_step=0), END],
              Error.BUFFER),
         Case("drain OFM", [drain(ofm_base=CONFIG.ofm_depth - 1), END], Error.BUFFER),
-        Case("drain PRM", [drain(prm_base=CONFIG.prm_depth - 1), END], Error.BUFFER),
+        Case("drain PRM", [drain(prm_base=CONFIG.prm_depth), END], Error.BUFFER),
         Case("vector VEC", [vector_copy(CONFIG, 4, src_base=CONFIG.vec_depth - 1), END],
              Error.BUFFER),
         Case("store OFM", [store(CONFIG, 8192, 4, base=CONFIG.ofm_depth - 2), END], Error.BUFFER),
@@ -285,7 +285,7 @@ def error_cases() -> list[Case]:
 CASES = error_cases()
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=2 * PATIENCE, timeout_unit="ms")
 @cocotb.parametrize(number=range(len(CASES)))
 async def stops_with_error(dut, number):
     """The machine reports the error, writes nothing that it should not, and can start again."""
@@ -314,7 +314,7 @@ async def stops_with_error(dut, number):
     assert np.array_equal(m.memory.bytes[12288 : 12288 + 6 * R], source), name
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=2 * PATIENCE, timeout_unit="ms")
 @cocotb.parametrize(ending=["end", "error"])
 async def accumulates_within_a_program(dut, ending):
     """Nothing is left to accumulate on when a program starts, however the one before ended."""
@@ -338,7 +338,7 @@ async def accumulates_within_a_program(dut, ending):
         assert np.array_equal(m.memory.bytes[4096:], memory[4096:])
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=2 * PATIENCE, timeout_unit="ms")
 async def counts_tokens(dut):
     """As many tokens as a counter holds are no error; one more is."""
     m = await machine(dut)
@@ -351,7 +351,7 @@ async def counts_tokens(dut):
     assert await m.run([give] * 3 + [take] * 4 + [END]) == (False, Error.DEADLOCK, 6)
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=2 * PATIENCE, timeout_unit="ms")
 async def stops_in_time(dut):
     m = await machine(dut)
     program = [load(CONFIG, Buffer.VEC, 4096, 64)] * 20 + [END]
@@ -362,7 +362,7 @@ async def stops_in_time(dut):
     assert await m.run(program, cycle_limit=1_000_000) == (True, Error.NONE, 0)
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=2 * PATIENCE, timeout_unit="ms")
 @cocotb.parametrize(delay=[1, 40, 77, 150])
 async def stops_when_told(dut, delay):
     m = await machine(dut)

@@ -11,13 +11,16 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave, 
 from intaglio.spec import isa, regs
 from intaglio.spec.config import AcceleratorConfig
 from intaglio_sim.bfm import start_clock
+from intaglio_sim.runner import bench_config
 from intaglio_sim.stimulus import bench_rng
 
-__all__ = ["BASE", "BYTES", "Machine"]
+__all__ = ["BASE", "BYTES", "PATIENCE", "Machine"]
 
 #: Where the memory lies on the bus: not at zero, so that a forgotten base is seen.
 BASE = 0x2000_3000
 BYTES = 32768
+#: How many times longer than units that run side by side the machine may take.
+PATIENCE = 20 if bench_config().organization == "sequential" else 1
 
 
 class Memory(MemoryRegion):
@@ -169,7 +172,7 @@ class Machine:
     async def finish(self, *, timeout_us: int = 200) -> tuple[bool, isa.Error, int]:
         """Wait for the interrupt; return (reached end, error, instruction that caused it)."""
         if not int(self.dut.interrupt.value):
-            await First(RisingEdge(self.dut.interrupt), Timer(timeout_us, "us"))
+            await First(RisingEdge(self.dut.interrupt), Timer(timeout_us * PATIENCE, "us"))
             await RisingEdge(self.dut.clk)
         assert int(self.dut.interrupt.value), "no interrupt"
         status = await self.get("status")

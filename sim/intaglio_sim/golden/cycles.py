@@ -7,6 +7,8 @@ Fetching, dispatching, tokens and bursts are followed one by one
 :mod:`intaglio.spec.timing` and :mod:`intaglio.spec.timing_vector`. It takes microseconds per burst
 instead of milliseconds per cycle, and its error against the RTL is tested.
 
+The sequential machine has a model of its own (:mod:`intaglio_sim.golden.cycle_sequential`).
+
 Not modelled: pauses of the memory at random, errors, programs that do not reach ``end``.
 """
 
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from intaglio.spec import isa
+from intaglio.spec import isa, regs
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.isa import Unit
@@ -27,6 +29,7 @@ from intaglio_hw.sequencer import Sequencer
 from intaglio_sim.golden import places
 from intaglio_sim.golden.checker import check_program
 from intaglio_sim.golden.cycle_flow import Flow
+from intaglio_sim.golden.cycle_sequential import BUSY, in_order, sequential_flow
 
 __all__ = ["CycleModel", "LayerCycles", "Span", "Timeline"]
 
@@ -148,6 +151,8 @@ class CycleModel:
             batches = isa.decode_all(program.instructions)
         except ValueError as error:
             raise IntaglioError(str(error)) from error
+        if self.config.organization == "sequential":
+            return self._run_sequential(program, batches)
         flow = Flow(self.config, batches, self.memory_latency, self.memory_interval)
         flow.run()
         finished = sum(len(stage.done) for stage in flow.stages.values())
@@ -156,6 +161,42 @@ class CycleModel:
                 f"the program stops after {finished} of {flow.length - 1} instructions"
             )
         return self._timeline(program, flow, batches)
+
+    def _run_sequential(self, program: Program, batches: Sequence[isa.Batch]) -> Timeline:
+        """Return the timeline of a sequential machine: one instruction after the other."""
+        flow = sequential_flow(self.config, self.memory_latency, self.memory_interval)
+        instructions = in_order(batches)
+        count = len(instructions)
+        unit, start, end = (np.zeros(count, np.int64) for _ in range(3))
+        counters = dict.fromkeys((name for name, _ in regs.COUNTERS), 0)
+        cycle = 0
+        for index, (instruction, fields) in enumerate(instructions):
+            cost = flow.cost(instruction.name, fields)
+            assert instruction.unit is not None
+            unit[index] = instruction.unit
+            start[index] = cycle + cost.before
+            end[index] = start[index] + cost.run
+            cycle = int(end[index]) + cost.after
+            if instruction.unit in BUSY:
+                counters[f"{instruction.name}_busy"] += cost.busy
+        busy, read, written = self._work(batches, count)
+        counters |= {
+            "cycles": cycle + flow.end + flow.fetches(program.program_base, count + 1),
+            "array_busy": int(busy.sum()),
+            "read_beats": int(read.sum()),
+            "write_beats": int(written.sum()),
+            "fetch_beats": (count + 1) * isa.INSTRUCTION_BYTES // self.config.R,
+            "instructions": count,
+        }
+        names = [*program.layers[:count], *[""] * (count - len(program.layers))]
+        spans = tuple(
+            Span(index, isa.UNITS[number], first, last, first, names[index])
+            for index, (number, first, last) in enumerate(
+                zip(unit.tolist(), start.tolist(), end.tolist(), strict=True)
+            )
+        )
+        layers = self._layers(program, names, start, end, busy, read, written)
+        return Timeline(self.config, counters["cycles"], spans, layers, counters)
 
     def _timeline(self, program: Program, flow: Flow, batches: Sequence[isa.Batch]) -> Timeline:
         count = flow.length - 1
