@@ -95,7 +95,7 @@ _BOARDS = (
         family="ice40",
         device="up5k",
         package="sg48",
-        config=CONFIGS["least-8x1"],
+        config=CONFIGS["sequential-8x1"],
         memory_mb_s=24,  # quad SPI flash at 48 MHz; reading only
         clock="icebreaker:ICEBreakerPlatform",
     ),
