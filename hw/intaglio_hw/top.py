@@ -21,7 +21,7 @@ __all__ = ["Accelerator"]
 
 
 class Accelerator(wiring.Component):
-    """The whole machine.
+    """The whole machine, with the ports of :func:`~intaglio_hw.ports.accelerator_members`.
 
     Parameters
     ----------
@@ -29,19 +29,6 @@ class Accelerator(wiring.Component):
         Its sizes.
     family
         Whose blocks it is made of (:mod:`intaglio_hw.primitives`); what it does is the same.
-
-    Members
-    -------
-    m_axi_*
-        AXI4 manager, one beat is R bytes, addresses of 32 bits, ID 0, whole beats only.
-    s_axil_*
-        AXI4-Lite subordinate, :class:`~intaglio_hw.csr.CsrBank`.
-    interrupt
-        Level, high until it is cleared in ``interrupt_status``.
-    trace_start, trace_done
-        Bit u: unit u took, finished an instruction in the cycle before, whose index in the program
-        is ``trace_start_index_<unit>``, ``trace_done_index_<unit>``. For test benches and logic
-        analysers.
 
     One clock; the reset is synchronous and active high.
     """

@@ -3,12 +3,17 @@
 import random
 from collections.abc import Mapping
 
+import numpy as np
+
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Function
+from intaglio_sim.golden.machine import GoldenMachine
 
 __all__ = [
+    "MEMORY_BYTES",
     "fields_of",
+    "filled_machine",
     "instruction_work",
     "random_array",
     "random_load",
@@ -16,6 +21,25 @@ __all__ = [
     "random_vector",
     "shaken",
 ]
+
+#: Bytes of memory that the instructions here reach.
+MEMORY_BYTES = 8192
+
+
+def filled_machine(config: AcceleratorConfig, seed: int, extremes: bool = False) -> GoldenMachine:
+    """Return a machine whose memory and buffers are full of random bytes, or of extremes."""
+    rng = np.random.default_rng(seed)
+    machine = GoldenMachine(config)
+    machine.reset(rng.integers(0, 256, MEMORY_BYTES, np.uint8))
+    for name in ("ifm", "wgt", "vec", "ofm", "prm", "acc"):
+        array = getattr(machine, name)
+        codes = rng.integers(0, 256, array.nbytes, np.uint8)
+        if extremes:
+            codes = rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), array.nbytes)
+        array[:] = codes.view(array.dtype).reshape(array.shape)
+    if not extremes:  # with biases of all 48 bits every code would be saturated
+        machine.prm[:, 6:] = np.where(machine.prm[:, 5:6] & 0x80, 0xFF, 0)
+    return machine
 
 
 def fields_of(name: str, **given: int) -> dict[str, int]:

@@ -12,10 +12,11 @@ from intaglio.spec import isa
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.isa import Buffer, Error, Function, Unit, encode
 from intaglio_hw.sequential import microcode
-from intaglio_sim.golden import GoldenMachine
 from intaglio_sim.random_graph import random_graph, random_input
 from intaglio_sim.random_instruction import (
+    MEMORY_BYTES,
     fields_of,
+    filled_machine,
     instruction_work,
     random_array,
     random_load,
@@ -37,7 +38,6 @@ SMALL = replace(
     prm_depth=64,
     acc_depth=64,
 )
-MEMORY_BYTES = 8192
 #: Vectors that an instruction may touch here.
 WORK_MAX = 3000
 KINDS = ("load", "store", "array", *(function.name for function in isa.Function))
@@ -47,22 +47,6 @@ END = encode("end")
 @pytest.fixture(scope="module")
 def small() -> SequentialMachine:
     return SequentialMachine(SMALL)
-
-
-def filled(config: AcceleratorConfig, seed: int, extremes: bool) -> GoldenMachine:
-    """Return a machine full of random bytes, or of extremes."""
-    rng = np.random.default_rng(seed)
-    machine = GoldenMachine(config)
-    machine.reset(rng.integers(0, 256, MEMORY_BYTES, np.uint8))
-    for name in ("ifm", "wgt", "vec", "ofm", "prm", "acc"):
-        array = getattr(machine, name)
-        codes = rng.integers(0, 256, array.nbytes, np.uint8)
-        if extremes:
-            codes = rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), array.nbytes)
-        array[:] = codes.view(array.dtype).reshape(array.shape)
-    if not extremes:  # with biases of all 48 bits every code would be saturated
-        machine.prm[:, 6:] = np.where(machine.prm[:, 5:6] & 0x80, 0xFF, 0)
-    return machine
 
 
 def draw(rng: random.Random, kind: str, config: AcceleratorConfig) -> tuple[str, dict[str, int]]:
@@ -97,7 +81,7 @@ def test_instructions(small: SequentialMachine, kind: str, part: int) -> None:
             fields = shaken(rng, name, fields)
         if instruction_work(name, fields) > WORK_MAX:
             continue
-        golden = filled(SMALL, seed, extremes=seed % 3 == 2)
+        golden = filled_machine(SMALL, seed, extremes=seed % 3 == 2)
         assert small.execute(golden, name, fields) == [], f"seed {seed}: {name} {fields}"
         outcomes[Error(small.engine.get("error"))] += 1
     assert outcomes[Error.NONE] >= 10, outcomes
@@ -119,7 +103,7 @@ def test_every_shift(small: SequentialMachine, residual: int) -> None:
             ofm_row_step=8,
             ofm_col_step=1,
         )
-        golden = filled(SMALL, shift, extremes=shift % 2 == 1)
+        golden = filled_machine(SMALL, shift, extremes=shift % 2 == 1)
         # A bias that leaves something between the bounds.
         scale = max(1, 1 << shift)
         rng = np.random.default_rng(shift)

@@ -9,10 +9,15 @@ from intaglio.spec import isa, ops
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.isa import Error, Unit
 from intaglio_sim.golden.machine import GoldenMachine, MachineError, Result
-from intaglio_sim.random_instruction import fields_of, random_array, random_vector
+from intaglio_sim.random_instruction import (
+    MEMORY_BYTES,
+    fields_of,
+    filled_machine,
+    random_array,
+    random_vector,
+)
 
 CONFIG_NAMES = ("tiny-8x8", "narrow-8x4", "wide-16x8", "wide-8x16")
-MEMORY_BYTES = 8192
 #: Sizes that the numbers in the tests below stand for.
 SMALL = AcceleratorConfig(
     name="small",
@@ -30,21 +35,6 @@ SMALL = AcceleratorConfig(
 
 def bits(*units: Unit) -> int:
     return sum(1 << unit for unit in units)
-
-
-def filled_machine(config: AcceleratorConfig, seed: int) -> GoldenMachine:
-    """Return a machine whose memory and buffers are full of random bytes."""
-    rng = np.random.default_rng(seed)
-    machine = GoldenMachine(config)
-    machine.reset(rng.integers(0, 256, MEMORY_BYTES, np.uint8))
-    for name in ("ifm", "wgt", "vec", "ofm"):
-        array = getattr(machine, name)
-        array[:] = rng.integers(-128, 128, array.shape, np.int8)
-    machine.prm[:] = rng.integers(0, 256, machine.prm.shape, np.uint8)
-    # Biases of 33 bits: with all 48 every code would be saturated.
-    machine.prm[:, 6:] = np.where(machine.prm[:, 5:6] & 0x80, 0xFF, 0)
-    machine.acc[:] = rng.integers(-(1 << 31), 1 << 31, machine.acc.shape, np.int64)
-    return machine
 
 
 def snapshot(machine: GoldenMachine) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ class DrainPass(wiring.Component):
     """Requantises accumulators without a residual: ``saturate(round_shift(acc * m + b, s))``.
 
     The ports of the engine say what is done (:class:`~intaglio_hw.sequential.interface.Port`);
-    ``QGO`` starts it. For each accumulator it takes 10 cycles and those of the shift, which is done
+    ``QGO`` starts it. For each accumulator it takes 9 cycles and those of the shift, which is done
     in steps of 8 bits and of one; the next product is formed meanwhile.
 
     Members
