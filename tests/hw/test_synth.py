@@ -62,14 +62,15 @@ def test_gives_up(tmp_path):
 def test_counts():
     cells = {"LUT4": 10, "CCU2C": 3, "TRELLIS_DPR16X4": 2, "TRELLIS_FF": 7, "PFUMX": 9}
     assert count_cells("ecp5", cells) == {
-        "lut": 24, "carry": 6, "lutram": 8, "ff": 7, "dsp": 0, "bram": 0,
+        "lut": 24, "carry": 6, "lutram": 8, "ff": 7, "dsp": 0, "bram": 0, "spram": 0,
     }  # fmt: skip
     cells = {"SB_LUT4": 5, "SB_CARRY": 2, "SB_DFF": 1, "SB_DFFESR": 2, "SB_RAM40_4KNW": 3}
+    cells["SB_SPRAM256KA"] = 4
     assert count_cells("ice40", cells) == {
-        "lut": 5, "carry": 2, "lutram": 0, "ff": 3, "dsp": 0, "bram": 3,
+        "lut": 5, "carry": 2, "lutram": 0, "ff": 3, "dsp": 0, "bram": 3, "spram": 4,
     }  # fmt: skip
     assert count_cells("gowin", {"MULT9X9": 3, "MULT18X18": 2, "SDPX9B": 4, "SDPB": 1}) == {
-        "lut": 0, "carry": 0, "lutram": 0, "ff": 0, "dsp": 7, "bram": 5,
+        "lut": 0, "carry": 0, "lutram": 0, "ff": 0, "dsp": 7, "bram": 5, "spram": 0,
     }  # fmt: skip
     assert count_cells("xc7", {"LUT6": 4, "LUT2": 1, "RAMB18E1": 1, "RAMB36E1": 2})["bram"] == 5
     names = ["harness", "harness.accelerator", "harness.accelerator.csr", "harness.accelerator.a.b"]

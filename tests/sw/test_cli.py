@@ -369,7 +369,7 @@ def test_fuzz_shows_how_to_repeat_a_failure(monkeypatch) -> None:
     assert json.loads(out)["failures"][0]["seed"] == 7 and "seed 7: image 0: layer" in err
 
 
-COUNTS = {"lut": 10, "carry": 0, "lutram": 0, "ff": 20, "dsp": 3, "bram": 4}
+COUNTS = {"lut": 10, "carry": 0, "lutram": 0, "ff": 20, "dsp": 3, "bram": 4, "spram": 0}
 PATH = [
     {"kind": "clk-to-q", "cell": "array.lane0.x", "delay_ns": 0.5},
     {"kind": "logic", "cell": "array.y", "delay_ns": 0.25},

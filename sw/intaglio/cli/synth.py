@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["measure_board", "synth_command"]
 
 #: Resources as people call them.
-_NAMES = {"lut": "LUT", "ff": "flip-flops", "dsp": "DSP", "bram": "block RAM"}
+_NAMES = {
+    "lut": "LUT",
+    "ff": "flip-flops",
+    "dsp": "DSP",
+    "bram": "block RAM",
+    "spram": "single-port RAM",
+}
 
 
 def _too_large(result: dict[str, Any]) -> str:
@@ -171,7 +177,7 @@ def measure_board(
 
 def _lines(data: dict[str, Any]) -> list[str]:
     """Return the measurement as text."""
-    kinds = [kind for kind in _NAMES if kind in data["resources"]]
+    kinds = [kind for kind in _NAMES if kind in data["available"]]
     rows = [["component", *(_NAMES[kind] for kind in kinds)]]
     rows += [
         [name, *(str(counts[kind]) for kind in kinds)]
@@ -251,7 +257,11 @@ def synth_command(
     )
     if out is not None:
         write_json(out / "synth.json" if out.is_dir() or not out.suffix else out, data)
-    used = ", ".join(f"{data['resources'][kind]} {name}" for kind, name in _NAMES.items())
+    used = ", ".join(
+        f"{data['resources'][kind]} {name}"
+        for kind, name in _NAMES.items()
+        if kind in data["available"]
+    )
     fmax, failed = data["fmax_mhz"], sum("error" in run for run in data["seeds"])
     if fmax is None:
         speed = data["error"] or "no placement"

@@ -332,14 +332,20 @@ def _timeline(spans: Mapping[str, Sequence[Span]]) -> dict[str, Any] | None:
     }
 
 
-_KINDS = {"lut": "LUT4", "ff": "flip-flops", "dsp": "DSP", "bram": "block RAM"}
+_KINDS = {
+    "lut": "LUT4",
+    "ff": "flip-flops",
+    "dsp": "DSP",
+    "bram": "block RAM",
+    "spram": "single-port RAM",
+}
 
 
 def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if data is None:
         return None
-    kinds = [kind for kind in _KINDS if kind in data["resources"]]
-    available = data.get("available", {})
+    available = data["available"]
+    kinds = [kind for kind in _KINDS if kind in available]
 
     def row(name: str, counts: Mapping[str, int], *, bars: bool, total: bool) -> dict[str, Any]:
         cells = []
