@@ -187,15 +187,16 @@ def _simulated(name: str, simulator: str) -> Callable[[Network], Executor]:
     """Make the executor ``name``: the RTL in ``simulator``, or the netlist in it."""
 
     def make(network: Network) -> Executor:
-        from intaglio_sim.netlist import netlist_sources
+        from intaglio_sim.netlist import family_of, netlist_sources
         from intaglio_sim.system import run_program
 
         def run(image: np.ndarray) -> Layers:
             program = network.program
             circuit = None
             if name == "netlist":
-                network.progress("netlist: synthesis for the ECP5, unless it is in the cache")
-                circuit = netlist_sources(program.config, progress=network.progress)
+                family = family_of(program.config)
+                network.progress(f"netlist: synthesis for {family}, unless it is in the cache")
+                circuit = netlist_sources(program.config, family=family, progress=network.progress)
 
             def report(cycle: int, index: int) -> None:
                 network.progress(

@@ -2,7 +2,7 @@
 
 The models are those that come with yosys where it has any: SB_MAC16, SB_RAM40_4K, MULT9X9 and
 MULT18X18 of Nexus, DSP48E1. Of the other cells yosys knows ports and parameters alone; their
-behaviour is written down in cells_*.v.
+behaviour is written down in intaglio_sim/verilog/cells_*.v.
 """
 
 import json
@@ -21,13 +21,13 @@ from intaglio_hw.primitives import FAMILIES, BlockRam, Multiplier
 from intaglio_hw.primitives.late_mux import LateMux
 from intaglio_hw.primitives.products import ByteProducts, WordProduct
 from intaglio_hw.primitives.single_port import SinglePortRam
-from intaglio_sim.netlist import CELLS as ECP5_CELLS
+from intaglio_sim.netlist import CELLS as CELL_FOLDER
 from intaglio_sim.runner import run_verilog, to_verilog
 
 HERE = Path(__file__).resolve().parent
-#: Family -> files here with the behaviour of cells, and {file of yosys: cells taken from it}.
+#: Family -> files of CELL_FOLDER with the behaviour of cells, {file of yosys: cells taken from it}.
 CELLS = {
-    "ecp5": ([ECP5_CELLS], {}),
+    "ecp5": (["cells_ecp5.v"], {}),
     "ice40": ([], {"ice40/cells_sim.v": ["SB_LUT4", "SB_MAC16", "SB_SPRAM256KA"]}),
     "gowin": (["cells_blocks.v", "cells_multipliers.v"], {}),
     "nexus": (
@@ -125,7 +125,7 @@ def share():
 def cells(family, tmp_path):
     """Return the files with the behaviour of the family's cells."""
     files, taken = CELLS[family]
-    sources = [HERE / name for name in files]
+    sources = [CELL_FOLDER / name for name in files]
     for path, names in taken.items():
         text = (share() / path).read_text(encoding="utf-8")
         modules = [

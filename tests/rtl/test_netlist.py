@@ -15,8 +15,12 @@ from intaglio_sim.random_graph import random_graph, random_input
 from intaglio_sim.system import check_memory
 
 pytestmark = [pytest.mark.synth, pytest.mark.rtl]
-#: The smallest one: its netlist takes a minute to make and two to compile.
-CONFIG = CONFIGS["least-8x1"]
+#: Family -> the smallest machine; a netlist of units takes a minute to make and two to compile.
+MACHINES = {
+    "ecp5": CONFIGS["least-8x1"],
+    "gowin": CONFIGS["least-8x1"],
+    "ice40": CONFIGS["sequential-8x1"],
+}
 #: Random networks that have every operation between them.
 SEEDS = (2, 3, 5)
 OPERATIONS = {
@@ -25,18 +29,19 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-def check(graph, x, **memory):
-    program = compile_graph(graph, CONFIG)
+def check(family, graph, x, **memory):
+    config = MACHINES[family]
+    program = compile_graph(graph, config)
     image = program.image(x)
     expected = image.copy()
-    assert GoldenMachine(CONFIG).run_program(program, expected).error == Error.NONE
+    assert GoldenMachine(config).run_program(program, expected).error == Error.NONE
     result = check_memory(
         program,
         image,
         expected,
-        CONFIG,
+        config,
         "verilator",
-        circuit=netlist.netlist_sources(CONFIG),
+        circuit=netlist.netlist_sources(config, family=family),
         optimize="-O1",
         **memory,
     )
@@ -49,21 +54,34 @@ def test_needs_yosys(monkeypatch):
 
     monkeypatch.setattr(netlist, "version", missing)
     with pytest.raises(IntaglioError, match="pyosys is not installed"):
-        netlist.netlist_sources(CONFIG)
+        netlist.netlist_sources(MACHINES["ecp5"])
+
+
+def test_other_families_are_refused():
+    with pytest.raises(ValueError, match="family must be one of ecp5, ice40, gowin, not 'xc7'"):
+        netlist.netlist_sources(MACHINES["ecp5"], family="xc7")
+
+
+def test_layers_on_the_smallest_chip():
+    """The netlist that takes seconds; the others are slow."""
+    graph = random_graph(SEEDS[0], size=12)
+    check("ice40", graph, random_input(graph, SEEDS[0])[0], latency=7, stalls=20, seed=1)
 
 
 @pytest.mark.slow
-def test_layers_of_every_kind():
+@pytest.mark.parametrize("family", MACHINES)
+def test_layers_of_every_kind(family):
     operations = set()
     for seed in SEEDS:
         graph = random_graph(seed, size=12)
-        check(graph, random_input(graph, seed)[0], latency=7, stalls=20, seed=seed)
+        check(family, graph, random_input(graph, seed)[0], latency=7, stalls=20, seed=seed)
         operations |= {node.op for node in graph.nodes}
     assert operations == OPERATIONS
 
 
 @pytest.mark.slow
-def test_a_network():
+@pytest.mark.parametrize("family", MACHINES)
+def test_a_network(family):
     torch = pytest.importorskip("torch")
     from intaglio.nn.inference import to_graph
     from intaglio.nn.models import build, calibrate
@@ -75,4 +93,4 @@ def test_a_network():
     calibrate(model, images)
     model.eval()
     graph = to_graph(model, height=16, width=16)
-    check(graph, random_input(graph, 1)[0])
+    check(family, graph, random_input(graph, 1)[0])

@@ -1,23 +1,26 @@
 // Behaviour of block RAMs that yosys describes by their ports alone, as far as the primitives use
-// them: one clock, always enabled, a write port, a read port with its output register.
+// them, and as synthesis uses them for memories of its own: one clock, a write port, a read port.
 //
 // Written from the vendors' descriptions: Gowin UG285 (SDPB, SDPX9B), Lattice FPGA-TN-02094
 // (PDPSC16K), Xilinx UG473 and UG573 (RAMB18E1, RAMB18E2).
 
 // 18 Kbit as bytes of nine bits, or, in rows of less than nine bits, as bytes of eight.
 module block18 #(
-    parameter WIDTH = 36
+    parameter WIDTH = 36,
+    parameter BYPASS = 0         // without the output register
 ) (
     input clk,
     input [3:0] write,           // per byte of a row; bit 0 for narrow rows
     input [13:0] write_address,  // in bits (of the eight of each byte)
     input [13:0] read_address,
     input [35:0] data,
+    input enable_read,
     input enable_output,
-    output reg [35:0] q
+    output [35:0] q
 );
     reg [8:0] memory [0:2047];
-    reg [35:0] row;
+    reg [35:0] row, registered;
+    assign q = BYPASS ? row : registered;
     integer i;
     initial for (i = 0; i < 2048; i = i + 1) memory[i] = 9'd0;
 
@@ -28,22 +31,23 @@ module block18 #(
     wire [2:0] read_bit = read_address[2:0] & ~(WIDTH - 1);
 
     always @(posedge clk) begin
-        row <= 36'bx;
+        if (enable_read) row <= 36'bx;
         if (WIDTH >= 9) begin
             for (i = 0; i < BYTES; i = i + 1) begin
-                row[9*i +: 9] <= memory[read_byte + i];
+                if (enable_read) row[9*i +: 9] <= memory[read_byte + i];
                 if (write[i]) memory[write_byte + i] <= data[9*i +: 9];
             end
             // A row that is written while it is read is anything.
-            if (|write[BYTES-1:0] && write_byte == read_byte) row <= 36'bx;
+            if (enable_read && |write[BYTES-1:0] && write_byte == read_byte) row <= 36'bx;
         end else begin
             for (i = 0; i < WIDTH; i = i + 1) begin
-                row[i] <= memory[read_byte][read_bit + i];
+                if (enable_read) row[i] <= memory[read_byte][read_bit + i];
                 if (write[0]) memory[write_byte][write_bit + i] <= data[i];
             end
-            if (write[0] && write_byte == read_byte && write_bit == read_bit) row <= 36'bx;
+            if (enable_read && write[0] && write_byte == read_byte && write_bit == read_bit)
+                row <= 36'bx;
         end
-        if (enable_output) q <= row;
+        if (enable_output) registered <= row;
     end
 endmodule
 
@@ -58,12 +62,12 @@ module SDPX9B #(
     input [35:0] DI,
     output [35:0] DO
 );
-    initial if (READ_MODE !== 1'b1 || BIT_WIDTH_0 != BIT_WIDTH_1) $fatal(1, "not modelled");
+    initial if (BIT_WIDTH_0 != BIT_WIDTH_1) $fatal(1, "not modelled");
     wire on = CEA && BLKSELA == BLK_SEL_0 && !RESETA;
     wire [3:0] write = BIT_WIDTH_0 > 9 ? ADA[3:0] : 4'b0001;
-    block18 #(.WIDTH(BIT_WIDTH_0)) block (
+    block18 #(.WIDTH(BIT_WIDTH_0), .BYPASS(!READ_MODE)) block (
         .clk(CLKA), .write(on ? write : 4'd0), .write_address(ADA), .read_address(ADB), .data(DI),
-        .enable_output(OCE & CEB), .q(DO));
+        .enable_read(CEB), .enable_output(OCE & CEB), .q(DO));
 endmodule
 
 module SDPB #(
@@ -82,7 +86,8 @@ module SDPB #(
     assign DO = q[31:0];
     block18 #(.WIDTH(BIT_WIDTH_0)) block (
         .clk(CLKA), .write({3'd0, CEA && BLKSELA == BLK_SEL_0 && !RESETA}), .write_address(ADA),
-        .read_address(ADB), .data({4'd0, DI}), .enable_output(OCE & CEB), .q(q));
+        .read_address(ADB), .data({4'd0, DI}), .enable_read(CEB), .enable_output(OCE & CEB),
+        .q(q));
 endmodule
 
 // Lattice Nexus. The byte enables stand where Gowin has them; a bit of CSDECODE says which level of
@@ -107,7 +112,7 @@ module PDPSC16K #(
     wire [3:0] write = WIDTH > 9 ? ADW[3:0] : 4'b0001;
     block18 #(.WIDTH(WIDTH)) block (
         .clk(CLK), .write(CEW && CSW == 3'b111 ? write : 4'd0), .write_address(ADW),
-        .read_address(ADR), .data(DI), .enable_output(CER & ~RST), .q(DO));
+        .read_address(ADR), .data(DI), .enable_read(CER), .enable_output(CER & ~RST), .q(DO));
 endmodule
 
 // Xilinx, port A reads and port B writes. The ninth bit of a byte is a pin apart.
@@ -127,7 +132,7 @@ module ramb18 #(
         .clk(clk), .write(write), .write_address(write_address), .read_address(read_address),
         .data(WIDTH < 9 ? {4'd0, data} : {parity[3], data[31:24], parity[2], data[23:16], parity[1],
             data[15:8], parity[0], data[7:0]}),
-        .enable_output(enable_output), .q(out));
+        .enable_read(1'b1), .enable_output(enable_output), .q(out));
     assign q = WIDTH < 9 ? out[31:0] : {out[34:27], out[25:18], out[16:9], out[7:0]};
     assign q_parity = {out[35], out[26], out[17], out[8]};
 endmodule
