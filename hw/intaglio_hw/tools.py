@@ -119,8 +119,10 @@ def run_yosys(
     Raises
     ------
     IntaglioError
-        yosys failed, left a result out, or took longer than ``limit_s`` seconds.
+        yosys is not installed, failed, left a result out, or took longer than ``limit_s`` seconds.
     """
+    if find_spec("pyosys") is None:
+        raise IntaglioError("yosys is not installed: pip install 'intaglio[fpga]'")
     (work / "synth.ys").write_text("\n".join(steps) + "\n", encoding="utf-8")
     code = "from pyosys import libyosys as ys; ys.run_pass('script synth.ys')"
     status = _run(

@@ -190,6 +190,12 @@ def test_says_which_router_to_install(monkeypatch, tmp_path):
         route.place_and_route(netlist, family="xc7", device="xc7a100t")
 
 
+def test_says_that_yosys_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(tools, "find_spec", lambda name: None)
+    with pytest.raises(IntaglioError, match=r"yosys is not installed: pip .*\[fpga\]"):
+        tools.run_yosys([], work=tmp_path, results=[])
+
+
 def test_a_failing_tool_is_shown_with_its_message(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where its log is kept
     with pytest.raises(IntaglioError, match="yosys failed .*ERROR: No such command: frobnicate"):
