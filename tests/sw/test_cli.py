@@ -425,6 +425,13 @@ def test_synth_is_the_median_of_the_seeds(monkeypatch, tools, tmp_path) -> None:
         {"component": "vector", "delay_ns": 1.0},
     ]
     assert json.loads((tmp_path / "s.json").read_text()) == data
+    (tmp_path / "file").write_text("")
+    for option in ("--out", "--netlist"):
+        words = ("synth", "--board", "ulx3s-85f", option, tmp_path / "file" / "s.json")
+        status, _, err = call(*words)
+        assert status == 1 and "yosys:" not in err, "told before the tools run"
+    status, _, err = call("synth", "--board", "ulx3s-85f", "--frequency", "0")
+    assert status == 2 and "--frequency" in err
     data = json.loads(call("synth", "--board", "ulx3s-85f", "--json")[1])
     assert data["fmax_mhz"] is None and data["peak_gops"] is None and data["seeds"] == []
 

@@ -213,7 +213,13 @@ def _lines(data: dict[str, Any]) -> list[str]:
     show_default=True,
     help="Placements to try; 0 synthesises only, Fmax is the median of the seeds.",
 )
-@click.option("--frequency", type=float, default=100.0, show_default=True, help="Aim in MHz.")
+@click.option(
+    "--frequency",
+    type=click.FloatRange(0, 10_000, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Aim in MHz.",
+)
 @click.option("--netlist", type=click.Path(path_type=Path), help="Keep the netlist as JSON here.")
 @click.option(
     "--out",
@@ -252,11 +258,17 @@ def synth_command(
             baud=baud,
             seeds=seeds,
         )
+    # What cannot be written is told before the tools run, which may take hours.
+    if out is not None and (out.is_dir() or not out.suffix):
+        out = out / "synth.json"
+    for path in (out, netlist):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     data = measure_board(
         board, machine, part=part, seeds=seeds, frequency=frequency, netlist=netlist
     )
     if out is not None:
-        write_json(out / "synth.json" if out.is_dir() or not out.suffix else out, data)
+        write_json(out, data)
     used = ", ".join(
         f"{data['resources'][kind]} {name}"
         for kind, name in _NAMES.items()
