@@ -148,6 +148,26 @@ def test_a_whole_page(compiled) -> None:
     assert "55.6" in text
 
 
+def test_the_chip() -> None:
+    """Critical path, networks, seeds; a part is not called the whole."""
+    synthesis = SYNTHESIS | {
+        "critical_path": [{"component": "vector.walker", "delay_ns": 5.551}],
+        "networks": {"fcn-mini": {"size": [8, 9], "images_per_s": 7.25, "sustained_gops": 1.5}},
+    }
+    text = " ".join(Tags(render(training(), artifacts=[], synthesis=synthesis)).text)
+    for found in (
+        "101.2 MHz (median of 101.2), 64 MAC per cycle, 13.0 GOPS peak",
+        "Critical path: vector.walker 5.551 ns.",
+        "fcn-mini at 8x9: 7.2 images per second, 1.50 GOPS",
+        "whole accelerator",
+    ):
+        assert found in text, found
+    part = SYNTHESIS | {"part": "array", "fmax_mhz": None, "error": "no route"}
+    text = " ".join(Tags(render(training(), artifacts=[], synthesis=part)).text)
+    assert "array of configuration tiny-8x8 alone" in text and "Not placed: no route." in text
+    assert "whole accelerator" not in text
+
+
 def test_what_is_missing_is_left_out() -> None:
     text = " ".join(Tags(render(training(), artifacts=[])).text)
     for heading in ("Pictures", "Verification", "Layers on the accelerator", "On the chip"):

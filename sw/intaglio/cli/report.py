@@ -177,11 +177,12 @@ def _artifacts(run: Path, artifacts: list[Any]) -> dict[str, Any]:
         )
     path = run / "synth.json"
     if path.is_file():
-        data = read_json(path, f"intaglio synth --out {run}")
+        data = read_json(path, f"intaglio synth --board BOARD --out {run}")
         if program is not None and data["config_digest"] != program.config.digest():
             raise IntaglioError(
                 f"{path}: of configuration {data['config']}, program.npz is for "
-                f"{program.config.name}; renew it with 'intaglio synth --out {run}'"
+                f"{program.config.name}; renew it with 'intaglio synth --board {data['board']} "
+                f"--config {program.config.name} --out {run}'"
             )
         found["synthesis"] = data
         digest = bytes_digest(path.read_bytes())

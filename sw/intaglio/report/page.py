@@ -359,9 +359,12 @@ def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
     parts = sorted(data["components"].items(), key=lambda item: -item[1].get("lut", 0))
     rows = [row(name, counts, bars=False, total=False) for name, counts in parts]
-    rows.append(row("whole accelerator", data["resources"], bars=True, total=True))
+    part = data.get("part")
+    whole = f"{part}, the only part" if part else "whole accelerator"
+    rows.append(row(whole, data["resources"], bars=True, total=True))
     rows.append(row(f"{data['family']} {data['device']} has", available, bars=False, total=True))
-    text = f"Synthesised by yosys for {data['board']}, configuration {data['config']}."
+    what = f"{part} of configuration {data['config']} alone" if part else data["config"]
+    text = f"Synthesised by yosys for {data['board']}: {what}."
     if data["fmax_mhz"] is not None:
         seeds = [f"{run['fmax_mhz']:.1f}" for run in data["seeds"] if run["fmax_mhz"] is not None]
         text += (
