@@ -15,7 +15,7 @@ from intaglio_hw.families import KINDS
 __all__ = ["ALL", "COLUMNS", "Entry", "append_record", "grown", "newest", "read_record"]
 
 COLUMNS = ("date", "board", "config", "digest", "component", *KINDS, "fmax_mhz")
-#: Component of a line that sums up the whole accelerator; only this one has a clock.
+#: Component of a line that sums up the whole accelerator.
 ALL = "all"
 #: Kinds that must not grow unnoticed, and by how much they may: a tenth.
 _WATCHED = ("lut", "dsp")
@@ -24,7 +24,9 @@ _TENTH = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A line: ``counts`` has all of KINDS; ``fmax_mhz`` is None where nothing was routed."""
+    """A line: ``counts`` has all of KINDS; ``fmax_mhz`` is that of the whole accelerator or of the
+    component alone, None where nothing was routed.
+    """
 
     date: str
     board: str

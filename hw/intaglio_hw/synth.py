@@ -39,7 +39,7 @@ from intaglio_hw.store import StoreUnit
 from intaglio_hw.tools import Progress, run_yosys
 from intaglio_hw.vector import VectorUnit
 
-__all__ = ["PARTS", "SEQUENTIAL_PARTS", "Harness", "place_and_route", "synthesize"]
+__all__ = ["PARTS", "SEQUENTIAL_PARTS", "Harness", "parts_of", "place_and_route", "synthesize"]
 
 #: Parts of the accelerator that can be synthesised alone: name there -> what makes them.
 PARTS: Mapping[str, Callable[[AcceleratorConfig, str], wiring.Component]] = {
@@ -111,9 +111,16 @@ def _components(modules: list[str]) -> list[str]:
     return [name for name in modules if re.fullmatch(rf"\w+\.{TOP}\.\w+", name)]
 
 
+def parts_of(
+    config: AcceleratorConfig,
+) -> Mapping[str, Callable[[AcceleratorConfig, str], wiring.Component]]:
+    """Return the parts of a machine like ``config``: PARTS or SEQUENTIAL_PARTS."""
+    return SEQUENTIAL_PARTS if config.organization == "sequential" else PARTS
+
+
 def _circuit(config: AcceleratorConfig, family: str, part: str | None) -> tuple[str, str]:
     """Return the name of what is inside the harness, and the RTLIL of both."""
-    parts = SEQUENTIAL_PARTS if config.organization == "sequential" else PARTS
+    parts = parts_of(config)
     if part is None:
         name, component = TOP, make_accelerator(config=config, family=family)
     elif part in parts:

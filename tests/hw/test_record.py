@@ -13,8 +13,11 @@ from intaglio_hw.synth import synthesize
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "resources.csv"
 RENEW = "renew docs/resources.csv with 'scripts/bench synth'"
 COUNTS = {"lut": 100, "carry": 20, "lutram": 0, "ff": 50, "dsp": 10, "bram": 0, "spram": 0}
-#: Parts that take seconds, and the board on which they are looked at by default.
-QUICK_BOARD, QUICK_PARTS = "ulx3s-25f", ("arbiter", "csr", "store")
+#: The parts that are looked at by default, and the board.
+QUICK_BOARD, QUICK_PARTS = (
+    "ulx3s-25f",
+    ("arbiter", "array", "csr", "load", "sequencer", "store", "vector"),
+)
 
 
 def entry(**changes):

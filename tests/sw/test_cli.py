@@ -432,6 +432,12 @@ def test_synth_is_the_median_of_the_seeds(monkeypatch, tools, tmp_path) -> None:
         assert status == 1 and "yosys:" not in err, "told before the tools run"
     status, _, err = call("synth", "--board", "ulx3s-85f", "--frequency", "0")
     assert status == 2 and "--frequency" in err
+    for words, told in (
+        (("--clock", "50"), "--clock needs --bitstream"),
+        (("--bitstream", "--part", "csr"), "--part does not go with --bitstream"),
+    ):
+        status, _, err = call("synth", "--board", "ulx3s-85f", *words)
+        assert status == 2 and told in err
     data = json.loads(call("synth", "--board", "ulx3s-85f", "--json")[1])
     assert data["fmax_mhz"] is None and data["peak_gops"] is None and data["seeds"] == []
 
@@ -439,7 +445,7 @@ def test_synth_is_the_median_of_the_seeds(monkeypatch, tools, tmp_path) -> None:
 def test_synth_shows_what_a_tool_said(tools) -> None:
     tools[2] = "nextpnr-ecp5 failed: no route"
     status, out, err = call("synth", "--board", "ulx3s-85f", "--part", "csr", "--seeds", "2")
-    assert status == 0 and "90.0 MHz (median of 1)" in out
+    assert status == 0 and "90.00 MHz (median of 1)" in out
     assert "seed 2: nextpnr-ecp5 failed: no route" in err
     tools[1] = tools[2]
     status, out, _ = call("synth", "--board", "ulx3s-85f", "--part", "csr", "--seeds", "2")
@@ -465,6 +471,12 @@ def test_bench_synth_appends_to_the_record(tools, tmp_path) -> None:
         assert len(entries) == 4 * count
     assert [entry.component for entry in entries[:4]] == ["all", "array"] * 2
     assert entries[-1].counts == COUNTS and entries[-1].board == "arty-a7-100t"
+    arguments = ("bench", "synth", "--board", "ulx3s-85f", "--seeds", "2", "--record", record)
+    for option, clock in (((), None), (("--parts",), 100.0)):
+        assert call(*arguments, *option)[0] == 0
+        whole, array = read_record(record)[-2:]
+        assert (whole.component, whole.fmax_mhz) == ("all", 100.0)
+        assert (array.component, array.fmax_mhz) == ("array", clock)
     status, _, err = call("bench", "synth", "--record", tmp_path / "none" / "r.csv")
     assert status == 1 and "no folder" in err
 

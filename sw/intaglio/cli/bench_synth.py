@@ -29,6 +29,11 @@ RECORD = Path("docs") / "resources.csv"
     show_default=True,
     help="Placements to try where the chip can be routed and its router is installed.",
 )
+@click.option(
+    "--parts",
+    is_flag=True,
+    help="With --seeds: place and route each component alone as well, for its own clock.",
+)
 @click.option("--frequency", type=float, default=100.0, show_default=True, help="Aim in MHz.")
 @click.option(
     "--record",
@@ -38,13 +43,14 @@ RECORD = Path("docs") / "resources.csv"
     help="The CSV file to append to.",
 )
 def bench_synth_command(
-    boards: tuple[str, ...], seeds: int, frequency: float, record: Path
+    boards: tuple[str, ...], seeds: int, parts: bool, frequency: float, record: Path
 ) -> Outcome:
     """Synthesise the boards' configurations, append what each component takes to the record."""
     from intaglio.cli.synth import measure_board
     from intaglio_hw.boards import BOARDS, load_board
     from intaglio_hw.families import FAMILY_TOOLS
     from intaglio_hw.record import ALL, COLUMNS, Entry, append_record
+    from intaglio_hw.synth import parts_of
     from intaglio_hw.tools import require_router
 
     if not record.parent.is_dir():
@@ -65,7 +71,14 @@ def bench_synth_command(
         data = measure_board(name, board.config, seeds=wanted, frequency=frequency)
         if data["error"]:
             progress(f"{name}: {data['error']}")
-        parts = {**data["components"], ALL: data["resources"]}
+        clocks = {ALL: data["fmax_mhz"]}
+        if parts and wanted:
+            for component in sorted(data["components"].keys() & parts_of(board.config).keys()):
+                alone = measure_board(
+                    name, board.config, part=component, seeds=wanted, frequency=frequency
+                )
+                clocks[component] = alone["fmax_mhz"]
+        counted = {**data["components"], ALL: data["resources"]}
         entries = [
             Entry(
                 date=date,
@@ -74,9 +87,9 @@ def bench_synth_command(
                 digest=data["config_digest"][:12],
                 component=component,
                 counts=counts,
-                fmax_mhz=data["fmax_mhz"] if component == ALL else None,
+                fmax_mhz=clocks.get(component),
             )
-            for component, counts in sorted(parts.items())
+            for component, counts in sorted(counted.items())
         ]
         # Board by board: what is measured is kept when a later one fails.
         append_record(record, entries)

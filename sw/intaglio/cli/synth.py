@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from intaglio.cli.bitstream import bitstream_options, bitstream_outcome
 from intaglio.cli.common import (
@@ -65,7 +66,8 @@ def _route(board: Any, netlist: Path, seeds: int, frequency: float) -> list[dict
             )
         except IntaglioError as error:
             run = {"seed": seed, "fmax_mhz": None, "seconds": None, "error": str(error)}
-        progress(f"seed {seed}: {run.get('error') or str(run['fmax_mhz']) + ' MHz'}")
+        told = run.get("error") or f"{run['fmax_mhz']} MHz in {run['seconds']:.0f} s"
+        progress(f"seed {seed}: {told}")
         runs.append(run)
     return runs
 
@@ -152,6 +154,9 @@ def measure_board(
     path_steps = worst["critical_path"] if worst else []
     rates = _rates(config, fmax, board.memory_mb_s) if fmax is not None and part is None else {}
     keys = ("seed", "fmax_mhz", "seconds", "error")
+    # The products are the array's.
+    products = config.macs_per_cycle if part in (None, "array") else None
+    peak = None if fmax is None or products is None else 2 * products * fmax / 1000
     return {
         "board": name,
         "device": result["device"],
@@ -163,8 +168,8 @@ def measure_board(
         "seeds": [{key: run[key] for key in keys if key in run} for run in runs],
         "critical_path": _by_component(path_steps),
         "critical_cells": path_steps,
-        "mac_per_cycle": config.macs_per_cycle,
-        "peak_gops": None if fmax is None else 2 * config.macs_per_cycle * fmax / 1000,
+        "mac_per_cycle": products,
+        "peak_gops": peak,
         "resources": result["resources"],
         "available": result["available"],
         "components": result["components"],
@@ -200,6 +205,16 @@ def _lines(data: dict[str, Any]) -> list[str]:
                 f"a beat of the memory every {rate['memory_interval']} cycles"
             )
     return lines
+
+
+def _refuse_others(bitstream: bool) -> None:
+    """Raise UsageError for an option that is given and would not be looked at."""
+    context = click.get_current_context()
+    names = ("part", "netlist", "out", "frequency") if bitstream else ("clock", "memory", "baud")
+    for name in names:
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            rule = "does not go with --bitstream" if bitstream else "needs --bitstream"
+            raise click.UsageError(f"--{name} {rule}")
 
 
 @result_command("synth")
@@ -245,6 +260,8 @@ def synth_command(
     """
     from intaglio_hw.boards import BOARDS, load_board
 
+    _refuse_others(bitstream is not None)
+
     if board is None:
         raise IntaglioError(f"synth needs --board; known: {', '.join(BOARDS)}")
     machine = select_config(board, config)
@@ -278,11 +295,15 @@ def synth_command(
     if fmax is None:
         speed = data["error"] or "no placement"
     else:
-        speed = f"{fmax:.1f} MHz (median of {seeds - failed}), {data['peak_gops']:.1f} GOPS peak"
+        speed = f"{fmax:.2f} MHz (median of {seeds - failed})"
+    if data["peak_gops"] is not None:
+        speed += f", {data['peak_gops']:.1f} GOPS peak"
+    if data["mac_per_cycle"] is not None:
+        used += f"; {data['mac_per_cycle']} MAC per cycle"
     what = f"{part} of {machine.name}" if part else machine.name
     return Outcome(
         data=data,
         lines=_lines(data),
-        summary=f"{what} on {board}: {used}; {machine.macs_per_cycle} MAC per cycle; {speed}",
+        summary=f"{what} on {board}: {used}; {speed}",
         status=1 if seeds and fmax is None else 0,
     )

@@ -199,8 +199,8 @@ def _tiles(
         fmax = synthesis["fmax_mhz"]
         lut = synthesis["resources"].get("lut", 0)
         if fmax is not None:
-            tile("Clock", f"{fmax:.0f} MHz", f"{synthesis['peak_gops']:.1f} GOPS peak")
-        tile("Logic", f"{lut:,}", f"LUT4 on {synthesis['board']}")
+            tile("Clock", f"{fmax:.0f} MHz", _peak(synthesis))
+        tile("Logic", f"{lut:,}", f"LUT on {synthesis['board']}")
     return tiles
 
 
@@ -333,12 +333,19 @@ def _timeline(spans: Mapping[str, Sequence[Span]]) -> dict[str, Any] | None:
 
 
 _KINDS = {
-    "lut": "LUT4",
+    "lut": "LUT",
     "ff": "flip-flops",
     "dsp": "DSP",
     "bram": "block RAM",
     "spram": "single-port RAM",
 }
+
+
+def _peak(data: Mapping[str, Any]) -> str:
+    """Return what the products of ``synth.json`` come to; a part may have none."""
+    if data["peak_gops"] is None:
+        return f"{data['part']} alone"
+    return f"{data['mac_per_cycle']} MAC per cycle, {data['peak_gops']:.1f} GOPS peak"
 
 
 def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -369,8 +376,7 @@ def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
         seeds = [f"{run['fmax_mhz']:.1f}" for run in data["seeds"] if run["fmax_mhz"] is not None]
         text += (
             f" Placed and routed by nextpnr: {data['fmax_mhz']:.1f} MHz (median of "
-            f"{', '.join(seeds)}), {data['mac_per_cycle']} MAC per cycle, "
-            f"{data['peak_gops']:.1f} GOPS peak."
+            f"{', '.join(seeds)}), {_peak(data)}."
         )
         if data.get("critical_path"):
             steps = (f"{each['component']} {each['delay_ns']} ns" for each in data["critical_path"])
@@ -385,5 +391,5 @@ def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     elif data.get("error"):
         text += f" Not placed: {data['error']}."
     else:
-        text += " Not placed: no clock yet ('intaglio synth --seeds 1')."
+        text += " Not placed: no clock yet."
     return {"note": text, "kinds": [_KINDS[kind] for kind in kinds], "rows": rows}
