@@ -44,21 +44,23 @@ def component_rtlil(component, *, name: str) -> str:
     return _ELEMENT.sub(lambda found: found.group().replace("[", ".").replace("]", ""), text)
 
 
-def rtlil(config: AcceleratorConfig) -> str:
-    """Return the accelerator as RTLIL, top module TOP; the same text for equal configurations."""
+def rtlil(config: AcceleratorConfig, family: str = "generic") -> str:
+    """Return the accelerator as RTLIL, top module TOP, made of the blocks of ``family``
+    (:mod:`intaglio_hw.primitives`); the same text for equal configurations.
+    """
     from intaglio_hw.accelerator import make_accelerator
 
-    return component_rtlil(make_accelerator(config=config), name=TOP)
+    return component_rtlil(make_accelerator(config=config, family=family), name=TOP)
 
 
-def verilog(config: AcceleratorConfig) -> str:
-    """Return the accelerator as Verilog, top module TOP.
+def verilog(config: AcceleratorConfig, family: str = "generic") -> str:
+    """Return the accelerator as Verilog, top module TOP; ``family`` as for :func:`rtlil`.
 
     Equal configurations give the same text but for the name in the header, which also has the
     digest of the configuration and the version of the register map.
     """
     text = start_processes(
-        amaranth_verilog._convert_rtlil_text(rtlil(config), strip_internal_attrs=True)
+        amaranth_verilog._convert_rtlil_text(rtlil(config, family), strip_internal_attrs=True)
     )
     header = [
         f"Intaglio accelerator, configuration {config.name}",
@@ -66,11 +68,13 @@ def verilog(config: AcceleratorConfig) -> str:
         f"register map and instruction set {regs.VERSION >> 16}.{regs.VERSION & 0xFFFF}",
         f"R = {config.R}, K = {config.K}, drain_lanes = {config.drain_lanes}",
     ]
+    if family != "generic":
+        header.append(f"multipliers and memories of {family}")
     return "".join(f"// {line}\n" for line in header) + text
 
 
-def write_verilog(config: AcceleratorConfig, path: str | Path) -> None:
+def write_verilog(config: AcceleratorConfig, path: str | Path, family: str = "generic") -> None:
     """Write :func:`verilog` to ``path``; the file is either whole or absent."""
-    text = verilog(config)
+    text = verilog(config, family)
     with atomic_write(path, "w") as file:
         file.write(text)

@@ -132,19 +132,30 @@ def test_the_same_in_another_process():
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize(
+    ("family", "cells"), [("generic", set()), ("ecp5", {"MULT18X18D", "DP16KD"})]
+)
+def test_blocks_of_a_family(family, cells):
+    text = elaborate.verilog(CONFIGS["least-8x1"], family)
+    assert set(re.findall(r"^ *([A-Z]\w+) (?:#\(|\S+ \($)", text, re.M)) == cells
+    assert ("of ecp5" in text[: text.index("/*")]) == bool(cells)
+
+
 def test_write_is_whole_or_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(elaborate, "verilog", lambda config: f"// {config.name}\n")
+    monkeypatch.setattr(
+        elaborate, "verilog", lambda config, family: f"// {config.name}, {family}\n"
+    )
     path = tmp_path / "out" / "accelerator.v"
     elaborate.write_verilog(CONFIGS["tiny-8x8"], path)
-    assert path.read_text(encoding="utf-8") == "// tiny-8x8\n"
+    assert path.read_text(encoding="utf-8") == "// tiny-8x8, generic\n"
 
-    def fail(config):
+    def fail(config, family):
         raise RuntimeError("no Verilog")
 
     monkeypatch.setattr(elaborate, "verilog", fail)
     with pytest.raises(RuntimeError):
         elaborate.write_verilog(CONFIGS["mini-8x8"], path)
-    assert path.read_text(encoding="utf-8") == "// tiny-8x8\n"
+    assert path.read_text(encoding="utf-8") == "// tiny-8x8, generic\n"
     assert [item.name for item in path.parent.iterdir()] == ["accelerator.v"]
 
 

@@ -4,9 +4,22 @@ from pathlib import Path
 
 import click
 
-from intaglio.cli.common import Outcome, hardware_options, progress, result_command, select_config
+from intaglio.cli.common import (
+    Choices,
+    Outcome,
+    hardware_options,
+    progress,
+    result_command,
+    select_config,
+)
 
 __all__ = ["verilog_command"]
+
+
+def _families() -> list[str]:
+    from intaglio_hw.primitives import FAMILIES
+
+    return list(FAMILIES)
 
 
 @result_command("verilog")
@@ -19,20 +32,34 @@ __all__ = ["verilog_command"]
     help="The Verilog file.",
 )
 @click.option(
+    "--family",
+    cls=Choices,
+    choices=_families,
+    metavar="NAME",
+    default="generic",
+    show_default=True,
+    help="Whose multipliers and memories it is made of. Those of generic are described: any tool "
+    "and simulator takes them, and they are slower than a chip's own, with their registers.",
+)
+@click.option(
     "--ip",
     is_flag=True,
     help="Also write what other projects need beside it: a FuseSoC core file, the registers as a "
     "header for C, and a driver in C.",
 )
-def verilog_command(board: str | None, config: str | None, out: Path, ip: bool) -> Outcome:
+def verilog_command(
+    board: str | None, config: str | None, out: Path, family: str, ip: bool
+) -> Outcome:
     """Write the accelerator as one Verilog file: module accelerator, AXI4, AXI4-Lite, interrupt."""
     from intaglio.report.ip import ip_files
     from intaglio.spec.files import atomic_write, bytes_digest
     from intaglio_hw.elaborate import TOP, write_verilog
+    from intaglio_hw.primitives import check_family
 
+    check_family(family)
     machine = select_config(board, config)
     progress(f"elaborating {machine.name}")
-    write_verilog(machine, out)
+    write_verilog(machine, out, family)
     beside = ip_files(machine, verilog=out.name, top=TOP) if ip else {}
     for name, content in beside.items():
         with atomic_write(out.parent / name, "w") as file:
@@ -45,6 +72,7 @@ def verilog_command(board: str | None, config: str | None, out: Path, ip: bool) 
             "digest": bytes_digest(text),
             "config": machine.name,
             "config_digest": machine.digest(),
+            "family": family,
             "top": TOP,
             "modules": modules,
             "bytes": len(text),
