@@ -31,6 +31,7 @@ from intaglio_hw.sequencer import Sequencer
 from intaglio_hw.sequential.array import ArrayPass
 from intaglio_hw.sequential.dma import Dma
 from intaglio_hw.sequential.drain import DrainPass
+from intaglio_hw.sequential.layout import Layout
 from intaglio_hw.sequential.registers import RegisterPort
 from intaglio_hw.sequential.scratchpad import WordMemory
 from intaglio_hw.sequential.timer import Timer
@@ -57,7 +58,7 @@ SEQUENTIAL_PARTS: Mapping[str, Callable[[AcceleratorConfig, str], wiring.Compone
     "dma": lambda config, family: Dma(config=config),
     "drain": lambda config, family: DrainPass(),
     "engine": make_engine,
-    "memory": lambda config, family: WordMemory(family=family),
+    "memory": lambda config, family: WordMemory(vectors=Layout.of(config).vectors, family=family),
     "registers": lambda config, family: RegisterPort(),
     "timer": lambda config, family: Timer(),
 }

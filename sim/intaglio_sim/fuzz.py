@@ -90,10 +90,27 @@ SEQUENTIAL = _odd(
     burst_beats=8,
     organization="sequential",
 )
+#: The same with scratchpads of block RAM.
+TIGHT = _odd(
+    name="odd-tight",
+    K=1,
+    drain_lanes=1,
+    ifm_depth=128,
+    wgt_depth=256,
+    vec_depth=64,
+    ofm_depth=32,
+    prm_depth=16,
+    acc_depth=32,
+    queue_depth=4,
+    burst_beats=4,
+    organization="sequential",
+)
 #: All machines that cases name.
 FUZZ_CONFIGS = {
-    **CONFIGS, **ODD_CONFIGS, SMALL_OUTPUT.name: SMALL_OUTPUT, SEQUENTIAL.name: SEQUENTIAL,
-}  # fmt: skip
+    **CONFIGS,
+    **ODD_CONFIGS,
+    **{config.name: config for config in (SMALL_OUTPUT, SEQUENTIAL, TIGHT)},
+}
 
 
 # ------------------------------------------------------------------------------------------- cases

@@ -140,11 +140,12 @@ class SinglePair(Pair):
     def __init__(self, *arguments, near: float) -> None:
         super().__init__(*arguments)
         self.near, self.last, self.reads = near, 0, [False]
-        self.rows = [0, 1, (1 << 14) - 1, *(self.rng.randrange(1 << 14) for _ in "x" * 9)]
+        depth = self.sizes[1]
+        self.rows = [0, 1, depth // 2, depth - 1, *(self.rng.randrange(depth) for _ in "x" * 9)]
         self.first = list(self.rows)
 
     def drive(self) -> None:
-        (width,) = self.sizes
+        width, _ = self.sizes
         rng = self.rng
         row = self.last if rng.random() < self.near else rng.choice(self.rows)
         enable = edge_value(rng, width // 8)

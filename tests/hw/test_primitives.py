@@ -63,6 +63,8 @@ RAMS = [
 SIGNS = ((1, 1), (0, 1), (0, 0))
 #: Memories whose shape SB_RAM40_4K has.
 ICE40_RAMS = [(256, 32, 32), (256, 16, 8), (512, 24, 8), (2048, 4, 4)]
+#: Small memories with one port: width, depth.
+SMALL_RAMS = [(64, 256), (64, 512), (32, 768)]
 
 
 def multiplier(family, a_width, b_width):
@@ -71,6 +73,10 @@ def multiplier(family, a_width, b_width):
 
 def ram(family, depth, width, granularity):
     return BlockRam(depth=depth, width=width, granularity=granularity, family=family)
+
+
+def single(family, width, depth):
+    return SinglePortRam(width=width, depth=depth, family=family)
 
 
 class Netlist(wiring.Component):
@@ -165,14 +171,14 @@ def test_every_version_is_equal_to_the_portable_one(family, tmp_path):
 @pytest.mark.rtl
 def test_the_blocks_of_the_sequential_machine_are_equal_to_the_portable_ones(tmp_path):
     kinds = [("bytes", [8])] + [("words", [*signs]) for signs in SIGNS]
-    kinds += [("single", [64]), ("late", [16])]
+    kinds += [("single", [64, 1 << 14]), ("late", [16])]
     make = {
         "bytes": lambda family, lanes: ByteProducts(lanes=lanes, family=family),
         "words": lambda family, a, b: WordProduct(
             a_signed=bool(a), b_signed=bool(b), family=family
         ),
         "late": lambda family, width: LateMux(width=width, family=family),
-        "single": lambda family, width: SinglePortRam(width=width, family=family),
+        "single": single,
     }
     pairs = [(make[kind]("generic", *sizes), make[kind]("ice40", *sizes)) for kind, sizes in kinds]
     run_pairs(pairs, kinds, cells("ice40", tmp_path), "primitives-sequential", tmp_path)
@@ -190,36 +196,68 @@ def test_the_blocks_are_used(family):
         assert [name for name in found if name.isupper()] == ([cell] if cell else [])
 
 
-@pytest.mark.synth
-@pytest.mark.rtl
-def test_the_portable_memory_maps_to_the_block_ram_of_the_ice40(tmp_path):
-    """After synthesis: counts, then the netlist against the description, with yosys' models."""
-    ys = pytest.importorskip("pyosys.libyosys")
-    # Icarus knows no default values of ports; the primitives and yosys connect what they need.
+def ice40_library(tmp_path):
+    """Write yosys' models of the cells for Icarus, which knows no default values of ports; the
+    primitives and yosys connect what they need.
+    """
     library = tmp_path / "cells.v"
     text = (share() / "ice40" / "cells_sim.v").read_text(encoding="utf-8")
     text = "`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + re.sub("^`timescale.*", "", text)
     library.write_text(text, encoding="utf-8")
-    pairs, sources = [], [library]
+    return library
+
+
+def mapped(component, name, tmp_path):
+    """Write ``name``.v, the netlist of ``component`` for the iCE40; return its path and counts."""
+    ys = pytest.importorskip("pyosys.libyosys")
+    netlist = tmp_path / f"{name}.v"
+    (tmp_path / "ram.il").write_text(component_rtlil(component, name=name))
+    design = ys.Design()
+    ys.run_pass(f"read_rtlil {tmp_path / 'ram.il'}", design)
+    for command in FAMILY_TOOLS["ice40"].synthesize(name):
+        ys.run_pass(command, design)
+    ys.run_pass(f"tee -q -o {tmp_path / 'stat.json'} stat -json", design)
+    ys.run_pass(f"write_verilog -noattr {netlist}", design)
+    found = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+    return netlist, count_cells("ice40", found)
+
+
+@pytest.mark.synth
+@pytest.mark.rtl
+def test_the_portable_memory_maps_to_the_block_ram_of_the_ice40(tmp_path):
+    """After synthesis: counts, then the netlist against the description, with yosys' models."""
+    pairs, sources = [], []
     for index, sizes in enumerate(ICE40_RAMS):
         depth, width, _ = sizes
-        name, netlist = f"ram{index}", tmp_path / f"ram{index}.v"
-        (tmp_path / "ram.il").write_text(component_rtlil(ram("ice40", *sizes), name=name))
-        design = ys.Design()
-        ys.run_pass(f"read_rtlil {tmp_path / 'ram.il'}", design)
-        for command in FAMILY_TOOLS["ice40"].synthesize(name):
-            ys.run_pass(command, design)
-        ys.run_pass(f"tee -q -o {tmp_path / 'stat.json'} stat -json", design)
-        ys.run_pass(f"write_verilog -noattr {netlist}", design)
-        found = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+        netlist, counts = mapped(ram("ice40", *sizes), f"ram{index}", tmp_path)
         # The first register is in the block, the second one is not. A flip-flop more remembers that
         # the first one has not moved yet since power-up.
-        counts = count_cells("ice40", found)
         assert counts["bram"] == depth * width // 4096 and counts["ff"] == width + 1
         assert counts["lut"] <= 4
-        pairs.append((ram("generic", *sizes), Netlist(ram("ice40", *sizes), name)))
+        pairs.append((ram("generic", *sizes), Netlist(ram("ice40", *sizes), f"ram{index}")))
         sources.append(netlist)
+    sources.insert(0, ice40_library(tmp_path))
     run_pairs(pairs, [("ram", sizes) for sizes in ICE40_RAMS], sources, "ram-ice40", tmp_path)
+
+
+@pytest.mark.synth
+@pytest.mark.rtl
+def test_a_small_memory_with_one_port_maps_to_the_block_ram_of_the_ice40(tmp_path):
+    """As above. A table for each bit: nothing has been read since power-up, or the choice between
+    rows of blocks; the others are the enables of the bytes.
+    """
+    pairs, kinds, sources = [], [], [ice40_library(tmp_path)]
+    for index, (width, depth) in enumerate(SMALL_RAMS):
+        name = f"single{index}"
+        netlist, counts = mapped(single("ice40", width, depth), name, tmp_path)
+        assert counts["bram"] == depth * width // 4096, (width, depth)
+        assert counts["lut"] <= width + 3 * width // 8 + 4 and counts["ff"] <= 3, counts
+        pairs.append(
+            (single("generic", width, depth), Netlist(single("ice40", width, depth), name))
+        )
+        kinds.append(("single", [width, depth]))
+        sources.append(netlist)
+    run_pairs(pairs, kinds, sources, "single-ice40", tmp_path)
 
 
 @pytest.mark.parametrize("family", CELLS)
@@ -255,3 +293,15 @@ def test_arguments_out_of_range():
         BlockRam(depth=24, width=8)
     with pytest.raises(ValueError, match="granularity must divide the width 12, not 8"):
         BlockRam(depth=16, width=12, granularity=8)
+    for depth in (0, 100, 1280, 1 << 15):
+        with pytest.raises(
+            ValueError, match="(depth must be 16384, or a mul|rows must be at most)"
+        ):
+            SinglePortRam(width=16, depth=depth)
+    assert [SinglePortRam.depth_for(rows) for rows in (1, 256, 257, 1024, 1025)] == [
+        256,
+        256,
+        512,
+        1024,
+        1 << 14,
+    ]

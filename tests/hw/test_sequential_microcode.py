@@ -38,6 +38,8 @@ SMALL = replace(
     prm_depth=64,
     acc_depth=64,
 )
+#: A memory of which the scratchpads and the work need most.
+TIGHT = CONFIGS["tight-8x1"]
 #: Vectors that an instruction may touch here.
 WORK_MAX = 3000
 KINDS = ("load", "store", "array", *(function.name for function in isa.Function))
@@ -47,6 +49,11 @@ END = encode("end")
 @pytest.fixture(scope="module")
 def small() -> SequentialMachine:
     return SequentialMachine(SMALL)
+
+
+@pytest.fixture(scope="module")
+def tight() -> SequentialMachine:
+    return SequentialMachine(TIGHT)
 
 
 def draw(rng: random.Random, kind: str, config: AcceleratorConfig) -> tuple[str, dict[str, int]]:
@@ -71,19 +78,24 @@ def draw(rng: random.Random, kind: str, config: AcceleratorConfig) -> tuple[str,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_instructions(small: SequentialMachine, kind: str, part: int) -> None:
+@pytest.mark.parametrize("name_of_machine", ["small", "tight"])
+def test_instructions(
+    request: pytest.FixtureRequest, name_of_machine: str, kind: str, part: int
+) -> None:
     """Buffers and memory after an instruction; every second one has fields of any value."""
+    machine: SequentialMachine = request.getfixturevalue(name_of_machine)
+    config = machine.config
     outcomes: Counter[Error] = Counter()
     for seed in range(1000 * part, 1000 * part + (40, 1000)[part]):
         rng = random.Random(f"{kind} {seed}")
-        name, fields = draw(rng, kind, SMALL)
+        name, fields = draw(rng, kind, config)
         if seed % 2:
             fields = shaken(rng, name, fields)
         if instruction_work(name, fields) > WORK_MAX:
             continue
-        golden = filled_machine(SMALL, seed, extremes=seed % 3 == 2)
-        assert small.execute(golden, name, fields) == [], f"seed {seed}: {name} {fields}"
-        outcomes[Error(small.engine.get("error"))] += 1
+        golden = filled_machine(config, seed, extremes=seed % 3 == 2)
+        assert machine.execute(golden, name, fields) == [], f"seed {seed}: {name} {fields}"
+        outcomes[Error(machine.engine.get("error"))] += 1
     assert outcomes[Error.NONE] >= 10, outcomes
 
 

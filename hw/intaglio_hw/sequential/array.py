@@ -9,7 +9,8 @@ from intaglio.spec.config import AcceleratorConfig
 from intaglio_hw.interfaces import address_width
 from intaglio_hw.primitives import check_family
 from intaglio_hw.primitives.products import ByteProducts
-from intaglio_hw.sequential.interface import SP_VECTORS, Port
+from intaglio_hw.sequential.interface import Port
+from intaglio_hw.sequential.layout import Layout
 
 __all__ = ["ArrayPass"]
 
@@ -48,6 +49,7 @@ class ArrayPass(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig, family: str = "generic") -> None:
         self.config, self.family = config, check_family(family)
+        self._address_bits = Layout.of(config).address_bits
         super().__init__(
             {
                 "port": In(6),
@@ -55,7 +57,7 @@ class ArrayPass(wiring.Component):
                 "write": In(1),
                 "busy": Out(1),
                 "error": Out(1),
-                "address": Out(range(SP_VECTORS)),
+                "address": Out(self._address_bits),
                 "data": In(8 * config.R),
                 "low": Out(_WORD),
                 "high": Out(_WORD),
@@ -97,7 +99,7 @@ class ArrayPass(wiring.Component):
             m.d.sync += from_zero.eq(self.value[0])
 
         # Stage 0: the weights, then the pixels.
-        weight = Signal(range(SP_VECTORS), reset_less=True)
+        weight = Signal(self._address_bits, reset_less=True)
         loading, running = Signal(), Signal()
         place, row_place = (
             Signal(_PLACE_BITS, reset_less=True, name=name) for name in ("place", "row_place")

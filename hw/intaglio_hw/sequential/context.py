@@ -1,35 +1,14 @@
 """What all parts of the microprogram share: registers, names of places, and small macros."""
 
-from dataclasses import dataclass
-
 from intaglio.spec import isa
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error
 from intaglio_hw.sequential.assembler import Assembler, Operand, Register
-from intaglio_hw.sequential.interface import SP_VECTORS, Condition, Source, regions
+from intaglio_hw.sequential.interface import Condition, Source
+from intaglio_hw.sequential.layout import WORDS, Layout
 
-__all__ = [
-    "ENTRY_VECTORS",
-    "STAGE_BEATS",
-    "TABLE",
-    "UNIT_COUNT",
-    "UNIT_HEAD",
-    "UNIT_PLACES",
-    "UNIT_TOKENS",
-    "WORDS",
-    "Context",
-    "Layout",
-    "fail_label",
-]
+__all__ = ["TABLE", "Context", "fail_label"]
 
-#: Words of an instruction, and of its entry in a queue (its index follows), in vectors.
-WORDS = isa.INSTRUCTION_BYTES // 2
-ENTRY_VECTORS = WORDS // 4 + 1
-#: Beats that an unaligned load reads at a time.
-STAGE_BEATS = 16
-#: Words of a unit: see Layout.
-UNIT_COUNT, UNIT_HEAD, UNIT_TOKENS = 0, 1, 2
-UNIT_PLACES = UNIT_TOKENS + len(isa.UNITS)
 #: The instruction of each unit.
 TABLE = {item.unit: item for item in isa.INSTRUCTIONS if item.unit is not None}
 #: Bits of the largest depth that the microprogram's arithmetic holds.
@@ -39,36 +18,6 @@ _DEPTH_BITS = 12
 def fail_label(error: Error) -> str:
     """Return the label that ends the program with ``error``, of the instruction in ``at``."""
     return f"fail.{error.name}"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where things lie in the scratchpad memory, as vectors; ``unit_words``: see ``units``.
-
-    ``units``: for each unit the words UNIT_COUNT (instructions in its queue), UNIT_HEAD (the place
-    of the first of them), UNIT_TOKENS (tokens from each unit) and UNIT_PLACES (for each place the
-    entry that it has). ``entries``: of instructions, one more than places. ``stage``: beats of a
-    row that is not aligned, behind one place for the beat before them.
-    """
-
-    regions: dict[str, int]
-    unit_words: int
-    units: int
-    entries: int
-    stage: int
-
-    @staticmethod
-    def of(config: AcceleratorConfig) -> "Layout":
-        """Return the layout for ``config``; ValueError if its queues are too long."""
-        found = regions(config)
-        units = len(isa.UNITS)
-        unit_words = UNIT_PLACES + config.queue_depth
-        assert units % 4 == 0
-        entries = found["work"] + unit_words * units // 4
-        stage = entries + (units * config.queue_depth + 1) * ENTRY_VECTORS
-        if stage + 1 + STAGE_BEATS > SP_VECTORS:
-            raise ValueError(f"queue_depth is too large for the memory: {config.queue_depth}")
-        return Layout(found, unit_words, found["work"], entries, stage)
 
 
 class Context:

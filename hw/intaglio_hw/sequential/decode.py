@@ -3,8 +3,9 @@
 from intaglio.spec import isa
 from intaglio.spec.isa import Error
 from intaglio_hw.sequential.assembler import Register
-from intaglio_hw.sequential.context import WORDS, Context
+from intaglio_hw.sequential.context import Context
 from intaglio_hw.sequential.interface import Condition
+from intaglio_hw.sequential.layout import WORDS
 
 __all__ = ["checks", "unpack_label", "unpackers"]
 

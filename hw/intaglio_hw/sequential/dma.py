@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.config import AcceleratorConfig
 from intaglio_hw.interfaces import ADDRESS_BITS, AxiReadSignature, AxiWriteSignature
-from intaglio_hw.sequential.interface import SP_VECTORS, Port
+from intaglio_hw.sequential.interface import Port
+from intaglio_hw.sequential.layout import Layout
 
 __all__ = ["Dma"]
 
@@ -33,6 +34,7 @@ class Dma(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
+        self._address_bits = Layout.of(config).address_bits
         super().__init__(
             {
                 "port": In(6),
@@ -42,7 +44,7 @@ class Dma(wiring.Component):
                 "error": Out(1),
                 "read_bus": Out(AxiReadSignature(config)),
                 "write_bus": Out(AxiWriteSignature(config)),
-                "address": Out(range(SP_VECTORS)),
+                "address": Out(self._address_bits),
                 "write_en": Out(1),
                 "data": In(8 * config.R),
             }
@@ -52,7 +54,7 @@ class Dma(wiring.Component):
         m = Module()
         read, write = self.read_bus, self.write_bus
         address = Signal(ADDRESS_BITS, reset_less=True)
-        vector = Signal(range(SP_VECTORS), reset_less=True)
+        vector = Signal(self._address_bits, reset_less=True)
         left = Signal(8, reset_less=True)  # beats after this one
         last = Signal()
         reading = Signal()

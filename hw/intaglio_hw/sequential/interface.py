@@ -9,9 +9,9 @@ bits of ``op`` say what operand b is (:class:`Mode`); with ``CONTROL`` they begi
 of a shift the bit that left; V: overflow of signed numbers. A number of several words is computed
 from its lowest word on, with ADC, SBC and CPC after the first: then Z, N, C and V are of the whole.
 
-*Scratchpads.* One memory of vectors, :func:`regions`. The engine sees it as words of 16 bits, four
-in a vector, the byte of an even lane lower, through a pointer; it has to wait until the datapaths
-that use it are not busy.
+*Scratchpads.* One memory of vectors, :class:`~intaglio_hw.sequential.layout.Layout`. The engine
+sees it as words of 16 bits, four in a vector, the byte of an even lane lower, through a pointer; it
+has to wait until the datapaths that use it are not busy.
 
 *Registers* from REGISTER_MAP on are the register map of the bus, :func:`register_number`.
 """
@@ -19,14 +19,12 @@ that use it are not busy.
 import enum
 
 from intaglio.spec import regs
-from intaglio.spec.config import AcceleratorConfig
 
 __all__ = [
     "INSTRUCTION_CYCLES",
     "INVERT",
     "REGISTERS",
     "REGISTER_MAP",
-    "SP_VECTORS",
     "TARGET_BITS",
     "TRAP_PLACE",
     "WORD_BITS",
@@ -36,7 +34,6 @@ __all__ = [
     "Operation",
     "Port",
     "Source",
-    "regions",
     "register_number",
 ]
 
@@ -48,10 +45,6 @@ TARGET_BITS = 12
 #: Registers of 16 bits; the upper ones are the register map.
 REGISTERS = 256
 REGISTER_MAP = 0xC0
-#: Vectors in the scratchpad memory.
-SP_VECTORS = 1 << 14
-#: Vectors of it that the microprogram needs for itself, at least.
-_WORK_VECTORS = 256
 
 
 class Mode(enum.IntEnum):
@@ -248,25 +241,6 @@ class Port(enum.IntEnum):
     QHIGH = 54
     QSTEP = 55
     QGO = 56
-
-
-def regions(config: AcceleratorConfig) -> dict[str, int]:
-    """Return the first vector of each region of the scratchpad memory, WORK last.
-
-    Raises
-    ------
-    ValueError
-        The scratchpads of ``config`` do not fit.
-    """
-    first, result = 0, {}
-    for name in ("ifm", "wgt", "vec", "ofm", "prm"):
-        result[name] = first
-        first += getattr(config, f"{name}_depth")
-    if first + _WORK_VECTORS > SP_VECTORS:
-        raise ValueError(
-            f"the scratchpads have {first} vectors together, more than {SP_VECTORS - _WORK_VECTORS}"
-        )
-    return {**result, "work": first}
 
 
 def register_number(name: str) -> int:

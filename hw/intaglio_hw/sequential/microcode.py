@@ -21,15 +21,7 @@ from intaglio.spec.isa import Error, Unit
 from intaglio_hw.sequential import rows
 from intaglio_hw.sequential.assembler import Microprogram
 from intaglio_hw.sequential.combine import NOTHING_HELD, Vector
-from intaglio_hw.sequential.context import (
-    ENTRY_VECTORS,
-    TABLE,
-    UNIT_PLACES,
-    UNIT_TOKENS,
-    WORDS,
-    Context,
-    fail_label,
-)
+from intaglio_hw.sequential.context import TABLE, Context, fail_label
 from intaglio_hw.sequential.convolve import array
 from intaglio_hw.sequential.decode import checks, unpack_label, unpackers
 from intaglio_hw.sequential.interface import (
@@ -39,6 +31,7 @@ from intaglio_hw.sequential.interface import (
     Port,
     Source,
 )
+from intaglio_hw.sequential.layout import ENTRY_VECTORS, UNIT_PLACES, UNIT_TOKENS, WORDS
 
 __all__ = ["WORDS_MAX", "assemble", "registers", "words"]
 

@@ -6,8 +6,9 @@ from itertools import pairwise
 from intaglio.spec import isa
 from intaglio.spec.isa import Error
 from intaglio_hw.sequential.assembler import Register
-from intaglio_hw.sequential.context import STAGE_BEATS, Context
+from intaglio_hw.sequential.context import Context
 from intaglio_hw.sequential.interface import Condition, Port, Source
+from intaglio_hw.sequential.layout import STAGE_BEATS
 
 __all__ = ["Shared", "load", "store", "transfer"]
 

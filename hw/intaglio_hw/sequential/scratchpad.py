@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio_hw.primitives import check_family
 from intaglio_hw.primitives.single_port import SinglePortRam
-from intaglio_hw.sequential.interface import SP_VECTORS, Port, Source
+from intaglio_hw.sequential.interface import Port, Source
 
 __all__ = ["WordMemory"]
 
@@ -17,6 +17,13 @@ _WORDS = 4
 
 class WordMemory(wiring.Component):
     """A memory of vectors for whoever is busy, of words for the engine.
+
+    Parameters
+    ----------
+    vectors
+        In the memory: the depth of a :class:`~intaglio_hw.primitives.single_port.SinglePortRam`.
+    family
+        One of :data:`~intaglio_hw.primitives.FAMILIES`.
 
     Members
     -------
@@ -38,8 +45,8 @@ class WordMemory(wiring.Component):
         The vector at the ``address`` of the cycle before, if that did not write.
     """
 
-    def __init__(self, *, family: str = "generic") -> None:
-        self.family = check_family(family)
+    def __init__(self, *, vectors: int, family: str = "generic") -> None:
+        self.vectors, self.family = vectors, check_family(family)
         super().__init__(
             {
                 "port": In(6),
@@ -53,7 +60,7 @@ class WordMemory(wiring.Component):
                 "write_code": In(1),
                 "code": In(8),
                 "busy": In(1),
-                "address": In(range(SP_VECTORS)),
+                "address": In(range(vectors)),
                 "write_data": In(_WORDS * _WORD),
                 "write_en": In(1),
                 "data": Out(_WORDS * _WORD),
@@ -62,8 +69,10 @@ class WordMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.ram = ram = SinglePortRam(width=_WORDS * _WORD, family=self.family)
-        pointer = Signal(range(_WORDS * SP_VECTORS), reset_less=True)
+        m.submodules.ram = ram = SinglePortRam(
+            width=_WORDS * _WORD, depth=self.vectors, family=self.family
+        )
+        pointer = Signal(range(_WORDS * self.vectors), reset_less=True)
         upper = Signal(reset_less=True)  # the byte of a word that is meant
 
         def early(name: str, value: Value) -> Signal:

@@ -16,7 +16,6 @@ from intaglio_hw.sequential.interface import (
     INSTRUCTION_CYCLES,
     INVERT,
     REGISTERS,
-    SP_VECTORS,
     TRAP_PLACE,
     Condition,
     Control,
@@ -24,14 +23,13 @@ from intaglio_hw.sequential.interface import (
     Operation,
     Port,
     Source,
-    regions,
     register_number,
 )
+from intaglio_hw.sequential.layout import Layout
 
 __all__ = ["Engine", "SimulationError"]
 
 _BEAT = 8
-_WORDS = 4 * SP_VECTORS
 _BITS_TIMER = 32
 #: Instructions between two looks at what happens outside.
 _FEW = 32
@@ -93,11 +91,14 @@ class Engine:
     ) -> None:
         self.microprogram, self.config = microprogram, config
         self.latency, self.interval, self.compute = latency, interval, compute
-        self.regions = regions(config)
+        layout = Layout.of(config)
+        self.regions = layout.regions
+        self._vectors_mask = (1 << layout.address_bits) - 1
+        self._words_mask = 4 * (self._vectors_mask + 1) - 1
         self.r = [0x5A5A] * REGISTERS
         for number, value in microprogram.registers.items():
             self.r[number] = value
-        self.sp = [fill << 8 | fill] * _WORDS
+        self.sp = [fill << 8 | fill] * (4 * layout.vectors)
         self.acc = [_signed(fill * 0x01010101, 32)] * (2 * config.acc_depth)
         self.pc = 0
         self.c = self.z = self.n = self.v = 0
@@ -329,7 +330,7 @@ class Engine:
 
         def next_word() -> int:
             found = word()
-            self.spa = (self.spa + 1) % _WORDS
+            self.spa = (self.spa + 1) & self._words_mask
             return found
 
         def byte() -> int:
@@ -408,7 +409,7 @@ class Engine:
         return store
 
     def _out_spa(self, value: int) -> None:
-        self.spa = value
+        self.spa = value & self._words_mask
 
     def _out_word(self, value: int) -> None:
         self._check_memory()
@@ -416,7 +417,7 @@ class Engine:
 
     def _out_next_word(self, value: int) -> None:
         self._out_word(value)
-        self.spa = (self.spa + 1) % _WORDS
+        self.spa = (self.spa + 1) & self._words_mask
 
     def _out_byte(self, value: int) -> None:
         self._check_memory()
@@ -461,7 +462,7 @@ class Engine:
         self._check_memory()
         beats = (value & 0xFF) + 1
         address = self.ports[Port.DMAL] | self.ports[Port.DMAH] << 16
-        first = 4 * (self.ports[Port.DMAV] % SP_VECTORS)
+        first = 4 * (self.ports[Port.DMAV] & self._vectors_mask)
         assert address % _BEAT == 0, f"address {address:#x}"
         assert beats <= self.config.burst_beats, f"{beats} beats"
         assert address // 4096 == (address + beats * _BEAT - 1) // 4096, "across a boundary"
@@ -494,7 +495,7 @@ class Engine:
 
     def _out_weights(self, value: int) -> None:
         self._check_array()
-        self.place_of_weights = value % SP_VECTORS
+        self.place_of_weights = value & self._vectors_mask
 
     def _out_array(self, value: int) -> None:
         self._check_memory()
@@ -505,7 +506,7 @@ class Engine:
             return words.view(np.int8).astype(np.int64)
 
         weights = vector(self.place_of_weights)
-        self.place_of_weights = (self.place_of_weights + 1) % SP_VECTORS
+        self.place_of_weights = (self.place_of_weights + 1) & self._vectors_mask
         first = _signed(p[Port.AA0H] << 16 | p[Port.AA0L], _PLACE_BITS)
         row_step = (p[Port.ARSH] & 15) << 16 | p[Port.ARSL]
         h, w0 = _signed(p[Port.AH0], 16), _signed(p[Port.AW0], 16)
@@ -550,5 +551,5 @@ class Engine:
             assert SUM_MIN <= acc * multiplier + bias <= SUM_MAX
             self._out_byte(requantize(acc, multiplier, bias, shift, low=low, high=high))
             self.acca = (self.acca + 1) % len(self.acc)
-            self.spa = (self.spa + 4 * p[Port.QSTEP]) % _WORDS
+            self.spa = (self.spa + 4 * p[Port.QSTEP]) & self._words_mask
         self.drain_until = self._from_now(_DRAIN_START + count * each)

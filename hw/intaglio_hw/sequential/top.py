@@ -19,9 +19,9 @@ from intaglio_hw.sequential.interface import (
     Condition,
     Port,
     Source,
-    regions,
     register_number,
 )
+from intaglio_hw.sequential.layout import Layout
 from intaglio_hw.sequential.registers import RegisterPort
 from intaglio_hw.sequential.scratchpad import WordMemory
 from intaglio_hw.sequential.timer import Timer
@@ -83,7 +83,6 @@ class SequentialAccelerator(wiring.Component):
     ) -> None:
         self.config, self.family = config, check_family(family)
         self.program = program
-        assert regions(config)["ifm"] == 0, "the array reads IFM there"
         super().__init__(accelerator_members(config))
 
     def elaborate(self, platform) -> Module:
@@ -91,7 +90,9 @@ class SequentialAccelerator(wiring.Component):
         config = self.config
         m.submodules.engine = engine = make_engine(config, self.family, self.program)
         m.submodules.registers = bus = RegisterPort()
-        m.submodules.memory = memory = WordMemory(family=self.family)
+        m.submodules.memory = memory = WordMemory(
+            vectors=Layout.of(config).vectors, family=self.family
+        )
         m.submodules.array = array = ArrayPass(config=config, family=self.family)
         m.submodules.dma = dma = Dma(config=config)
         m.submodules.drain = drain = DrainPass()

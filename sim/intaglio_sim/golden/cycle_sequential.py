@@ -20,7 +20,7 @@ from intaglio.spec.errors import IntaglioError
 from intaglio.spec.isa import Function, Unit
 from intaglio_hw.axi import BOUNDARY_BYTES
 from intaglio_hw.sequential import microcode
-from intaglio_hw.sequential.context import UNIT_TOKENS, Layout
+from intaglio_hw.sequential.layout import UNIT_TOKENS, Layout
 from intaglio_hw.sequential.simulator import Engine
 from intaglio_sim.golden import places
 

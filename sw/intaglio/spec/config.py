@@ -13,7 +13,7 @@ from intaglio.spec.files import bytes_digest
 __all__ = ["CONFIGS", "AcceleratorConfig", "load_config"]
 
 
-#: Vectors of all scratchpads of a sequential machine together: of the memory that holds them, 256
+#: Vectors of all scratchpads of a sequential machine together: of the largest memory for them, 256
 #: are the engine's.
 _SEQUENTIAL_VECTORS = (1 << 14) - 256
 #: Pixels in its accumulator banks.
@@ -301,6 +301,21 @@ CONFIGS = _configs(
         ofm_depth=2048,
         prm_depth=1024,
         acc_depth=256,
+        queue_depth=2,
+        burst_beats=16,
+        organization="sequential",
+    ),
+    # The same beside a memory of single-port RAM: the scratchpads are what block RAM is left.
+    AcceleratorConfig(
+        name="tight-8x1",
+        K=1,
+        drain_lanes=1,
+        ifm_depth=256,
+        wgt_depth=128,
+        vec_depth=128,
+        ofm_depth=64,
+        prm_depth=64,
+        acc_depth=128,
         queue_depth=2,
         burst_beats=16,
         organization="sequential",
