@@ -80,9 +80,11 @@ class UartBridge(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         beat = self.config.bus_bytes
+        self._lane_bits = (beat - 1).bit_length()
         m.submodules.crc = self._crc = CRC32_ISO_HDLC(data_width=8).create()
+        # Bytes, as the line has them: a beat is put together in a register.
         m.submodules.buffer = self._buffer = Scratchpad(
-            depth=link.MAX_PAYLOAD // beat, width=8 * beat, granularity=8, family=self.family
+            depth=link.MAX_PAYLOAD, width=8, family=self.family
         )
         self._header = Signal(8 * Request.HEADER_BYTES, reset_less=True)
         fields, offset = {}, 0
@@ -90,11 +92,18 @@ class UartBridge(wiring.Component):
             fields[field.name] = self._header[offset : offset + 8 * field.nbytes]
             offset += 8 * field.nbytes
         self._fields = fields
-        self._word = Signal(8 * _WORD_BYTES, reset_less=True)
+        # A beat; the value of a register is its upper end.
+        self._beat = Signal(8 * beat, reset_less=True)
+        self._word = self._beat[-8 * _WORD_BYTES :]
+        self._wait = Signal(range(Scratchpad.LATENCY + 1))
         self._status = Signal(8)
         self._length = Signal(16)
         self._position = Signal(range(link.MAX_PAYLOAD + 1))
-        m.d.comb += self.rx.ready.eq(1)
+        m.d.comb += [
+            self.rx.ready.eq(1),
+            self._buffer.write.addr.eq(self._position),
+            self._buffer.read.addr.eq(self._position),
+        ]
         with m.FSM() as fsm:
             self._receive(m)
             self._dispatch(m)
@@ -146,12 +155,10 @@ class UartBridge(wiring.Component):
         with m.State("PAYLOAD"):
             forget()
             m.d.comb += [crc.data.eq(byte), crc.valid.eq(valid)]
-            self._store_byte(m, position, byte, valid)
+            m.d.comb += [self._buffer.write.data.eq(byte), self._buffer.write.en.eq(valid)]
             with m.If(valid):
-                m.d.sync += [
-                    self._word.eq(Cat(self._word[8:], byte)),
-                    position.eq(position + 1),
-                ]
+                m.d.sync += position.eq(position + 1)
+                self._shift(m, byte)
                 with m.If(position == fields["length"] - 1):
                     m.d.sync += position.eq(0)
                     m.next = "CHECK"
@@ -163,21 +170,25 @@ class UartBridge(wiring.Component):
                 with m.If(position == _CHECK_BYTES - 1):
                     m.next = "VERDICT"
 
-    def _store_byte(self, m: Module, position, byte, valid) -> None:
-        """Write ``byte`` to the buffer at ``position``."""
-        write, beat = self._buffer.write, self.config.bus_bytes
-        lane_bits = (beat - 1).bit_length()
-        m.d.comb += [
-            write.addr.eq(position[lane_bits:]),
-            write.data.eq(Cat(byte for _ in range(beat))),
-            write.en.eq(Mux(valid, 1 << position[:lane_bits], 0)),
-        ]
+    def _shift(self, m: Module, byte) -> None:
+        """Move the bytes of the beat down, ``byte`` on top."""
+        m.d.sync += self._beat.eq(Cat(self._beat[8:], byte))
+
+    def _fetch(self, m: Module, state: str) -> None:
+        """Wait until the buffer has read the byte at ``position``, then go on to ``state``."""
+        m.d.sync += self._wait.eq(self._wait + 1)
+        with m.If(self._wait == Scratchpad.LATENCY - 1):
+            m.d.sync += self._wait.eq(0)
+            m.next = state
+
+    def _ends_beat(self):
+        """Return whether ``position`` is at the last byte of a beat."""
+        return self._position[: self._lane_bits].all()
 
     def _dispatch(self, m: Module) -> None:
         """VERDICT: drop, answer at once, or carry out."""
-        fields, beat = self._fields, self.config.bus_bytes
+        fields, lane_bits = self._fields, self._lane_bits
         command, address, length = fields["command"], fields["address"], fields["length"]
-        lane_bits = (beat - 1).bit_length()
         # The request before: its number, and how it ended if it was a write.
         known, sequence, status = Signal(), Signal(8), Signal(8)
         window = (link.MAX_PAYLOAD - 1).bit_length()
@@ -284,47 +295,48 @@ class UartBridge(wiring.Component):
 
     def _beats(self):
         """Return the beats of the request, minus one."""
-        lane_bits = (self.config.bus_bytes - 1).bit_length()
-        return self._fields["length"][lane_bits:] - 1
+        return self._fields["length"][self._lane_bits :] - 1
 
     def _write_memory(self, m: Module) -> None:
-        """WRITE_ORDER, WRITE_FETCH, WRITE_BEAT, WRITE_ANSWER: a burst out of the buffer."""
+        """WRITE_ORDER, WRITE_FETCH, WRITE_BYTE, WRITE_BEAT, WRITE_ANSWER: a burst out of the
+        buffer.
+        """
         aw, w, b = self.write.aw, self.write.w, self.write.b
-        wait = Signal(range(Scratchpad.LATENCY + 1))
+        position = self._position
         m.d.comb += [
             aw.payload.addr.eq(self._fields["address"]),
             aw.payload.len.eq(self._beats()),
-            w.payload.data.eq(self._buffer.read.data),
-            w.payload.last.eq(self._position == self._beats()),
+            w.payload.data.eq(self._beat),
+            w.payload.last.eq(position == self._fields["length"]),
         ]
         with m.State("WRITE_ORDER"):
             m.d.comb += aw.valid.eq(1)
             with m.If(aw.ready):
                 m.next = "WRITE_FETCH"
         with m.State("WRITE_FETCH"):
-            m.d.comb += self._buffer.read.addr.eq(self._position)
-            m.d.sync += wait.eq(wait + 1)
-            with m.If(wait == Scratchpad.LATENCY - 1):
-                m.d.sync += wait.eq(0)
+            self._fetch(m, "WRITE_BYTE")
+        with m.State("WRITE_BYTE"):
+            self._shift(m, self._buffer.read.data)
+            m.d.sync += position.eq(position + 1)
+            m.next = "WRITE_FETCH"
+            with m.If(self._ends_beat()):
                 m.next = "WRITE_BEAT"
         with m.State("WRITE_BEAT"):
-            m.d.comb += [self._buffer.read.addr.eq(self._position), w.valid.eq(1)]
+            m.d.comb += w.valid.eq(1)
             with m.If(w.ready):
-                m.d.sync += self._position.eq(self._position + 1)
                 m.next = "WRITE_FETCH"
                 with m.If(w.payload.last):
                     m.next = "WRITE_ANSWER"
         with m.State("WRITE_ANSWER"):
             m.d.comb += b.ready.eq(1)
-            m.d.sync += self._position.eq(0)
             with m.If(b.valid):
                 m.d.sync += self._status.eq(Mux(b.payload.resp == OKAY, Status.OK, Status.MEMORY))
                 m.next = "RESPOND"
 
     def _read_memory(self, m: Module) -> None:
-        """READ_ORDER, READ_BEATS: a burst into the buffer."""
+        """READ_ORDER, READ_BEAT, READ_BYTE: a burst into the buffer."""
         ar, r = self.read.ar, self.read.r
-        write = self._buffer.write
+        position = self._position
         m.d.comb += [
             ar.payload.addr.eq(self._fields["address"]),
             ar.payload.len.eq(self._beats()),
@@ -333,39 +345,36 @@ class UartBridge(wiring.Component):
             m.d.comb += ar.valid.eq(1)
             m.d.sync += self._length.eq(self._fields["length"])
             with m.If(ar.ready):
-                m.next = "READ_BEATS"
-        with m.State("READ_BEATS"):
-            m.d.comb += [
-                r.ready.eq(1),
-                write.addr.eq(self._position),
-                write.data.eq(r.payload.data),
-                write.en.eq(Mux(r.valid, -1, 0)),
-            ]
+                m.next = "READ_BEAT"
+        with m.State("READ_BEAT"):
+            m.d.comb += r.ready.eq(1)
             with m.If(r.valid):
-                m.d.sync += self._position.eq(self._position + 1)
+                m.d.sync += self._beat.eq(r.payload.data)
                 with m.If(r.payload.resp != OKAY):
                     m.d.sync += [self._status.eq(Status.MEMORY), self._length.eq(0)]
-                with m.If(r.payload.last):
-                    m.d.sync += self._position.eq(0)
+                m.next = "READ_BYTE"
+        with m.State("READ_BYTE"):
+            m.d.comb += [
+                self._buffer.write.data.eq(self._beat[:8]),
+                self._buffer.write.en.eq(1),
+            ]
+            self._shift(m, 0)
+            m.d.sync += position.eq(position + 1)
+            with m.If(self._ends_beat()):
+                m.next = "READ_BEAT"
+                with m.If(position == self._fields["length"] - 1):
                     m.next = "RESPOND"
 
     def _respond(self, m: Module) -> None:
         """RESPOND, SEND_HEADER, SEND_FETCH, SEND_PAYLOAD, SEND_CHECK: the response."""
         crc, tx, position, fields = self._crc, self.tx, self._position, self._fields
         known, sequence, status = self._remember
-        beat = self.config.bus_bytes
-        lane_bits = (beat - 1).bit_length()
         header = Cat(self._status, fields["sequence"], self._length)
         assert len(header) == 8 * Response.HEADER_BYTES
         head_bytes = Array(header.word_select(i, 8) for i in range(Response.HEADER_BYTES))
         check_bytes = Array(crc.crc.word_select(i, 8) for i in range(_CHECK_BYTES))
-        wait = Signal(range(Scratchpad.LATENCY + 1))
         from_word = fields["command"] == Command.READ_REGISTER
-        byte = Mux(
-            from_word,
-            self._word.word_select(position[:2], 8),
-            self._buffer.read.data.word_select(position[:lane_bits], 8),
-        )
+        byte = Mux(from_word, self._word[:8], self._buffer.read.data)
 
         def counted(last) -> None:
             """Send bytes 0 to ``last`` and go on to the next state."""
@@ -390,20 +399,12 @@ class UartBridge(wiring.Component):
                 with m.If(self._length == 0):
                     m.next = "SEND_CHECK"
         with m.State("SEND_FETCH"):
-            m.d.comb += self._buffer.read.addr.eq(position[lane_bits:])
-            m.d.sync += wait.eq(wait + 1)
-            with m.If(wait == Scratchpad.LATENCY - 1):
-                m.d.sync += wait.eq(0)
-                m.next = "SEND_PAYLOAD"
+            self._fetch(m, "SEND_PAYLOAD")
         with m.State("SEND_PAYLOAD"):
             counted(self._length - 1)
-            m.d.comb += [
-                self._buffer.read.addr.eq(position[lane_bits:]),
-                tx.payload.eq(byte),
-                crc.data.eq(tx.payload),
-                crc.valid.eq(tx.ready),
-            ]
+            m.d.comb += [tx.payload.eq(byte), crc.data.eq(tx.payload), crc.valid.eq(tx.ready)]
             with m.If(tx.ready):
+                self._shift(m, 0)
                 m.next = "SEND_FETCH"
                 with m.If(position == self._length - 1):
                     m.next = "SEND_CHECK"
