@@ -98,13 +98,27 @@ async def transmitter_sends_bytes(dut, feed):
 # The arbiter of writers
 
 
+def idle_reads(dut) -> None:
+    """Let nobody read."""
+    for name in ("first__read__ar__valid", "second__read__ar__valid", "memory__read__r__valid"):
+        getattr(dut, name).value = 0
+
+
+def infix(dut, name: str) -> str:
+    """Return what stands between the manager ``name`` and its channels of writing."""
+    return "__write__" if hasattr(dut, f"{name}__write__aw__valid") else "__"
+
+
 class Writer:
     """Writes random bursts through the port ``name``; counts answers."""
 
     def __init__(self, dut, name: str, rng, pages: range, *, rate: float, take: float):
-        self.aw = StreamDriver(dut, f"{name}__aw", ADDRESS, rate=rate)
-        self.w = StreamDriver(dut, f"{name}__w", SENT, rate=rate)
-        self.b = StreamMonitor(dut, f"{name}__b", ANSWER, rate=take)
+        port = name + infix(dut, name)
+        if "write" in port:
+            idle_reads(dut)
+        self.aw = StreamDriver(dut, f"{port}aw", ADDRESS, rate=rate)
+        self.w = StreamDriver(dut, f"{port}w", SENT, rate=rate)
+        self.b = StreamMonitor(dut, f"{port}b", ANSWER, rate=take)
         self.rng, self.pages, self.asked = rng, pages, 0
         self.expected: dict[int, int] = {}
 
@@ -127,7 +141,13 @@ async def arbiter_routes_writes(dut, rate, take, latency):
     rng = bench_rng(f"writes {rate} {take} {latency}")
     memory = np.zeros(4 * 4096, np.uint8)
     outside = MemoryWriter(
-        dut, memory, beat=R, prefix="memory__", latency=latency, address_rate=rate, data_rate=take
+        dut,
+        memory,
+        beat=R,
+        prefix="memory" + infix(dut, "memory"),
+        latency=latency,
+        address_rate=rate,
+        data_rate=take,
     )
     writers = [
         Writer(dut, name, rng, pages, rate=rate, take=take)
@@ -152,7 +172,7 @@ async def arbiter_routes_writes(dut, rate, take, latency):
 async def arbiter_keeps_answers_apart(dut):
     """An error goes to the writer whose burst it was."""
     memory = np.zeros(4096, np.uint8)
-    MemoryWriter(dut, memory, beat=R, prefix="memory__").bad_addresses = {R}
+    MemoryWriter(dut, memory, beat=R, prefix="memory" + infix(dut, "memory")).bad_addresses = {R}
     rng = bench_rng("answers")
     first, second = (
         Writer(dut, name, rng, range(1), rate=1.0, take=1.0) for name in ("first", "second")
@@ -165,6 +185,84 @@ async def arbiter_keeps_answers_apart(dut):
         await writer.b.wait_for(2)
     assert [item["resp"] for item in first.b.items] == [0, 2]
     assert [item["resp"] for item in second.b.items] == [2, 0]
+
+
+class Manager:
+    """Reads and writes random bursts of its own pages through both directions of ``name``."""
+
+    def __init__(self, dut, name: str, pages: range, rng, memory, *, rate: float, take: float):
+        self.pages, self.rng, self.memory = pages, rng, memory
+        self.order = StreamDriver(dut, f"{name}__read__ar", ADDRESS, rate=rate)
+        self.beats = StreamMonitor(dut, f"{name}__read__r", BEAT, rate=take)
+        self.aw = StreamDriver(dut, f"{name}__write__aw", ADDRESS, rate=rate)
+        self.w = StreamDriver(dut, f"{name}__write__w", SENT, rate=rate)
+        self.b = StreamMonitor(dut, f"{name}__write__b", ANSWER, rate=take)
+
+    async def run(self, bursts: int) -> None:
+        """Write, with a read of another page at the same time; then read what was written."""
+        asked = 0
+        for burst in range(bursts):
+            beats = self.rng.randint(1, 9)
+            target, other = self.rng.sample(self.pages, 2)
+            address = 4096 * target + R * self.rng.randrange(4096 // R - beats)
+            words = [self.rng.getrandbits(8 * R) for _ in range(beats)]
+            elsewhere = 4096 * other + R * self.rng.randrange(4096 // R - beats)
+            expected = self.words(elsewhere, beats)
+            self.aw.send({"addr": address, "len": beats - 1})
+            for i, word in enumerate(words):
+                self.w.send({"data": word, "last": int(i == beats - 1)})
+            self.order.send({"addr": elsewhere, "len": beats - 1})
+            await self.b.wait_for(burst + 1)
+            self.order.send({"addr": address, "len": beats - 1})
+            asked += 2 * beats
+            await self.beats.wait_for(asked)
+            found, self.beats.items[:] = self.beats.items[:], []
+            assert [item["data"] for item in found] == expected + words
+            assert [item["last"] for item in found] == 2 * [*([0] * (beats - 1)), 1]
+            assert not any(item["resp"] for item in found)
+        assert self.b.count == bursts and not any(item["resp"] for item in self.b.items)
+
+    def words(self, address: int, beats: int) -> list[int]:
+        return [
+            int.from_bytes(self.memory[place : place + R].tobytes(), "little")
+            for place in range(address, address + R * beats, R)
+        ]
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize((("rate", "take", "latency"), [(1.0, 1.0, 1), (0.5, 0.3, 9)]))
+async def bursts_go_one_after_the_other(dut, rate, take, latency):
+    """Both managers read and write at once; the memory sees a burst when the one before is over."""
+    rng = bench_rng(f"bursts {rate} {take} {latency}")
+    memory = np.array([rng.randrange(256) for _ in range(4 * 4096)], np.uint8)
+    options = {"beat": R, "latency": latency, "address_rate": rate, "data_rate": take}
+    reader = MemoryReader(dut, memory, prefix="memory__read__", **options)
+    writer = MemoryWriter(dut, memory, prefix="memory__write__", **options)
+    managers = [
+        Manager(dut, name, pages, rng, memory, rate=rate, take=take)
+        for name, pages in (("first", range(0, 2)), ("second", range(2, 4)))
+    ]
+    await start_clock(dut)
+    running = [cocotb.start_soon(manager.run(15)) for manager in managers]
+    edge, open_bursts, seen = RisingEdge(dut.clk), 0, 0
+    channels = {
+        "memory__read__ar": 1,
+        "memory__write__aw": 1,
+        "memory__read__r": -1,
+        "memory__write__b": -1,
+    }
+    while not all(task.done() for task in running):
+        await edge
+        for name, change in channels.items():
+            moves = getattr(dut, f"{name}__valid").value and getattr(dut, f"{name}__ready").value
+            last = int(dut.memory__read__r__payload.value) >> 8 * R + 2
+            if moves and (name[-3:] != "__r" or last):
+                open_bursts += change
+                seen += change > 0
+        assert open_bursts in (0, 1)
+    for task in running:
+        await task
+    assert seen == len(reader.bursts) + len(writer.bursts) == 2 * 15 * 3
 
 
 # The memory
@@ -184,7 +282,9 @@ class MemoryUser:
             "read__r",
             BEAT,
             rate=take,
-            on_item=lambda item: self.board.check((item["data"], item["resp"], item["last"])),
+            on_item=lambda item: self.board.check(
+                (None if item["resp"] else item["data"], item["resp"], item["last"])
+            ),
         )
         self.model: dict[int, int] = {}
         self.responses = 0
@@ -203,7 +303,7 @@ class MemoryUser:
         self.ar.send({"addr": address, "len": beats - 1})
         for i in range(beats):
             inside = address < MEMORY_BYTES
-            word = self.model.get(address + R * i, 0) if inside else 0
+            word = self.model.get(address + R * i, 0) if inside else None
             self.board.expect((word, 0 if inside else 2, int(i == beats - 1)))
 
     async def settle(self) -> None:
@@ -242,7 +342,7 @@ async def memory_keeps_what_is_written(dut, rate, take):
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def memory_is_fast(dut):
+async def blocks_are_fast(dut):
     """One beat per cycle in both directions at once, LATENCY cycles to the first."""
     from intaglio_hw.soc import BlockMemory
 
@@ -270,6 +370,37 @@ async def memory_is_fast(dut):
         cycles += 1
     assert cycles <= 4 * 65 + BlockMemory.LATENCY + 4
     assert await write == 0
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def single_port_is_fast(dut):
+    """A beat is written per cycle, and read in two, LATENCY cycles to the first."""
+    from intaglio_hw.soc import SinglePortMemory
+
+    user = MemoryUser(dut)
+    await start_clock(dut)
+    edge, words = RisingEdge(dut.clk), list(range(64))
+    for write in (True, False):
+        task = cocotb.start_soon(user.write(0, words)) if write else None
+        if not write:
+            user.read(0, 64)
+        name, answer = ("write__aw", "write__b") if write else ("read__ar", "read__r")
+        cycle, taken, first = 0, None, None
+        while first is None:
+            await edge
+            cycle += 1
+            if getattr(dut, f"{name}__valid").value and getattr(dut, f"{name}__ready").value:
+                taken = cycle
+            if getattr(dut, f"{answer}__valid").value:
+                first = cycle
+        assert first - taken <= 66 if write else first - taken == SinglePortMemory.LATENCY
+        if task is not None:
+            assert await task == 0
+        else:
+            while not user.board.done:
+                await edge
+                cycle += 1
+            assert cycle - first <= 2 * 64 + 1
 
 
 # The bridge

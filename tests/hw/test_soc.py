@@ -3,7 +3,15 @@
 import pytest
 
 from intaglio.spec.config import CONFIGS
-from intaglio_hw.soc import AxiWriteArbiter, BlockMemory, UartBridge, UartReceiver, UartTransmitter
+from intaglio_hw.soc import (
+    AxiWriteArbiter,
+    BlockMemory,
+    BurstArbiter,
+    SinglePortMemory,
+    UartBridge,
+    UartReceiver,
+    UartTransmitter,
+)
 from intaglio_hw.soc.memory import bank_rows
 from intaglio_hw.soc.uart import baud_divisor
 from intaglio_sim.runner import run_bench
@@ -36,7 +44,23 @@ def test_write_arbiter(simulator):
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_memory(simulator, config):
     memory = BlockMemory(config=CONFIGS[config], memory_bytes=MEMORY_BYTES)
-    assert bench(memory, simulator, "memory_", CONFIGS[config]) == 3
+    assert bench(memory, simulator, "memory_", CONFIGS[config]) == 2
+    assert bench(memory, simulator, "blocks_", CONFIGS[config]) == 1
+
+
+@pytest.mark.parametrize("config", CONFIG_NAMES)
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_single_port_memory(simulator, config):
+    memory = SinglePortMemory(config=CONFIGS[config], memory_bytes=MEMORY_BYTES)
+    assert bench(memory, simulator, "memory_", CONFIGS[config]) == 2
+    assert bench(memory, simulator, "single_port_", CONFIGS[config]) == 1
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_burst_arbiter(simulator):
+    """What the arbiter of writers does, and reads besides."""
+    assert bench(BurstArbiter(config=MINI), simulator, "arbiter_") == 4
+    assert bench(BurstArbiter(config=MINI), simulator, "bursts_") == 2
 
 
 @pytest.mark.parametrize("config", CONFIG_NAMES)
@@ -67,6 +91,8 @@ def test_sizes_that_cannot_be():
         BlockMemory(config=MINI, memory_bytes=4095)
     with pytest.raises(ValueError, match=r"memory_bytes must be at most 2\*\*32"):
         BlockMemory(config=MINI, memory_bytes=(1 << 32) + 4096)
+    with pytest.raises(ValueError, match="memory_bytes must be at most 131072, not 135168"):
+        SinglePortMemory(config=MINI, memory_bytes=33 * 4096)
     with pytest.raises(ValueError, match="divisor must be at least 4, not 3"):
         UartReceiver(divisor=3)
     with pytest.raises(ValueError, match="gap_cycles must be at least 1, not 0"):

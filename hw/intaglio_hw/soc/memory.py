@@ -8,13 +8,19 @@ from amaranth.lib.wiring import In, Out
 
 from intaglio.spec.config import AcceleratorConfig
 from intaglio_hw.axi import BOUNDARY_BYTES
+from intaglio_hw.csr import OKAY, SLVERR
 from intaglio_hw.interfaces import ADDRESS_BITS, AxiReadSignature, AxiWriteSignature
 from intaglio_hw.primitives import BlockRam, check_family
 from intaglio_hw.streams import Queue, SkidBuffer
 
-__all__ = ["AxiWriteArbiter", "BlockMemory", "bank_rows", "check_memory_bytes"]
+__all__ = [
+    "AxiWriteArbiter",
+    "BlockMemory",
+    "bank_rows",
+    "check_memory_bytes",
+    "inside",
+]
 
-_OKAY, _SLVERR = 0, 2
 #: Rows of the largest bank: a block RAM of one bit in a row.
 _MOST_ROWS = 16384
 
@@ -33,12 +39,18 @@ def bank_rows(rows: int) -> list[int]:
 
 
 def check_memory_bytes(memory_bytes: int) -> int:
-    """Return ``memory_bytes``; ValueError if no :class:`BlockMemory` has that size."""
+    """Return ``memory_bytes``; ValueError if no memory has that size."""
     if memory_bytes < BOUNDARY_BYTES or memory_bytes % BOUNDARY_BYTES:
         raise ValueError(f"memory_bytes must be a multiple of {BOUNDARY_BYTES}, not {memory_bytes}")
     if memory_bytes > 1 << ADDRESS_BITS:
         raise ValueError(f"memory_bytes must be at most 2**{ADDRESS_BITS}, not {memory_bytes}")
     return memory_bytes
+
+
+def inside(address, memory_bytes: int):
+    """Return whether a bus address lies in a memory of ``memory_bytes`` that begins at 0."""
+    page = (BOUNDARY_BYTES - 1).bit_length()
+    return address[page:] < memory_bytes // BOUNDARY_BYTES
 
 
 class BlockMemory(wiring.Component):
@@ -100,11 +112,6 @@ class BlockMemory(wiring.Component):
             first += bank.depth
         return selected
 
-    def _inside(self, address):
-        """Return whether a bus address lies in the memory."""
-        page = (BOUNDARY_BYTES - 1).bit_length()
-        return address[page:] < self.memory_bytes // BOUNDARY_BYTES
-
     def _write(self, m: Module, banks) -> None:
         busy, good, answer = Signal(), Signal(), Signal()
         row = Signal(self._row_bits, reset_less=True)
@@ -115,7 +122,7 @@ class BlockMemory(wiring.Component):
         with m.If(aw.valid & aw.ready):
             m.d.sync += [
                 busy.eq(1),
-                good.eq(self._inside(aw.payload.addr)),
+                good.eq(inside(aw.payload.addr, self.memory_bytes)),
                 row.eq(aw.payload.addr[self._shift :]),
             ]
         transfer = w.valid & w.ready
@@ -137,7 +144,7 @@ class BlockMemory(wiring.Component):
             ]
         m.d.comb += [
             answers.i.valid.eq(answer),
-            answers.i.payload.resp.eq(Mux(good, _OKAY, _SLVERR)),
+            answers.i.payload.resp.eq(Mux(good, OKAY, SLVERR)),
         ]
         with m.If(answer & answers.i.ready):
             m.d.sync += answer.eq(0)
@@ -158,7 +165,7 @@ class BlockMemory(wiring.Component):
         with m.If(ar.valid & ar.ready):
             m.d.sync += [
                 busy.eq(1),
-                good.eq(self._inside(ar.payload.addr)),
+                good.eq(inside(ar.payload.addr, self.memory_bytes)),
                 row.eq(ar.payload.addr[self._shift :]),
                 left.eq(ar.payload.len),
             ]
@@ -188,7 +195,7 @@ class BlockMemory(wiring.Component):
         m.d.comb += [
             beats.i.valid.eq(done.valid),
             beats.i.payload.data.eq(Mux(done.good, chosen, 0)),
-            beats.i.payload.resp.eq(Mux(done.good, _OKAY, _SLVERR)),
+            beats.i.payload.resp.eq(Mux(done.good, OKAY, SLVERR)),
             beats.i.payload.last.eq(done.last),
         ]
 

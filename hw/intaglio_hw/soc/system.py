@@ -11,6 +11,7 @@ from intaglio_hw.csr import axi_lite_members
 from intaglio_hw.elaborate import TOP
 from intaglio_hw.soc.bridge import UartBridge
 from intaglio_hw.soc.memory import AxiWriteArbiter, BlockMemory
+from intaglio_hw.soc.single_port import BurstArbiter, SinglePortMemory
 from intaglio_hw.soc.uart import UartReceiver, UartTransmitter
 
 __all__ = ["SerialSystem"]
@@ -26,7 +27,10 @@ class SerialSystem(wiring.Component):
     config
         The accelerator.
     memory_bytes
-        Of block RAM, a multiple of 4096.
+        Of the memory, a multiple of 4096.
+    single_port
+        The memory is a :class:`~intaglio_hw.soc.single_port.SinglePortMemory`, with one burst at a
+        time, instead of a :class:`~intaglio_hw.soc.memory.BlockMemory`.
     clock_hz
         Clock, for the register ``clock_hz``.
     divisor
@@ -54,8 +58,10 @@ class SerialSystem(wiring.Component):
         clock_hz: int,
         divisor: int,
         gap_cycles: int,
+        single_port: bool = False,
         family: str = "generic",
     ) -> None:
+        self.single_port = single_port
         self.config, self.memory_bytes, self.clock_hz = config, memory_bytes, clock_hz
         self.divisor, self.gap_cycles, self.family = divisor, gap_cycles, family
         super().__init__(
@@ -75,11 +81,6 @@ class SerialSystem(wiring.Component):
             gap_cycles=self.gap_cycles,
             family=family,
         )
-        m.submodules.memory = memory = BlockMemory(
-            config=config, memory_bytes=self.memory_bytes, family=family
-        )
-        m.submodules.reads = reads = AxiReadArbiter(config=config)
-        m.submodules.writes = writes = AxiWriteArbiter(config=config)
         m.d.comb += [
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),
@@ -92,12 +93,30 @@ class SerialSystem(wiring.Component):
         for name, member in axi_lite_members("axil").items():
             subordinate, manager = getattr(accelerator, f"s_{name}"), getattr(bridge, f"m_{name}")
             m.d.comb += subordinate.eq(manager) if member.flow == In else manager.eq(subordinate)
+        self._memory(m, accelerator, bridge)
+        return m
+
+    def _memory(self, m: Module, accelerator: wiring.Component, bridge: UartBridge) -> None:
+        """Add the memory and what merges its managers."""
+        kind = SinglePortMemory if self.single_port else BlockMemory
+        m.submodules.memory = memory = kind(
+            config=self.config, memory_bytes=self.memory_bytes, family=self.family
+        )
+        if self.single_port:
+            m.submodules.bursts = bursts = BurstArbiter(config=self.config)
+            wiring.connect(m, bridge.read, bursts.first.read)
+            wiring.connect(m, bridge.write, bursts.first.write)
+            wiring.connect(m, bursts.memory.read, memory.read)
+            wiring.connect(m, bursts.memory.write, memory.write)
+            self._connect(m, accelerator, bursts.second.read, bursts.second.write)
+            return
+        m.submodules.reads = reads = AxiReadArbiter(config=self.config)
+        m.submodules.writes = writes = AxiWriteArbiter(config=self.config)
         wiring.connect(m, bridge.read, reads.fetch)
         wiring.connect(m, reads.memory, memory.read)
         wiring.connect(m, bridge.write, writes.first)
         wiring.connect(m, writes.memory, memory.write)
         self._connect(m, accelerator, reads.load, writes.second)
-        return m
 
     def _connect(self, m: Module, accelerator: wiring.Component, read, write) -> None:
         """Connect the accelerator's AXI4 manager: whole beats, incrementing bursts, ID 0."""
