@@ -14,8 +14,10 @@ from cocotb.triggers import FallingEdge, Timer
 
 from intaglio_sim.bfm.clock import PERIOD_NS
 
-#: Environment variables: folder in which ``port`` and ``stop`` appear; cycles of a bit.
+#: Environment variables: folder in which ``port`` and ``stop`` appear; cycles of a bit; level of
+#: the button while it is not pressed.
 FOLDER_VARIABLE, DIVISOR_VARIABLE = "INTAGLIO_BOARD_FOLDER", "INTAGLIO_BOARD_DIVISOR"
+RELEASED_VARIABLE = "INTAGLIO_BOARD_RELEASED"
 #: Bits of silence between two looks at an idle terminal.
 _IDLE_BITS = 30
 
@@ -53,8 +55,8 @@ async def serve(dut):
     terminal, other = os.openpty()
     tty.setraw(other)  # kept open: the terminal outlives the host's open and close
     os.set_blocking(terminal, False)
-    dut.uart_rx.value, dut.reset.value = 1, 0
-    Clock(dut.clk25, PERIOD_NS, unit="ns").start(start_high=False)
+    dut.uart_rx.value, dut.button.value = 1, int(os.environ[RELEASED_VARIABLE])
+    Clock(dut.oscillator, PERIOD_NS, unit="ns").start(start_high=False)
     await Timer(20 * bit_ns, "ns")
     cocotb.start_soon(_receive(dut, bit_ns, terminal))
     temporary = folder / "port.new"

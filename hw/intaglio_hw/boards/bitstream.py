@@ -1,22 +1,23 @@
-"""The bitstream of a board: yosys, nextpnr and ecppack on its top, all from pip."""
+"""The bitstream of a board: yosys, nextpnr and a packer on its top, all from pip."""
 
 import json
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
 from intaglio.spec.files import atomic_write, bytes_digest
-from intaglio_hw.boards import Board
-from intaglio_hw.boards.ulx3s import BAUD, board_top, constraints
+from intaglio_hw.boards import Board, icebreaker, ulx3s
+from intaglio_hw.boards.top import BAUD, BoardPorts, board_top
 from intaglio_hw.elaborate import component_rtlil
 from intaglio_hw.families import FAMILY_TOOLS, Router, count_cells
 from intaglio_hw.route import prepare_netlist
 from intaglio_hw.tools import Progress, require_router, run_router, run_yosys
 
-__all__ = ["BITSTREAMS", "BitstreamSettings", "build_bitstream"]
+__all__ = ["BITSTREAMS", "BitstreamSettings", "bitstream_settings", "build_bitstream"]
 
 _TOP = "top"
 
@@ -25,24 +26,94 @@ _TOP = "top"
 class BitstreamSettings:
     """What a board's bitstream has around the accelerator, unless told otherwise.
 
-    ``config``: the accelerator, which leaves ``memory_bytes`` of block RAM. ``frequency_mhz``: of
-    its clock. ``loader``: command that loads a file, for people.
+    ``ports``, ``constraints``: of the board's top, and the text about them for nextpnr.
+    ``config``: the accelerator, which leaves ``memory_bytes`` of memory. ``frequency_mhz``: of its
+    clock. ``suffix``: of the file. ``loader``: command that loads it, for people.
     """
 
+    ports: BoardPorts
+    constraints: Callable[[], str]
     config: AcceleratorConfig
     memory_bytes: int
     frequency_mhz: float
+    suffix: str
     loader: str
 
 
 #: Board -> settings.
 BITSTREAMS = {
     "ulx3s-85f": BitstreamSettings(
+        ports=ulx3s.ULX3S,
+        constraints=ulx3s.constraints,
         config=CONFIGS["compact-8x8"],
-        # 144 blocks of 2 KiB of the 208, beside the 32 of the accelerator and its bridge.
+        # 144 blocks of 2 KiB of the 208, beside the 31 of the accelerator and its bridge.
         memory_bytes=288 * 1024,
         frequency_mhz=50.0,
+        suffix=".bit",
         loader="openFPGALoader --board ulx3s {path}",
+    ),
+    "icebreaker": BitstreamSettings(
+        ports=icebreaker.ICEBREAKER,
+        constraints=icebreaker.constraints,
+        config=CONFIGS["tight-8x1"],
+        memory_bytes=128 * 1024,  # all of the single-port RAM
+        frequency_mhz=24.0,
+        suffix=".bin",
+        # The name of the iCEBreaker there; into the flash, from which the FPGA then starts.
+        loader="openFPGALoader --board ice40_generic {path}",
+    ),
+}
+
+
+def bitstream_settings(board: Board) -> BitstreamSettings:
+    """Return what the bitstream of ``board`` has; IntaglioError if there is none for it."""
+    if board.name not in BITSTREAMS:
+        raise IntaglioError(
+            f"there is no bitstream for {board.name}, only for {', '.join(BITSTREAMS)}"
+        )
+    return BITSTREAMS[board.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packer:
+    """How a family gets from nextpnr to a bitstream: all names are of files in the work folder.
+
+    ``constraints``: of nextpnr, after the option ``pins``. ``options``: others of nextpnr.
+    ``routed``: what it makes, after the option ``output``. ``name``, ``call``: of the packer in the
+    router's package; ``pack``: its arguments, which make ``chip.bit``.
+    """
+
+    constraints: str
+    pins: str
+    options: Sequence[str]
+    output: str
+    routed: str
+    name: str
+    call: str
+    pack: Sequence[str]
+
+
+_PACKERS = {
+    "ecp5": _Packer(
+        constraints="pins.lpf",
+        pins="--lpf",
+        # Router 1, the default, stood still on this chip full of block RAM (docs/decisions/0023).
+        options=("--router", "router2"),
+        output="--textcfg",
+        routed="chip.config",
+        name="ecppack",
+        call="_run_ecppack_argv",
+        pack=("--compress", "chip.config", "--bit", "chip.bit"),
+    ),
+    "ice40": _Packer(
+        constraints="pins.pcf",
+        pins="--pcf",
+        options=(),
+        output="--asc",
+        routed="chip.asc",
+        name="icepack",
+        call="_run_icepack_argv",
+        pack=("chip.asc", "chip.bit"),
     ),
 }
 
@@ -77,18 +148,19 @@ def _synthesize(
 def _route(
     board: Board, router: Router, work: Path, seed: int, progress: Progress | None, limit_s: float
 ) -> dict[str, float]:
-    """Make ``chip.config``; return clock -> reached MHz."""
-    arguments = [f"--{board.device}", "--package", board.package, "--speed", str(board.speed)]
-    arguments += ["--seed", str(seed), "--json", "netlist.json", "--lpf", "pins.lpf"]
-    # Router 1, the default, stood still on this chip full of block RAM (docs/decisions/0023).
-    arguments += ["--router", "router2"]
+    """Make what the packer reads; return clock -> reached MHz."""
+    packer = _PACKERS[board.family]
+    arguments = [f"--{board.device}", "--package", board.package]
+    arguments += [] if board.speed is None else ["--speed", str(board.speed)]
+    arguments += ["--seed", str(seed), "--json", "netlist.json", packer.pins, packer.constraints]
+    arguments += [*packer.options, packer.output, packer.routed]
     # A clock that is missed is told below, with its name.
-    arguments += ["--textcfg", "chip.config", "--report", "report.json", "--timing-allow-fail"]
+    arguments += ["--report", "report.json", "--timing-allow-fail"]
     run_router(
         router,
         arguments,
         work=work,
-        results=["report.json", "chip.config"],
+        results=["report.json", packer.routed],
         progress=progress,
         limit_s=limit_s,
     )
@@ -96,11 +168,11 @@ def _route(
     return {name: round(entry["achieved"], 2) for name, entry in report["fmax"].items()}
 
 
-def _pack(router: Router, work: Path, limit_s: float) -> bytes:
-    """Return the bitstream of ``chip.config``; the packer comes in the router's package."""
-    packer = replace(router, name="ecppack", call="_run_ecppack_argv")
-    arguments = ["--compress", "chip.config", "--bit", "chip.bit"]
-    run_router(packer, arguments, work=work, results=["chip.bit"], limit_s=limit_s)
+def _pack(family: str, router: Router, work: Path, limit_s: float) -> bytes:
+    """Return the bitstream of what was routed; the packer comes in the router's package."""
+    packer = _PACKERS[family]
+    program = replace(router, name=packer.name, call=packer.call)
+    run_router(program, packer.pack, work=work, results=["chip.bit"], limit_s=limit_s)
     return (work / "chip.bit").read_bytes()
 
 
@@ -121,7 +193,7 @@ def build_bitstream(
     Parameters
     ----------
     config, memory_bytes, frequency_mhz
-        Accelerator, block RAM and clock; those of :data:`BITSTREAMS` by default.
+        Accelerator, memory and clock; those of :data:`BITSTREAMS` by default.
     baud
         Bits per second of the serial line.
     seeds
@@ -144,11 +216,7 @@ def build_bitstream(
         A board without a top; settings that cannot be; a tool failed; no placement reached the
         clock.
     """
-    if board.name not in BITSTREAMS:
-        raise IntaglioError(
-            f"there is no bitstream for {board.name}, only for {', '.join(BITSTREAMS)}"
-        )
-    settings, tools = BITSTREAMS[board.name], FAMILY_TOOLS[board.family]
+    settings, tools = bitstream_settings(board), FAMILY_TOOLS[board.family]
     router, block_rams = tools.router, tools.devices[board.device]["bram"]
     assert router is not None, "a board with a bitstream has a router"
     require_router(router)
@@ -158,11 +226,11 @@ def build_bitstream(
     memory_bytes = settings.memory_bytes if memory_bytes is None else memory_bytes
     try:
         top = board_top(
+            settings.ports,
             config,
             memory_bytes=memory_bytes,
             frequency_mhz=frequency_mhz or settings.frequency_mhz,
             baud=baud,
-            family=board.family,
         )
     except ValueError as error:
         raise IntaglioError(f"{board.name}: {error}") from error
@@ -170,7 +238,8 @@ def build_bitstream(
     with tempfile.TemporaryDirectory(prefix="intaglio-bitstream-") as folder:
         work = Path(folder)
         say(f"elaborating {config.name} with {memory_bytes // 1024} KiB of memory, {aim:g} MHz")
-        (work / "pins.lpf").write_text(constraints(), encoding="utf-8")
+        constraints = settings.constraints()
+        (work / _PACKERS[board.family].constraints).write_text(constraints, encoding="utf-8")
         text = component_rtlil(top, name=_TOP)
         say("yosys")
         cells = _synthesize(text, board, work, progress, limit_s)
@@ -184,7 +253,7 @@ def build_bitstream(
         for seed in range(1, seeds + 1):
             say(f"nextpnr: seed {seed} of at most {seeds}")
             clocks = _route(board, router, work, seed, progress, limit_s)
-            (fmax,) = (mhz for name, mhz in clocks.items() if not name.endswith("clk25"))
+            (fmax,) = (mhz for name, mhz in clocks.items() if not name.endswith("oscillator"))
             reached.append(fmax)
             if fmax >= aim:
                 break
@@ -194,8 +263,8 @@ def build_bitstream(
                 f"no placement of {seeds} reached {aim:g} MHz, the best {max(reached)}: ask for "
                 f"less with --clock"
             )
-        say("ecppack")
-        data = _pack(router, work, limit_s)
+        say(_PACKERS[board.family].name)
+        data = _pack(board.family, router, work, limit_s)
     with atomic_write(path, "wb") as file:
         file.write(data)
     return {

@@ -11,7 +11,7 @@ from intaglio.cli.common import Outcome, progress
 __all__ = ["bitstream_options", "bitstream_outcome"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-#: What ``--bitstream`` without a file stands for.
+#: What ``--bitstream`` without a file stands for: the board's name, and the suffix of its files.
 _DEFAULT = "BOARD.bit"
 
 
@@ -29,22 +29,24 @@ def bitstream_options(function: _Function) -> _Function:
             "--memory",
             type=click.IntRange(4),
             metavar="KIB",
-            help="Block RAM behind the accelerator of the bitstream, a multiple of 4 KiB; what its "
+            help="Memory behind the accelerator of the bitstream, a multiple of 4 KiB; what its "
             "configuration leaves by default.",
         ),
         click.option(
             "--clock",
             type=click.FloatRange(0, min_open=True),
             metavar="MHZ",
-            help="Of the bitstream's accelerator; 50 by default on the ULX3S.",
+            help="Of the bitstream's accelerator; 50 by default on the ULX3S, 24 on the "
+            "iCEBreaker.",
         ),
         click.option(
             "--bitstream",
             is_flag=False,
             flag_value=_DEFAULT,
             metavar="[FILE]",
-            help=f"Build the board's bitstream instead, {_DEFAULT} unless FILE is given: the "
-            "accelerator with memory and serial line, for 'intaglio run --on board'.",
+            help=f"Build the board's bitstream instead, {_DEFAULT} (.bin for the "
+            "iCEBreaker) unless FILE is given: the accelerator with memory and serial line, for "
+            "'intaglio run --on board'.",
         ),
     ):
         function = option(function)
@@ -66,9 +68,10 @@ def bitstream_outcome(
     ``bitstream``, ``clock``, ``memory`` and ``baud`` are those of :func:`bitstream_options`;
     ``seeds`` is the number of placements to try, 0 for the default.
     """
-    from intaglio_hw.boards.bitstream import build_bitstream
+    from intaglio_hw.boards.bitstream import bitstream_settings, build_bitstream
 
-    path = Path(f"{board.name}.bit" if bitstream == _DEFAULT else bitstream)
+    suffix = bitstream_settings(board).suffix
+    path = Path(f"{board.name}{suffix}" if bitstream == _DEFAULT else bitstream)
     data = build_bitstream(
         board,
         path,
