@@ -4,11 +4,27 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["FAMILY_TOOLS", "KINDS", "FamilyTools", "Router", "count_cells"]
+__all__ = [
+    "FAMILY_TOOLS",
+    "KINDS",
+    "KIND_NAMES",
+    "FamilyTools",
+    "Router",
+    "count_cells",
+    "too_large",
+]
 
 #: Kinds of resources, in the order of reports. ``carry`` and ``lutram`` are part of ``lut``;
 #: ``spram`` are large memories with one port.
 KINDS = ("lut", "carry", "lutram", "ff", "dsp", "bram", "spram")
+#: Those of which a device has so many, as people call them.
+KIND_NAMES = {
+    "lut": "LUT",
+    "ff": "flip-flops",
+    "dsp": "DSP",
+    "bram": "block RAM",
+    "spram": "single-port RAM",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,3 +254,12 @@ def count_cells(family: str, cells: Mapping[str, int]) -> dict[str, int]:
         )
         for kind in KINDS
     }
+
+
+def too_large(needed: Mapping[str, int], available: Mapping[str, int]) -> str:
+    """Return what of ``needed`` (kind -> number) a device has too little of, or nothing."""
+    return ", ".join(
+        f"{needed[kind]:,} {KIND_NAMES[kind]} of {number:,}"
+        for kind, number in available.items()
+        if needed[kind] > number
+    )

@@ -16,6 +16,7 @@ from intaglio_hw.boards.bitstream import BITSTREAMS, build_bitstream
 from intaglio_hw.boards.pll import ClockGenerator, Ice40PllSettings, PllSettings, pll_settings
 from intaglio_hw.boards.top import pins
 from intaglio_hw.elaborate import component_rtlil
+from intaglio_hw.families import FAMILY_TOOLS
 
 #: Board -> port -> pin, from ulx3s_v20.lpf (github.com/emard/ulx3s) and icebreaker.pcf
 #: (github.com/icebreaker-fpga/icebreaker-verilog-examples) of the boards' makers.
@@ -258,14 +259,32 @@ def test_bitstream(tmp_path):
     assert "MODE EHXPLLL" in text and "MODE DP16KD" in text
 
 
+def refused(tmp_path, name, told, **settings):
+    pytest.importorskip(FAMILY_TOOLS[load_board(name).family].router.module)
+    with pytest.raises(IntaglioError, match=told):
+        build_bitstream(load_board(name), tmp_path / "x.bit", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"memory_bytes": 420 * 1024}, "ulx3s-85f has 416 KiB of memory in all, not 420"),
+        ({"memory_bytes": 6000}, "memory_bytes must be a multiple of 4096, not 6000"),
+        ({"baud": 200}, "baud must be above 200, not 200"),
+        ({"frequency_mhz": 1e-3}, "no PLL settings make 0.001 MHz out of 25"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, settings, told):
+    """Before anything is elaborated."""
+    refused(tmp_path, "ulx3s-85f", told, **settings)
+
+
 @pytest.mark.slow
 @pytest.mark.synth
-def test_a_memory_that_is_too_large(tmp_path):
+def test_what_is_too_large(tmp_path):
     least = CONFIGS["least-8x1"]
-    with pytest.raises(
-        IntaglioError, match=r"least-8x1 with 512 KiB of memory needs \d+ block RAMs"
-    ):
-        build_bitstream(
-            load_board("ulx3s-85f"), tmp_path / "x.bit", config=least, memory_bytes=512 * 1024
-        )
-    assert not list(tmp_path.iterdir())
+    told = r"least-8x1 with 412 KiB of memory does not fit ulx3s-85f: \d+ block RAM of 208"
+    refused(tmp_path, "ulx3s-85f", told, config=least, memory_bytes=412 * 1024)
+    told = r"does not fit icebreaker: 8 single-port RAM of 4"
+    refused(tmp_path, "icebreaker", told, config=CONFIGS["sequential-8x1"])

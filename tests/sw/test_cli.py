@@ -434,6 +434,7 @@ def test_synth_is_the_median_of_the_seeds(monkeypatch, tools, tmp_path) -> None:
     assert status == 2 and "--frequency" in err
     for words, told in (
         (("--clock", "50"), "--clock needs --bitstream"),
+        (("--frequency", "nan"), "'nan' is no frequency in MHz"),
         (("--bitstream", "--part", "csr"), "--part does not go with --bitstream"),
     ):
         status, _, err = call("synth", "--board", "ulx3s-85f", *words)

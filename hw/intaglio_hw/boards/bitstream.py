@@ -13,7 +13,7 @@ from intaglio.spec.files import atomic_write, bytes_digest
 from intaglio_hw.boards import Board, icebreaker, ulx3s
 from intaglio_hw.boards.top import BAUD, BoardPorts, board_top
 from intaglio_hw.elaborate import component_rtlil
-from intaglio_hw.families import FAMILY_TOOLS, Router, count_cells
+from intaglio_hw.families import FAMILY_TOOLS, Router, count_cells, too_large
 from intaglio_hw.route import prepare_netlist
 from intaglio_hw.tools import Progress, require_router, run_router, run_yosys
 
@@ -27,14 +27,16 @@ class BitstreamSettings:
     """What a board's bitstream has around the accelerator, unless told otherwise.
 
     ``ports``, ``constraints``: of the board's top, and the text about them for nextpnr.
-    ``config``: the accelerator, which leaves ``memory_bytes`` of memory. ``frequency_mhz``: of its
-    clock. ``suffix``: of the file. ``loader``: command that loads it, for people.
+    ``config``: the accelerator, which leaves ``memory_bytes`` of memory, where the chip has
+    ``most_bytes`` of its kind. ``frequency_mhz``: of its clock. ``suffix``: of the file.
+    ``loader``: command that loads it, for people.
     """
 
     ports: BoardPorts
     constraints: Callable[[], str]
     config: AcceleratorConfig
     memory_bytes: int
+    most_bytes: int
     frequency_mhz: float
     suffix: str
     loader: str
@@ -48,6 +50,7 @@ BITSTREAMS = {
         config=CONFIGS["compact-8x8"],
         # 144 blocks of 2 KiB of the 208, beside the 31 of the accelerator and its bridge.
         memory_bytes=288 * 1024,
+        most_bytes=208 * 2048,
         frequency_mhz=50.0,
         suffix=".bit",
         loader="openFPGALoader --board ulx3s {path}",
@@ -57,6 +60,7 @@ BITSTREAMS = {
         constraints=icebreaker.constraints,
         config=CONFIGS["tight-8x1"],
         memory_bytes=128 * 1024,  # all of the single-port RAM
+        most_bytes=128 * 1024,
         frequency_mhz=24.0,
         suffix=".bin",
         # The name of the iCEBreaker there; into the flash, from which the FPGA then starts.
@@ -217,13 +221,18 @@ def build_bitstream(
         clock.
     """
     settings, tools = bitstream_settings(board), FAMILY_TOOLS[board.family]
-    router, block_rams = tools.router, tools.devices[board.device]["bram"]
+    router, available = tools.router, tools.devices[board.device]
     assert router is not None, "a board with a bitstream has a router"
     require_router(router)
     say = progress or (lambda text: None)
     begin = time.monotonic()
     path, config = Path(path), config or settings.config
     memory_bytes = settings.memory_bytes if memory_bytes is None else memory_bytes
+    if memory_bytes > settings.most_bytes:
+        raise IntaglioError(
+            f"{board.name} has {settings.most_bytes // 1024} KiB of memory in all, not "
+            f"{memory_bytes // 1024}: ask for less with --memory"
+        )
     try:
         top = board_top(
             settings.ports,
@@ -243,11 +252,11 @@ def build_bitstream(
         text = component_rtlil(top, name=_TOP)
         say("yosys")
         cells = _synthesize(text, board, work, progress, limit_s)
-        needed = count_cells(board.family, cells)["bram"]
-        if needed > block_rams:
+        large = too_large(count_cells(board.family, cells), available)
+        if large:
             raise IntaglioError(
-                f"{config.name} with {memory_bytes // 1024} KiB of memory needs {needed} block "
-                f"RAMs, {board.name} has {block_rams}: ask for less with --memory"
+                f"{config.name} with {memory_bytes // 1024} KiB of memory does not fit "
+                f"{board.name}: {large}; --memory and --config ask for less"
             )
         reached: list[float] = []
         for seed in range(1, seeds + 1):

@@ -172,6 +172,12 @@ def board_top(
         The PLL does not reach the frequency, the clock does not suit ``baud``, or no memory has the
         size.
     """
+    least = 10 / GAP_SECONDS
+    if baud <= least:
+        raise ValueError(
+            f"baud must be above {least:.0f}, not {baud}: the bridge forgets a request after "
+            f"{GAP_SECONDS} s without a byte"
+        )
     settings = pll_settings(ports.oscillator[1], frequency_mhz, family=ports.family)
     clock_hz = round(settings.mhz * 1e6)
     return BoardTop(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from intaglio.cli.common import Outcome, progress, result_command, table
+from intaglio.cli.common import Megahertz, Outcome, progress, result_command, table
 from intaglio.spec.errors import IntaglioError
 
 __all__ = ["bench_synth_command"]
@@ -34,7 +34,7 @@ RECORD = Path("docs") / "resources.csv"
     is_flag=True,
     help="With --seeds: place and route each component alone as well, for its own clock.",
 )
-@click.option("--frequency", type=float, default=100.0, show_default=True, help="Aim in MHz.")
+@click.option("--frequency", type=Megahertz(), default=100.0, show_default=True, help="Aim in MHz.")
 @click.option(
     "--record",
     type=click.Path(path_type=Path),

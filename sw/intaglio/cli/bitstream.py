@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from intaglio.cli.common import Outcome, progress
+from intaglio.cli.common import Megahertz, Outcome, progress
 
 __all__ = ["bitstream_options", "bitstream_outcome"]
 
@@ -34,7 +34,7 @@ def bitstream_options(function: _Function) -> _Function:
         ),
         click.option(
             "--clock",
-            type=click.FloatRange(0, min_open=True),
+            type=Megahertz(),
             metavar="MHZ",
             help="Of the bitstream's accelerator; 50 by default on the ULX3S, 24 on the "
             "iCEBreaker.",

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +126,21 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, IntaglioError | ValueError | TypeError) and text:
         return text
     return f"{type(error).__name__}: {text} ('intaglio --traceback ...' shows where)"
+
+
+class Megahertz(click.FloatRange):
+    """The type of an option that is a frequency."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 10_000, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, context))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no frequency in MHz.", param, context)
+        return number
 
 
 class Choices(click.Option):

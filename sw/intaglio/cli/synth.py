@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from intaglio.cli.bitstream import bitstream_options, bitstream_outcome
 from intaglio.cli.common import (
+    Megahertz,
     Outcome,
     describe_error,
     hardware_options,
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
     from intaglio.spec.config import AcceleratorConfig
 
 __all__ = ["measure_board", "synth_command"]
-
-#: Resources as people call them.
-_NAMES = {
-    "lut": "LUT",
-    "ff": "flip-flops",
-    "dsp": "DSP",
-    "bram": "block RAM",
-    "spram": "single-port RAM",
-}
-
-
-def _too_large(result: dict[str, Any]) -> str:
-    """Return what the chip has too little of, or nothing."""
-    return ", ".join(
-        f"{result['resources'][kind]:,} {_NAMES[kind]} of {number:,}"
-        for kind, number in result["available"].items()
-        if result["resources"][kind] > number
-    )
 
 
 def _route(board: Any, netlist: Path, seeds: int, frequency: float) -> list[dict[str, Any]]:
@@ -119,7 +102,7 @@ def measure_board(
         Unknown board or part, no router for its chip, yosys failed.
     """
     from intaglio_hw.boards import load_board
-    from intaglio_hw.families import FAMILY_TOOLS
+    from intaglio_hw.families import FAMILY_TOOLS, too_large
     from intaglio_hw.synth import synthesize
     from intaglio_hw.tools import require_router
 
@@ -143,7 +126,7 @@ def measure_board(
             netlist=path,
             progress=progress,
         )
-        large = _too_large(result)
+        large = too_large(result["resources"], result["available"])
         error = f"does not fit {board.device}: {large}" if large else None
         runs = [] if large else _route(board, path, seeds, frequency)
     routed = [run for run in runs if run["fmax_mhz"] is not None]
@@ -182,8 +165,10 @@ def measure_board(
 
 def _lines(data: dict[str, Any]) -> list[str]:
     """Return the measurement as text."""
-    kinds = [kind for kind in _NAMES if kind in data["available"]]
-    rows = [["component", *(_NAMES[kind] for kind in kinds)]]
+    from intaglio_hw.families import KIND_NAMES
+
+    kinds = [kind for kind in KIND_NAMES if kind in data["available"]]
+    rows = [["component", *(KIND_NAMES[kind] for kind in kinds)]]
     rows += [
         [name, *(str(counts[kind]) for kind in kinds)]
         for name, counts in sorted(data["components"].items())
@@ -230,7 +215,7 @@ def _refuse_others(bitstream: bool) -> None:
 )
 @click.option(
     "--frequency",
-    type=click.FloatRange(0, 10_000, min_open=True),
+    type=Megahertz(),
     default=100.0,
     show_default=True,
     help="Aim in MHz.",
@@ -259,6 +244,7 @@ def synth_command(
     The board says which chip; --config replaces the board's configuration.
     """
     from intaglio_hw.boards import BOARDS, load_board
+    from intaglio_hw.families import KIND_NAMES
 
     _refuse_others(bitstream is not None)
 
@@ -288,7 +274,7 @@ def synth_command(
         write_json(out, data)
     used = ", ".join(
         f"{data['resources'][kind]} {name}"
-        for kind, name in _NAMES.items()
+        for kind, name in KIND_NAMES.items()
         if kind in data["available"]
     )
     fmax, failed = data["fmax_mhz"], sum("error" in run for run in data["seeds"])
