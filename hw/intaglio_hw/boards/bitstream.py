@@ -61,7 +61,7 @@ BITSTREAMS = {
         config=CONFIGS["tight-8x1"],
         memory_bytes=128 * 1024,  # all of the single-port RAM
         most_bytes=128 * 1024,
-        frequency_mhz=24.0,
+        frequency_mhz=30.0,
         suffix=".bin",
         # The name of the iCEBreaker there; into the flash, from which the FPGA then starts.
         loader="openFPGALoader --board ice40_generic {path}",

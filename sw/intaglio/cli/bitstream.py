@@ -36,7 +36,7 @@ def bitstream_options(function: _Function) -> _Function:
             "--clock",
             type=Megahertz(),
             metavar="MHZ",
-            help="Of the bitstream's accelerator; 50 by default on the ULX3S, 24 on the "
+            help="Of the bitstream's accelerator; 50 by default on the ULX3S, 30 on the "
             "iCEBreaker.",
         ),
         click.option(
