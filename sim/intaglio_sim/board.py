@@ -106,8 +106,8 @@ class SerialLink:
             if response is not None:
                 return self._payload(response, command, address, length)
         raise IntaglioError(
-            f"{self.name}: no response after {ATTEMPTS} attempts: is this the board's port, and is "
-            f"the bitstream loaded?"
+            f"{self.name}: no response after {ATTEMPTS} attempts: is this the board's port, is "
+            f"--baud the bitstream's, and is that loaded?"
         )
 
     def _send(self, frame: bytes) -> None:

@@ -28,7 +28,9 @@ def test_the_core_file_names_what_is_there():
 def test_the_command_writes_all_of_it(tmp_path, monkeypatch):
     from intaglio_hw import elaborate
 
-    monkeypatch.setattr(elaborate, "verilog", lambda config: "module accelerator;\nendmodule\n")
+    monkeypatch.setattr(
+        elaborate, "verilog", lambda config, family: "module accelerator;\nendmodule\n"
+    )
     out = tmp_path / "ip" / "accelerator.v"
     assert main(["verilog", "--config", "tiny-8x8", "--out", str(out)]) == 0
     assert [path.name for path in out.parent.iterdir()] == ["accelerator.v"]

@@ -25,7 +25,7 @@ def core_file(config: AcceleratorConfig, *, verilog: str, top: str) -> str:
     """
     return f"""CAPI=2:
 
-name: intaglio:ip:accelerator:{intaglio.__version__}
+name: intaglio:ip:accelerator-{config.name}:{intaglio.__version__}
 description: >-
   Integer segmentation accelerator, configuration {config.name} ({config.digest()[:12]}),
   {config.R} x {config.K} lanes, AXI4 with {8 * config.bus_bytes} bits, AXI4-Lite, register map
