@@ -396,6 +396,29 @@ async def large_windows_and_extreme_sums(dut):
     assert errors[:3] + errors[4:] == [Error.NONE] * 5
 
 
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def chunks_of_few_beats(dut):
+    """As many chunks as there can be, of one to three beats each, from every group of lanes on."""
+    bench = await make(dut)
+    program = []
+    for function in (Function.DRAIN, Function.MAX, Function.SUM):
+        for cols in (1, 2, 3):
+            for lane in range(0, R, L):
+                if function == Function.DRAIN:
+                    chunks = K // L
+                else:
+                    chunks = 2 * (R // L)
+                fields = random_fields(bench.rng, function, 10_000) | {
+                    "chunks": chunks, "lane": lane, "out_rows": 1, "out_cols": cols,
+                    "kernel_h": 1, "kernel_w": 1, "stride_h": 1, "stride_w": 1, "offset_h": 0,
+                    "offset_w": 0, "residual": 0, "uniform": 0, "prm_base": 0, "src_base": 0,
+                    "src_rows": 1, "src_cols": cols, "src_plane": cols, "ofm_base": 0,
+                    "ofm_plane": cols, "ofm_row_step": cols, "ofm_col_step": 1,
+                }  # fmt: skip
+                program.append(fields)
+    assert not any(await bench.run(program))
+
+
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def elementwise_add(dut):
     """A sum over one tap with a residual: two beats per output."""

@@ -9,16 +9,15 @@ from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio_hw.vector import VectorUnit
 from intaglio_sim.runner import run_bench
 
-# wide-16x16 has as many lanes as a vector: a channel block is one chunk.
+# wide-16x16 has as many lanes as a vector: a channel block is one chunk. With few lanes, as in
+# narrow-8x4, the parameters are there before the set-up is over.
 NAMES = ("mini-8x8", "narrow-8x4", "wide-16x8", "wide-8x16", "wide-16x16")
 
 
 def _cases() -> Iterator[Any]:
     slow = [pytest.mark.slow]
     for name in NAMES:
-        # K is below R in wide-16x8 too.
-        marks = slow if name == "narrow-8x4" else []
-        yield pytest.param("verilator", CONFIGS[name], id=f"verilator-{name}", marks=marks)
+        yield pytest.param("verilator", CONFIGS[name], id=f"verilator-{name}")
         marks = [] if name == "mini-8x8" else slow
         yield pytest.param("icarus", CONFIGS[name], id=f"icarus-{name}", marks=marks)
 
@@ -33,4 +32,4 @@ def test_vector(simulator: str, config: AcceleratorConfig) -> None:
         seed=3,
         timeout_s=840,
     )
-    assert len(result.tests) == 10
+    assert len(result.tests) == 11

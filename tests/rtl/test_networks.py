@@ -7,6 +7,7 @@ import pytest
 
 from intaglio.compile import compile_graph
 from intaglio.spec.config import CONFIGS
+from intaglio.spec.graph import Graph
 from intaglio.spec.isa import Error, Unit, opcode_of
 from intaglio.spec.program import Placement, read_value
 from intaglio_sim.diff import Region, compare_layers
@@ -36,9 +37,15 @@ def run_network(
     simulator: str, config_name: str, seed: int, options: dict, **drawn: int
 ) -> set[str]:
     """Check one random network; return its operations."""
-    config = CONFIGS[config_name]
     graph = random_graph(seed, **drawn)
-    x = random_input(graph, seed)
+    return check_network(simulator, config_name, graph, random_input(graph, seed), options)
+
+
+def check_network(
+    simulator: str, config_name: str, graph: Graph, x: np.ndarray, options: dict
+) -> set[str]:
+    """Run ``graph`` on the images ``x``, of which the first counts; return its operations."""
+    config = CONFIGS[config_name]
     program = compile_graph(graph, config)
     memory = program.image(x[0])
     expected = memory.copy()
@@ -89,6 +96,16 @@ def test_networks(simulator):
 @pytest.mark.parametrize("simulator", ["icarus", "verilator"])
 def test_more_classes_than_a_byte_names(simulator):
     run_network(simulator, "tiny-8x8", 1, FAST, layers=0, size=8, classes=400)
+
+
+@pytest.mark.parametrize("config", ["tiny-8x8", "narrow-8x4", "small-8x4"])
+def test_a_convolution_of_one_pixel(config):
+    """The pooled branch of DeepLab: chunks of one beat, whose parameters few lanes have early."""
+    pytest.importorskip("torch")
+    from intaglio.cli.networks import random_network
+
+    _, graph = random_network("deeplab-mini", (16, 24), "1/8", 5)
+    check_network("verilator", config, graph, random_input(graph, 1), FAST)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from intaglio.spec import isa
 from intaglio.spec.arith import CODE_MAX, CODE_MIN
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Error, Function
-from intaglio.spec.timing_vector import MIN_CHUNK
+from intaglio.spec.timing_vector import MIN_CHUNK, SETUP, SETUP_MIN
 from intaglio_hw.arith import less
 from intaglio_hw.interfaces import (
     DRAIN_LATENCY,
@@ -292,10 +292,15 @@ class VectorUnit(wiring.Component):
         # The first step is that of the last phase. A chunk begins when its parameters are there and
         # the one before is not too young; formed one step ahead.
         wait = taken | chunk_young | ~parameters.soon
+        begins_chunk = go & walker.chunk_first
         assert Walker.MIN_CHUNK == MIN_CHUNK == 3
+        if L + SETUP < SETUP_MIN:
+            # The parameters of so few lanes are there before the first chunk, which that step
+            # begins, is old enough for a second one.
+            wait, begins_chunk = wait | phase[-1], begins_chunk | phase[-1]
         m.d.sync += [
             rest.eq(walker.rest_ahead),
-            chunk_young.eq(go & walker.chunk_first),
+            chunk_young.eq(begins_chunk),
         ]
         with m.If(rest):
             m.d.sync += go.eq(1)

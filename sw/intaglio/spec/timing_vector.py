@@ -13,16 +13,17 @@ from collections.abc import Mapping
 from intaglio.spec.config import AcceleratorConfig
 from intaglio.spec.isa import Function
 
-__all__ = ["MIN_CHUNK", "vector_beats", "vector_cycles", "vector_interval"]
+__all__ = ["MIN_CHUNK", "SETUP", "SETUP_MIN", "vector_beats", "vector_cycles", "vector_interval"]
 
 #: Cycles from acceptance to the first beat, besides the L cycles that read its parameters.
 SETUP = 5
-#: Cycles from acceptance to the first beat at least: products and checks of the instruction.
-SETUP_MIN = 7
 #: Cycles from a beat to the value that it gives, V.
 VALUE = 18
 #: Fewest cycles from the first beat of a chunk to that of the next.
 MIN_CHUNK = 3
+#: Cycles from acceptance to the first beat at least: products and checks of the instruction, and
+#: MIN_CHUNK from the step that begins the first chunk.
+SETUP_MIN = 6 + MIN_CHUNK
 #: Cycles from that value to ``done``: requantisation, write, report.
 FINISH = 15
 
