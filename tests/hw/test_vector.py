@@ -9,9 +9,9 @@ from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio_hw.vector import VectorUnit
 from intaglio_sim.runner import run_bench
 
-# wide-16x16 has as many lanes as a vector: a channel block is one chunk. With few lanes, as in
-# narrow-8x4, the parameters are there before the set-up is over.
-NAMES = ("mini-8x8", "narrow-8x4", "wide-16x8", "wide-8x16", "wide-16x16")
+# wide-16x16 has as many lanes as a vector: a channel block is one chunk. With few lanes, two in
+# narrow-8x4 and one in small-8x4, the parameters are there before the set-up is over.
+NAMES = ("mini-8x8", "narrow-8x4", "small-8x4", "wide-16x8", "wide-8x16", "wide-16x16")
 
 
 def _cases() -> Iterator[Any]:
