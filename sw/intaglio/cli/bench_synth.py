@@ -34,7 +34,7 @@ RECORD = Path("docs") / "resources.csv"
     is_flag=True,
     help="With --seeds: place and route each component alone as well, for its own clock.",
 )
-@click.option("--frequency", type=Megahertz(), default=100.0, show_default=True, help="Aim in MHz.")
+@click.option("--frequency", type=Megahertz(), help="Aim in MHz; each board's by default.")
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
@@ -43,7 +43,7 @@ RECORD = Path("docs") / "resources.csv"
     help="The CSV file to append to.",
 )
 def bench_synth_command(
-    boards: tuple[str, ...], seeds: int, parts: bool, frequency: float, record: Path
+    boards: tuple[str, ...], seeds: int, parts: bool, frequency: float | None, record: Path
 ) -> Outcome:
     """Synthesise the boards' configurations, append what each component takes to the record."""
     from intaglio.cli.synth import measure_board

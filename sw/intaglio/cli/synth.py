@@ -85,10 +85,12 @@ def measure_board(
     *,
     part: str | None = None,
     seeds: int = 0,
-    frequency: float = 100.0,
+    frequency: float | None = None,
     netlist: Path | None = None,
 ) -> dict[str, Any]:
     """Synthesise for the board ``name``, place and route with ``seeds`` seeds.
+
+    ``frequency``: what they aim at in MHz, the board's aim by default.
 
     Returns
     -------
@@ -128,7 +130,7 @@ def measure_board(
         )
         large = too_large(result["resources"], result["available"])
         error = f"does not fit {board.device}: {large}" if large else None
-        runs = [] if large else _route(board, path, seeds, frequency)
+        runs = [] if large else _route(board, path, seeds, frequency or board.aim_mhz)
     routed = [run for run in runs if run["fmax_mhz"] is not None]
     if runs and not routed:
         error = runs[0]["error"]
@@ -216,9 +218,7 @@ def _refuse_others(bitstream: bool) -> None:
 @click.option(
     "--frequency",
     type=Megahertz(),
-    default=100.0,
-    show_default=True,
-    help="Aim in MHz.",
+    help="Aim in MHz; the board's by default.",
 )
 @click.option("--netlist", type=click.Path(path_type=Path), help="Keep the netlist as JSON here.")
 @click.option(
@@ -231,7 +231,7 @@ def synth_command(
     config: str | None,
     part: str | None,
     seeds: int,
-    frequency: float,
+    frequency: float | None,
     netlist: Path | None,
     out: Path | None,
     bitstream: str | None,
