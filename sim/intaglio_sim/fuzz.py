@@ -195,6 +195,7 @@ _OPERATION = {
     "conv of the image": "conv",
     "conv 1x1": "conv",
     "conv with residual": "residual",
+    "conv to few pixels": "conv",
     "global pool": "global_pool",
     "broadcast": "global_pool",
     "resize align": "resize",
@@ -204,7 +205,7 @@ _OPERATION = {
 #: Graphs that are drawn to meet a row, and the memory and the pauses of each round over all rows:
 #: none; a memory so slow that outputs wait for it; pauses; a fast memory, so that the array waits
 #: for the vector unit; anything.
-_DRAWS = 400
+_DRAWS = 600
 _ROUNDS: tuple[dict[str, Sequence[int]], ...] = (
     {"stalls": (0,), "interval": (1, 2)},
     {"stalls": (0,), "interval": (5,), "latency": (60, 150)},
@@ -213,6 +214,9 @@ _ROUNDS: tuple[dict[str, Sequence[int]], ...] = (
     {"stalls": (10, 30, 60), "interval": (1,), "latency": (2, 3)},
 )
 _OUTPUT_ROUND = 1
+#: Convolutions of so few pixels are a row of their own, whatever their window: the machine's units
+#: then do less for an instruction than they need to set it up.
+_FEW_PIXELS = 3
 
 
 def draw_case(seed: int, *, simulator: str, configs: Sequence[str] | None = None) -> Case:
@@ -255,7 +259,7 @@ def draw_case(seed: int, *, simulator: str, configs: Sequence[str] | None = None
             case,
             seed=seed + draw * 10_000_019,
             layers=rng.randint(0, 2) if slow else rng.randint(1, 5),
-            size=rng.choice([6, 8, 10]) if slow else rng.choice([8, 12, 20]),
+            size=rng.choice([3, *[6, 8, 10] * 3] if slow else [3, *[8, 12, 20] * 3]),
             channels=rng.choice([4, 9, 12]) if slow else rng.choice([9, 20, 33]),
             operations=(wish,) if rng.random() < 0.7 else OPERATIONS,
             whole=lanes == "whole" or rng.random() < 0.1,
@@ -318,6 +322,8 @@ def features(graph: Graph, config: AcceleratorConfig) -> list[tuple[str, str, st
                 op = "conv of the image"
             if len(node.inputs) == 2:
                 op = "conv with residual"
+            elif shape[2] * shape[3] <= _FEW_PIXELS:
+                op, stride, dilation, edge = "conv to few pixels", "1", "1", "inside"
         elif node.op == "conv_transpose":
             edge = "padded" if any(a["padding"]) else "inside"
         elif node.op in ("max_pool", "avg_pool"):
@@ -344,6 +350,7 @@ def _expected_rows() -> list[tuple[str, str, str, str, str]]:
         "conv": (both, both, ("inside", "padded", "beyond the map")),
         "conv 1x1": (both, ones, ("inside", "padded")),
         "conv with residual": (ones, both, ("inside", "padded", "beyond the map")),
+        "conv to few pixels": (ones, ones, ("inside",)),
         "conv_transpose": (("more",), ones, ("inside", "padded")),
         "max_pool": (both, ones, ("inside", "padded", "beyond the map")),
         "avg_pool": (both, ones, ("inside", "padded", "beyond the map")),
@@ -587,8 +594,8 @@ def _smaller(case: Case) -> Iterable[Case]:
     for layers in sorted({0, case.layers // 2, case.layers - 1}):
         if 0 <= layers < case.layers:
             yield replace(case, layers=layers)
-    for size in sorted({4, case.size // 2, case.size - 1}):
-        if 4 <= size < case.size:
+    for size in sorted({1, case.size // 2, case.size - 1}):
+        if 1 <= size < case.size:
             yield replace(case, size=size)
     for channels in sorted({1, case.channels // 2, case.channels - 1}):
         if 1 <= channels < case.channels:

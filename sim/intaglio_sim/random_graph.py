@@ -271,14 +271,16 @@ def random_graph(
 ) -> Graph:
     """Return a random graph, the same for the same arguments.
 
-    An image of 3 channels and up to ``size`` rows and columns goes through a convolution, about
+    An image of 3 channels and up to ``size`` rows and columns (fewer than four only where ``size``
+    is below four) goes through a convolution, about
     ``layers`` of the ``operations`` with up to ``channels`` channels, a 1x1 convolution to
     ``classes`` (random by default) and arg max. Fewer ``layers`` give the same first ones. With
     ``whole`` every number of channels is a multiple of 16, without ``padded`` no layer but a
     residual one pads.
     """
     maker = _Maker(seed, channels, whole, padded)
-    rows, cols = (maker.rng.randint(max(4, size // 3), size) for _ in range(2))
+    least = max(4, size // 3) if size >= 4 else 1
+    rows, cols = (maker.rng.randint(least, size) for _ in range(2))
     shape = (1, 3, rows, cols)
     value = maker.builder.input("image", shape, -7)
     maker.arrays[value] = maker.numpy.integers(-128, 128, shape).astype(np.int8)
