@@ -1,6 +1,7 @@
 """The host's side of a board on a serial port: the link, and the accelerator behind it."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -50,7 +51,10 @@ def open_port(path: str, *, baud: int, timeout_s: float) -> Port:
     try:
         port = serial.Serial(path, baud, timeout=timeout_s, write_timeout=timeout_s, exclusive=True)
     except (serial.SerialException, OSError, ValueError) as error:
-        raise IntaglioError(f"{path}: cannot open the serial port: {error}") from error
+        # pyserial repeats the path and the system's own words inside of its message.
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else error
+        raise IntaglioError(f"{path}: cannot open the serial port: {reason}") from error
     # Otherwise a converter may keep the end of a response for 16 ms. A pseudo-terminal or a driver
     # that does not know the mode is slower, not wrong.
     with contextlib.suppress(OSError, ValueError, NotImplementedError):
