@@ -1,6 +1,7 @@
 """The host's side of a board on a serial port: the link, and the accelerator behind it."""
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -54,6 +55,8 @@ def open_port(path: str, *, baud: int, timeout_s: float) -> Port:
         # pyserial repeats the path and the system's own words inside of its message.
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else error
+        if number in (errno.EAGAIN, errno.EBUSY):
+            reason = "another process has it"
         raise IntaglioError(f"{path}: cannot open the serial port: {reason}") from error
     # Otherwise a converter may keep the end of a response for 16 ms. A pseudo-terminal or a driver
     # that does not know the mode is slower, not wrong.

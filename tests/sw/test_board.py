@@ -236,7 +236,7 @@ def test_nobody_there(board):
 
 def test_a_port_is_not_shared(board):
     with connected(board):
-        with pytest.raises(IntaglioError, match="cannot open the serial port"):
+        with pytest.raises(IntaglioError, match="the serial port: another process has it$"):
             open_port(board.path, baud=115200, timeout_s=1)
 
 
