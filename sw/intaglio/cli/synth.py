@@ -187,7 +187,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
             lines.append(f"{name} at {size}: {rate['error']}")
         else:
             lines.append(
-                f"{name} at {size}: {rate['images_per_s']:.1f} images per second, "
+                f"{name} at {size}: {rate['images_per_s']:.4g} images per second, "
                 f"{rate['sustained_gops']:.2f} GOPS, {100 * rate['array_use']:.1f} % of the array, "
                 f"a beat of the memory every {rate['memory_interval']} cycles"
             )

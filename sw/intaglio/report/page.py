@@ -385,7 +385,7 @@ def _chip(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
             if "images_per_s" in rate:
                 text += (
                     f" {name} at {rate['size'][0]}x{rate['size'][1]}: "
-                    f"{rate['images_per_s']:.1f} images per second, "
+                    f"{rate['images_per_s']:.4g} images per second, "
                     f"{rate['sustained_gops']:.2f} GOPS, by the cycle model and the board's memory."
                 )
     elif data.get("error"):
