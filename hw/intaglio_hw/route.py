@@ -41,9 +41,7 @@ def _arguments(family: str, device: str, package: str, speed: int | None, pins: 
     if family == "gowin":
         chip = ["--device", device, "--vopt", f"family={package}", "--write", "routed.json"]
         return [*chip, *(["--vopt", f"cst={constraints}"] if pins else [])]
-    # Router 2, the default, finds no way from a clock pin to the clock network of this family.
-    chip = ["--device", device, "--fasm", "chip.fasm", "--router", "router1"]
-    return [*chip, *(["--pdc", constraints] if pins else [])]
+    return ["--device", device, "--fasm", "chip.fasm", "--pdc", constraints]
 
 
 def _drop_open_carries(design: Mapping) -> None:
@@ -165,10 +163,11 @@ def place_and_route(
         work = Path(folder)
         (work / "netlist.json").write_bytes(prepare_netlist(netlist.read_bytes(), family, device))
         constraints, line = _CONSTRAINTS[family]
-        (work / constraints).write_text(
-            "".join(line.format(port=port, pin=pin) + "\n" for port, pin in (pins or {}).items()),
-            encoding="utf-8",
-        )
+        lines = [line.format(port=port, pin=pin) for port, pin in (pins or {}).items()]
+        if FAMILY_TOOLS[family].oscillator:
+            # Otherwise nextpnr aims at the rate of the oscillator.
+            lines.append(f"create_clock -period {1000 / frequency_mhz:.3f} [get_nets clk]")
+        (work / constraints).write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
         arguments = _arguments(family, device, package, speed, bool(pins))
         arguments += ["--seed", str(seed), "--freq", str(frequency_mhz), "--timing-allow-fail"]
         arguments += ["--json", "netlist.json", "--report", "report.json"]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,7 +25,7 @@ from intaglio_hw.csr import CsrBank
 from intaglio_hw.elaborate import TOP, component_rtlil
 from intaglio_hw.families import FAMILY_TOOLS, KINDS, count_cells
 from intaglio_hw.load import LoadUnit
-from intaglio_hw.primitives import is_lean
+from intaglio_hw.primitives import is_lean, nexus
 from intaglio_hw.route import place_and_route
 from intaglio_hw.sequencer import Sequencer
 from intaglio_hw.sequential.array import ArrayPass
@@ -73,18 +73,31 @@ class Harness(wiring.Component):
     for simulation.
 
     A lean one has fewer registers: the inputs are the first chain, the second takes the parities of
-    _FOLD outputs each.
+    _FOLD outputs each. With ``oscillator`` (Nexus) the clock is the chip's own and not a pin.
     """
 
     #: Outputs that share a bit of the chain of a lean harness.
     _FOLD = 8
 
-    def __init__(self, *, component: wiring.Component, name: str, lean: bool = False) -> None:
-        self.component, self.name, self.lean = component, name, lean
-        super().__init__({"serial_in": In(1), "shift": In(1), "serial_out": Out(1)})
+    def __init__(
+        self,
+        *,
+        component: wiring.Component,
+        name: str,
+        lean: bool = False,
+        oscillator: bool = False,
+    ) -> None:
+        self.component, self.name = component, name
+        self.lean, self.oscillator = lean, oscillator
+        ports = {"serial_in": In(1), "shift": In(1), "serial_out": Out(1)}
+        super().__init__(ports | ({"rst": In(1)} if oscillator else {}))
 
     def elaborate(self, platform):
         m = Module()
+        if self.oscillator:
+            m.domains.sync = domain = ClockDomain("sync")
+            nexus.oscillator(m, clock=domain.clk)
+            m.d.comb += domain.rst.eq(self.rst)
         m.submodules[self.name] = self.component
         inputs, outputs = [], []
         for path, member, value in self.component.signature.flatten(self.component):
@@ -128,7 +141,12 @@ def _circuit(config: AcceleratorConfig, family: str, part: str | None) -> tuple[
         name, component = part, parts[part](config, family)
     else:
         raise IntaglioError(f"part must be one of {', '.join(parts)}, not {part!r}")
-    harness = Harness(component=component, name=name, lean=is_lean(family))
+    harness = Harness(
+        component=component,
+        name=name,
+        lean=is_lean(family),
+        oscillator=FAMILY_TOOLS[family].oscillator,
+    )
     return name, component_rtlil(harness, name="harness")
 
 

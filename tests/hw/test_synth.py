@@ -173,8 +173,44 @@ def test_pins_and_oscillators():
     for board in BOARDS.values():
         pins = board.harness_pins()
         assert len(set(pins.values())) == len(pins)
+        # These routers choose no pins; that of Nexus has a clock of the chip's own.
         if board.family in ("gowin", "nexus"):
-            assert set(pins) == {"clk", "rst", "serial_in", "serial_out", "shift"}
+            clock = {"clk"} if board.family == "gowin" else set()
+            assert set(pins) == {"rst", "serial_in", "serial_out", "shift"} | clock
+
+
+def test_the_clock_of_nexus_is_the_chips_own(monkeypatch, tmp_path):
+    """The oscillator drives the net that the constraint names; there is no pin for a clock."""
+    board, netlist, given = load_board("crosslink-nx-evn"), tmp_path / "netlist.json", []
+    synth.synthesize(
+        CONFIGS["least-8x1"], family="nexus", device=board.device, part="csr", netlist=netlist
+    )
+    harness = json.loads(netlist.read_text())["modules"]["harness"]
+    assert set(harness["ports"]) == set(board.harness_pins())
+    (clock,) = [
+        cell["connections"]["HFCLKOUT"]
+        for cell in harness["cells"].values()
+        if cell["type"] == "OSCA"
+    ]
+    assert harness["netnames"]["clk"]["bits"] == clock
+
+    def router(router, arguments, *, work, **others):
+        given.append((work / "pins.pdc").read_text())
+        raise IntaglioError("enough")
+
+    monkeypatch.setattr(route, "run_router", router)
+    with pytest.raises(IntaglioError, match="enough"):
+        route.place_and_route(
+            netlist,
+            family="nexus",
+            device=board.device,
+            pins={"rst": "G19"},
+            frequency_mhz=80,
+        )
+    assert given[0].splitlines() == [
+        "ldc_set_location -site {G19} [get_ports {rst}]",
+        "create_clock -period 12.500 [get_nets clk]",
+    ]
 
 
 def test_says_which_router_to_install(monkeypatch, tmp_path):

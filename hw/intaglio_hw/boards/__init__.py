@@ -6,6 +6,7 @@ from importlib import import_module
 
 from intaglio.spec.config import CONFIGS, AcceleratorConfig
 from intaglio.spec.errors import IntaglioError
+from intaglio_hw.families import FAMILY_TOOLS
 
 __all__ = ["BOARDS", "Board", "load_board"]
 
@@ -67,6 +68,8 @@ class Board:
 
     def harness_pins(self) -> dict[str, str]:
         """Return the pin of each port of the harness that must have one."""
+        if FAMILY_TOOLS[self.family].oscillator:
+            return dict(self.pins)
         return {"clk": self.oscillator()[0], **self.pins}
 
 

@@ -1,14 +1,14 @@
-"""Blocks of Lattice Nexus (CrossLink-NX, Certus-NX): MULT9X9, MULT18X18 and PDPSC16K.
+"""Blocks of Lattice Nexus (CrossLink-NX, Certus-NX): MULT9X9, MULT18X18, PDPSC16K and OSCA.
 
-Ports and parameters are those of Lattice's *sysDSP* and *Memory Usage Guides for Nexus Platform*,
-as yosys and nextpnr name them.
+Ports and parameters are those of Lattice's *sysDSP*, *Memory Usage* and *sysCLOCK PLL Design Guides
+for Nexus Platform*, as yosys and nextpnr name them.
 """
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value
 
 from intaglio_hw.primitives.blocks import Block
 
-__all__ = ["add_block", "multiplier"]
+__all__ = ["add_block", "multiplier", "oscillator"]
 
 _BYTE = 9
 _ALL_BLOCKS = 0b111
@@ -74,4 +74,15 @@ def add_block(m: Module, block: Block, *, write_addr: Value, read_addr: Value) -
         i_ADR=Cat(Const(1).replicate(block.step), read_addr),
         i_DI=block.data,
         o_DO=block.output,
+    )
+
+
+def oscillator(m: Module, *, clock: Value) -> None:
+    """Add the oscillator of 450 MHz, divided by two, as the source of ``clock``."""
+    m.submodules.oscillator = Instance(
+        "OSCA",
+        p_HF_OSC_EN="ENABLED",
+        p_HF_CLK_DIV="1",
+        i_HFOUTEN=Const(1),
+        o_HFCLKOUT=clock,
     )
