@@ -57,9 +57,6 @@ class Multiplier(wiring.Component):
         if self.family == "ecp5":
             ecp5.multiplier(m, b=self.b, load=self.load, **ports)
             return m
-        if self.family == "nexus":
-            nexus.multiplier(m, b=self.b, load=self.load, **ports)
-            return m
         if self.family in ("xc7", "xcup"):
             generation = 1 if self.family == "xc7" else 2
             xilinx.multiplier(m, b=self.b, load=self.load, generation=generation, **ports)
@@ -71,6 +68,9 @@ class Multiplier(wiring.Component):
             m.d.sync += b.eq(self.b)
         if self.family == "gowin":
             gowin.multiplier(m, b=b, **ports)
+            return m
+        if self.family == "nexus":
+            nexus.multiplier(m, b=b, **ports)
             return m
         if self.family == "ice40" and max(len(self.a), len(self.b)) <= ice40.MAX_WIDTH:
             ice40.multiplier(m, b=b, **ports)

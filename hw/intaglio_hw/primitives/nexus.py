@@ -14,25 +14,25 @@ _BYTE = 9
 _ALL_BLOCKS = 0b111
 
 
-def multiplier(
-    m: Module, *, a: Value, b: Value, enable: Value, load: Value, product: Value
-) -> None:
-    """Add the smaller multiplier that holds the factors, with input and output registers.
+def multiplier(m: Module, *, a: Value, b: Value, enable: Value, product: Value) -> None:
+    """Add the smaller multiplier that holds the factors, with its registers of ``a`` and at the
+    output, which ``enable`` moves.
 
-    The block has no register in the middle; a third one stands behind it.
+    The block has no register in the middle; a third one stands behind it. That of ``b`` is outside:
+    nextpnr puts multipliers with different clock enables of ``b`` where their wires are one.
     """
     width = 9 if max(len(a), len(b)) <= 9 else 18
     full = Signal(2 * width)
     m.submodules.cell = Instance(
         f"MULT{width}X{width}",
         p_REGINPUTA="REGISTER",
-        p_REGINPUTB="REGISTER",
+        p_REGINPUTB="BYPASS",
         p_REGOUTPUT="REGISTER",
         p_GSR="DISABLED",
         p_RESETMODE="SYNC",
         i_CLK=ClockSignal(),
         i_CEA=enable,
-        i_CEB=load,
+        i_CEB=Const(1),
         i_CEOUT=enable,
         i_RSTA=Const(0),
         i_RSTB=Const(0),
