@@ -21,6 +21,8 @@ _CONSTRAINTS = {
     "gowin": ("pins.cst", 'IO_LOC "{port}" {pin};'),
     "nexus": ("pins.pdc", "ldc_set_location -site {{{pin}}} [get_ports {{{port}}}]"),
 }
+#: Name of the clock's net where it comes from an oscillator.
+_CLOCK = "clock"
 #: INIT0 and INIT1 of the Nexus cell that feeds a carry chain: its output does not depend on its
 #: carry input (yosys, lattice/arith_map_nexus.v).
 _CARRY_FEED = ("0xFFFF", "0x00AA")
@@ -57,6 +59,20 @@ def _drop_open_carries(design: Mapping) -> None:
                 del cell["connections"]["CIN"], cell["port_directions"]["CIN"]
 
 
+def _name_the_clock(design: Mapping) -> None:
+    """Give the net of the oscillator the name _CLOCK alone; a constraint names it.
+
+    Synthesis leaves it one of the names that it has in the components.
+    """
+    for module in design["modules"].values():
+        for cell in module["cells"].values():
+            if cell["type"] == "OSCA":
+                bits = cell["connections"]["HFCLKOUT"]
+                others = {k: v for k, v in module["netnames"].items() if v["bits"] != bits}
+                clock = {"hide_name": 0, "bits": bits, "attributes": {}}
+                module["netnames"] = {_CLOCK: clock, **others}
+
+
 def _use_fast_inputs(design: Mapping) -> None:
     """Give tables of one to three inputs the fastest inputs of the four that a table of Gowin has.
 
@@ -83,6 +99,7 @@ def prepare_netlist(netlist: bytes, family: str, device: str) -> bytes:
     design = json.loads(netlist)
     if family == "nexus":
         _drop_open_carries(design)
+        _name_the_clock(design)
     elif family == "gowin":
         _use_fast_inputs(design)
     else:
@@ -166,7 +183,7 @@ def place_and_route(
         lines = [line.format(port=port, pin=pin) for port, pin in (pins or {}).items()]
         if FAMILY_TOOLS[family].oscillator:
             # Otherwise nextpnr aims at the rate of the oscillator.
-            lines.append(f"create_clock -period {1000 / frequency_mhz:.3f} [get_nets clk]")
+            lines.append(f"create_clock -period {1000 / frequency_mhz:.3f} [get_nets {_CLOCK}]")
         (work / constraints).write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
         arguments = _arguments(family, device, package, speed, bool(pins))
         arguments += ["--seed", str(seed), "--freq", str(frequency_mhz), "--timing-allow-fail"]
