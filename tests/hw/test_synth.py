@@ -180,7 +180,7 @@ def test_pins_and_oscillators():
 
 
 def test_the_clock_of_nexus_is_the_chips_own(monkeypatch, tmp_path):
-    """The oscillator drives the net that the constraint names; there is no pin for a clock."""
+    """The oscillator's buffer drives the net that the constraint names; no pin is a clock."""
     board, netlist, given = load_board("crosslink-nx-evn"), tmp_path / "netlist.json", []
     synth.synthesize(
         CONFIGS["least-8x1"], family="nexus", device=board.device, part="csr", netlist=netlist
@@ -189,9 +189,7 @@ def test_the_clock_of_nexus_is_the_chips_own(monkeypatch, tmp_path):
     harness = json.loads(prepared)["modules"]["harness"]
     assert set(harness["ports"]) == set(board.harness_pins())
     (clock,) = [
-        cell["connections"]["HFCLKOUT"]
-        for cell in harness["cells"].values()
-        if cell["type"] == "OSCA"
+        cell["connections"]["CLKO"] for cell in harness["cells"].values() if cell["type"] == "DCC"
     ]
     named = [name for name, net in harness["netnames"].items() if net["bits"] == clock]
     assert named == ["clock"]

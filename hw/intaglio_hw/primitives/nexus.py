@@ -1,4 +1,4 @@
-"""Blocks of Lattice Nexus (CrossLink-NX, Certus-NX): MULT9X9, MULT18X18, PDPSC16K and OSCA.
+"""Blocks of Lattice Nexus (CrossLink-NX, Certus-NX): MULT9X9, MULT18X18, PDPSC16K, OSCA and DCC.
 
 Ports and parameters are those of Lattice's *sysDSP*, *Memory Usage* and *sysCLOCK PLL Design Guides
 for Nexus Platform*, as yosys and nextpnr name them.
@@ -78,11 +78,21 @@ def add_block(m: Module, block: Block, *, write_addr: Value, read_addr: Value) -
 
 
 def oscillator(m: Module, *, clock: Value) -> None:
-    """Add the oscillator of 450 MHz, divided by two, as the source of ``clock``."""
+    """Add the oscillator of 450 MHz, divided by two, as the source of ``clock``, on a LIFCL-40.
+
+    The oscillator is in the upper right corner. Its clock enters the network at the left side,
+    across the chip: without threads (as in WebAssembly) nextpnr's router 2 routes nets within a
+    quarter of the chip without the wires of the others, and those into the clock network have the
+    place of the upper left corner.
+    """
+    source = Signal()
     m.submodules.oscillator = Instance(
         "OSCA",
         p_HF_OSC_EN="ENABLED",
         p_HF_CLK_DIV="1",
         i_HFOUTEN=Const(1),
-        o_HFCLKOUT=clock,
+        o_HFCLKOUT=source,
+    )
+    m.submodules.clock = Instance(
+        "DCC", a_BEL="X0/Y28/DCC_L0", i_CLKI=source, i_CE=Const(1), o_CLKO=clock
     )
