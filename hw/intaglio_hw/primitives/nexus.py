@@ -19,7 +19,7 @@ def multiplier(m: Module, *, a: Value, b: Value, enable: Value, product: Value) 
     output, which ``enable`` moves.
 
     The block has no register in the middle; a third one stands behind it. That of ``b`` is outside:
-    nextpnr puts multipliers with different clock enables of ``b`` where their wires are one.
+    where clock enables of ``b`` differ from multiplier to multiplier, nextpnr finds no way to some.
     """
     width = 9 if max(len(a), len(b)) <= 9 else 18
     full = Signal(2 * width)
