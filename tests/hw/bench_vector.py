@@ -615,7 +615,7 @@ async def errors_suppress_and_end(dut):
         if expected == Error.FIELD:
             assert end - begin <= 40, fields
         elif expected == Error.BUFFER:
-            assert end - begin <= max(blocks, acc) + 150, fields
+            assert end - begin <= max(blocks + 150, acc + 100), fields
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

@@ -179,6 +179,7 @@ def test_pins_and_oscillators():
             assert set(pins) == {"rst", "serial_in", "serial_out", "shift"} | clock
 
 
+@pytest.mark.synth
 def test_the_clock_of_nexus_is_the_chips_own(monkeypatch, tmp_path):
     """The oscillator's buffer drives the net that the constraint names; no pin is a clock."""
     board, netlist, given = load_board("crosslink-nx-evn"), tmp_path / "netlist.json", []
